@@ -1,0 +1,3 @@
+"""nixfleet: fleet management for NixOS devices that dial out."""
+
+__version__ = "0.1.0"

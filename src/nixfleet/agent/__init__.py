@@ -1,0 +1,1 @@
+"""The agent: decides alone, on the device, what it installs."""

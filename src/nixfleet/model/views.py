@@ -1,0 +1,222 @@
+"""What the coordinator shows over HTTP: records for console and CLI. Nothing here is signed; readers are tolerant.
+
+Their field names are the ``--json`` contract of the command line. Times are unix seconds, sizes bytes.
+"""
+
+import msgspec
+
+from nixfleet.model.device import Facts, Outcome, Phase
+
+
+class _View(msgspec.Struct, frozen=True, kw_only=True):
+    """Unsigned content: unknown fields are ignored, missing ones have defaults."""
+
+
+class Transfer(_View, frozen=True, kw_only=True):
+    """A download under way."""
+
+    done_bytes: int = 0
+    total_bytes: int = 0
+    rate_bytes_s: int = 0
+
+
+class DeviceView(_View, frozen=True, kw_only=True):
+    """One device as the coordinator knows it: `system` is what it signed, `intended` what the log says it should be."""
+
+    id: str
+    name: str
+    key: str
+    tags: dict[str, str]
+    state: str
+    version: int = 1
+    held_until: int | None = None
+    online: bool = False
+    link: str = ""
+    seen_at: int = 0
+    phase: Phase = Phase.IDLE
+    outcome: Outcome | None = None
+    cause: str = ""
+    reason: str = ""
+    waits: str = ""
+    transfer: Transfer | None = None
+    system: str = ""
+    booted: str = ""
+    previous: str = ""
+    intended: str = ""
+    release: str = ""
+    rollout: str = ""
+    healthy: bool | None = None
+    boot_id: str = ""
+    log_size: int = 0
+    log_root: str = ""
+    log_state: str = ""
+    protocol: int = 0
+    facts: Facts | None = None
+    enrolled_at: int = 0
+    reported_at: int = 0
+    lines: tuple[str, ...] = ()
+
+
+class MemberView(_View, frozen=True, kw_only=True):
+    """A device's place in a rollout."""
+
+    device: str
+    name: str
+    wave: int
+    phase: Phase = Phase.IDLE
+    outcome: Outcome | None = None
+    overdue: bool = False
+    online: bool = False
+    reason: str = ""
+    waits: str = ""
+    transfer: Transfer | None = None
+
+
+class WaveView(_View, frozen=True, kw_only=True):
+    """A wave: its members by state; `waits` is the sentence of what it waits for."""
+
+    number: int
+    members: str
+    gate: str
+    state: str
+    total: int
+    confirmed: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    overdue: int = 0
+    opened_at: int | None = None
+    waits: str = ""
+
+
+class RolloutView(_View, frozen=True, kw_only=True):
+    """A rollout: `state` is one of waiting, running, paused, halted, finished, cancelled, superseded, expired."""
+
+    id: str
+    index: int
+    kind: str
+    release: str
+    release_name: str
+    by: str
+    principal: str
+    at: int
+    note: str = ""
+    state: str = "waiting"
+    waits: str = ""
+    halted: str = ""
+    standing: bool = False
+    waves: tuple[WaveView, ...] = ()
+    total: int = 0
+    confirmed: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    max_in_flight: int = 0
+    soak_s: int = 0
+    device_timeout_s: int = 0
+    started_at: int | None = None
+    finished_at: int | None = None
+    controls: int = 0
+
+
+class RolloutDetail(_View, frozen=True, kw_only=True):
+    """A rollout with every member."""
+
+    rollout: RolloutView
+    members: tuple[MemberView, ...]
+
+
+class ReleaseLineView(_View, frozen=True, kw_only=True):
+    """What one device, or the devices of a selector, get."""
+
+    device: str = ""
+    name: str = ""
+    select: dict[str, tuple[str, ...]] | None = None
+    path: str
+    system: str
+    digest: str
+    nar_size: int
+
+
+class ReleaseView(_View, frozen=True, kw_only=True):
+    """A release."""
+
+    id: str
+    index: int
+    name: str
+    by: str
+    principal: str
+    at: int
+    note: str = ""
+    targets: int = 0
+    source_url: str = ""
+    source_rev: str = ""
+    lines: tuple[ReleaseLineView, ...] = ()
+
+
+class EntryView(_View, frozen=True, kw_only=True):
+    """A log entry in words: who did what to what, and its verdict (`valid`, or `void` and why)."""
+
+    index: int
+    at: int
+    type: str
+    by: str
+    principal: str
+    what: str
+    subject: str
+    verdict: str
+    why: str = ""
+    digest: str = ""
+    note: str = ""
+
+
+class EnrollView(_View, frozen=True, kw_only=True):
+    """A device that asks to be enrolled."""
+
+    device: str
+    name: str
+    key: str
+    fingerprint: str
+    tags: dict[str, str]
+    facts: Facts | None = None
+    asked_at: int = 0
+    seen_at: int = 0
+    reason: str = ""
+
+
+class FleetView(_View, frozen=True, kw_only=True):
+    """The fleet at a glance."""
+
+    id: str
+    name: str = ""
+    urls: tuple[str, ...] = ()
+    log_size: int = 0
+    log_root: str = ""
+    epoch: int = 0
+    root_keys: int = 0
+    protocol: int = 1
+    server_time: int = 0
+    version: str = ""
+
+
+class Snapshot(_View, frozen=True, kw_only=True):
+    """Everything a console shows, as of delta number `seq`."""
+
+    seq: int
+    fleet: FleetView
+    devices: tuple[DeviceView, ...]
+    rollouts: tuple[RolloutView, ...]
+    releases: tuple[ReleaseView, ...]
+    requests: tuple[EnrollView, ...]
+
+
+class Delta(_View, frozen=True, kw_only=True):
+    """One change, numbered without gaps; exactly one of the records is set, or `removed` names ``kind:id``."""
+
+    seq: int
+    device: DeviceView | None = None
+    rollout: RolloutView | None = None
+    release: ReleaseView | None = None
+    request: EnrollView | None = None
+    fleet: FleetView | None = None
+    removed: str = ""
+    line_device: str = ""
+    lines: tuple[str, ...] = ()

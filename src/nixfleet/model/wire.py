@@ -1,0 +1,118 @@
+"""Bodies of the HTTP API (docs/protocol.md); bytes travel as base64 (msgspec's default for ``bytes``)."""
+
+from typing import Annotated
+
+import msgspec
+
+from nixfleet.model.ids import Count, StorePath
+
+Bytes64K = Annotated[bytes, msgspec.Meta(max_length=65_536)]
+Leaf = Annotated[bytes, msgspec.Meta(max_length=1_024)]
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A request or response body."""
+
+
+class Signed(_Body, frozen=True, kw_only=True):
+    """A payload and the SSHSIG blob over it."""
+
+    payload: Bytes64K
+    signature: Annotated[bytes, msgspec.Meta(max_length=952)]
+
+
+class Submission(_Body, frozen=True, kw_only=True):
+    """A statement to append; `lines` are a release's target lines, in order, as exact text."""
+
+    payload: Bytes64K
+    signature: Annotated[bytes, msgspec.Meta(max_length=952)]
+    lines: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)] = ()
+
+
+class AppendRequest(_Body, frozen=True, kw_only=True):
+    """Statements to append in order, all or none; `size` (if given) must be the log's size: compare-and-set."""
+
+    statements: Annotated[tuple[Submission, ...], msgspec.Meta(min_length=1, max_length=1_000)]
+    size: Count | None = None
+
+
+class AppendResponse(_Body, frozen=True, kw_only=True):
+    """Where the statements stand in the log, and the checkpoint that covers them."""
+
+    indexes: tuple[int, ...]
+    checkpoint: bytes
+
+
+class Entry(_Body, frozen=True, kw_only=True):
+    """A log entry; the payload is left out where the reader neither needs nor may see it."""
+
+    leaf: Leaf
+    payload: Bytes64K | None = None
+
+
+class Entries(_Body, frozen=True, kw_only=True):
+    """Consecutive entries from index `start`."""
+
+    start: Count
+    entries: tuple[Entry, ...]
+
+
+class Proof(_Body, frozen=True, kw_only=True):
+    """An RFC 6962 proof: hashes from the leaf's side up."""
+
+    hashes: tuple[bytes, ...]
+
+
+class Sync(_Body, frozen=True, kw_only=True):
+    """What wakes an agent: a checkpoint, the entries from `start` on, and the open gates for this device.
+
+    `more`: the entries stop short of the checkpoint; ask again from their end.
+    `ask`: the coordinator would like a fresh report (a soak is about to end, or the record is old).
+    """
+
+    checkpoint: bytes
+    start: Count
+    entries: tuple[Entry, ...]
+    gates: tuple[bytes, ...] = ()
+    more: bool = False
+    ask: bool = False
+    server_time: int = 0
+
+
+class LineProof(_Body, frozen=True, kw_only=True):
+    """A device's own target line, as exact text, with its place and inclusion proof under the release's root."""
+
+    line: str
+    index: Count
+    size: Count
+    hashes: tuple[bytes, ...]
+
+
+class Missing(_Body, frozen=True, kw_only=True):
+    """Store paths of a closure (request), or those of them that the built-in cache lacks (response)."""
+
+    paths: Annotated[tuple[StorePath, ...], msgspec.Meta(max_length=200_000)]
+
+
+class UploadState(_Body, frozen=True, kw_only=True):
+    """How many bytes of a compressed NAR the coordinator holds."""
+
+    offset: Count
+
+
+class CachePath(_Body, frozen=True, kw_only=True):
+    """The end of an upload: what the NAR must unpack to."""
+
+    store_path: StorePath
+    nar_hash: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-z]{52}$")]
+    nar_bytes: Count
+    references: Annotated[tuple[StorePath, ...], msgspec.Meta(max_length=20_000)]
+    deriver: str | None = None
+
+
+class ErrorBody(_Body, frozen=True, kw_only=True):
+    """Every refusal: one sentence, the class of who must act, and the server's time for skewed clocks."""
+
+    error: str
+    kind: str
+    server_time: int = 0

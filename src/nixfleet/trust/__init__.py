@@ -1,0 +1,1 @@
+"""What any party verifies: bytes in, verdict out; never IO beyond `signers`."""

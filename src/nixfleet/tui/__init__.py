@@ -1,0 +1,1 @@
+"""The console: always a client of the HTTP API."""
