@@ -1,0 +1,84 @@
+"""The pure rollout planner: `plan()` says what to do next and why not, `check()` lists broken invariants.
+
+It must never read a clock, a database or chance: time, members and state come in as arguments. Durations are
+measured on the coordinator's running clock (`Clock.run_s`), so that time only passes while a coordinator runs.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from nixfleet.model.device import Cause, Outcome, Phase
+from nixfleet.model.ids import Tags
+from nixfleet.model.statements import Rollout
+
+
+class Clock(msgspec.Struct, frozen=True, kw_only=True):
+    """Wall time, and the seconds that a coordinator has been running since the fleet began (gaps over 60 s left out)."""
+
+    wall_s: int
+    run_s: int
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """A device of the rollout's set as the planner sees it; `*_s` are running-clock seconds unless named wall."""
+
+    device: str
+    name: str
+    tags: Tags
+    active: bool = True
+    held_until_wall_s: int | None = None
+    late: bool = False
+    """It matched only after the rollout's index: it belongs to the last wave."""
+    online: bool = False
+    seen_s: int | None = None
+    run: int = 1
+    """Which try is wanted: 1 + the signed retries that name this device."""
+    offered_s: int | None = None
+    """When this try was started, or None."""
+    phase: Phase = Phase.IDLE
+    outcome: Outcome | None = None
+    """The outcome of this try, or None."""
+    cause: Cause = Cause.NONE
+    reason: str = ""
+    outcome_s: int | None = None
+    healthy_s: int | None = None
+    """When it last reported healthy after confirming."""
+    current: bool = False
+    """It already runs what the rollout would bring."""
+    timezone: str = "UTC"
+
+
+class WaveState(msgspec.Struct, frozen=True, kw_only=True):
+    """What is stored of a wave: when it opened, and when all its members were done (soak starts)."""
+
+    opened_s: int | None = None
+    done_s: int | None = None
+    passed_s: int | None = None
+
+
+Status = Literal["waiting", "running", "paused", "halted", "finished", "cancelled", "superseded", "expired"]
+
+
+class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout as log and row describe it; the shell applies decisions to it by compare-and-set."""
+
+    id: str
+    body: Rollout
+    index: int
+    ready: bool = True
+    approvals_missing: int = 0
+    paused: bool = False
+    cancelled: bool = False
+    superseded: bool = False
+    advanced: frozenset[int] = frozenset()
+    resumed: int = 0
+    """Signed resumes so far; a halt is cleared by a later one."""
+    halted: str = ""
+    halted_resumed: int = 0
+    """`resumed` when it halted."""
+    finished: bool = False
+    waves: tuple[WaveState, ...] = ()
+    """Stored wave clocks; empty before the first plan."""
+    reconnect_s: int | None = None
+    """Running-clock time until which nobody is overdue (a full reconnect period after a gap)."""
