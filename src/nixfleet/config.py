@@ -44,11 +44,12 @@ def read_toml(path: Path, shape: type[T]) -> T:
 
 def _in_words(text: str) -> str:
     """Turn msgspec's sentence into ours: the key first, its trouble after."""
-    trouble, at, where = text.partition(" - at `$")
+    trouble, _, where = text.partition(" - at `$")
+    where = where.strip(".`")
     if trouble.startswith("Object contains unknown field"):
         name = trouble.removeprefix("Object contains unknown field").strip(" `")
-        return f"unknown key {name}{f' in {where.strip('.`')}' if at else ''}"
-    return f"{where.strip('.`')}: {trouble}" if at else trouble
+        return f"unknown key {name} in {where}" if where else f"unknown key {name}"
+    return f"{where}: {trouble}" if where else trouble
 
 
 def admin_dirs(env: Mapping[str, str] = os.environ) -> tuple[Path, Path, Path]:

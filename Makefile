@@ -1,0 +1,50 @@
+# `make run` opens the console; `make test` installs what the tests need and runs them all.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check lint types imports format bench clean
+
+run: $(VENV)/.run
+	@$(BIN)/nixfleet console $(ARGS)
+
+test: $(VENV)/.dev system-packages
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+check: lint types imports
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev system-packages
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: system-packages
+system-packages:
+	@sh tests/system-packages.sh
+
+$(VENV)/bin/python:
+	@sh tests/system-packages.sh venv
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,postgres]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
