@@ -45,6 +45,7 @@ class DeviceView(_View, frozen=True, kw_only=True):
     intended: str = ""
     release: str = ""
     rollout: str = ""
+    wave: int | None = None
     healthy: bool | None = None
     boot_id: str = ""
     log_size: int = 0
