@@ -1,0 +1,123 @@
+"""How results are shown: JSON for programs, aligned tables and progress for people; it never asks or decides."""
+
+import json
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+WIDE = {"W", "F"}
+
+
+def clean(text: str) -> str:
+    """Take control characters out of text that a device or another party supplied."""
+    return "".join(char if unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def cells(text: str) -> int:
+    """Give the width of a text in terminal cells."""
+    return sum(
+        2 if unicodedata.east_asian_width(char) in WIDE else 1 for char in text if not unicodedata.combining(char)
+    )
+
+
+def as_json(value: object) -> None:
+    """Write a value (structs too) as indented JSON on standard output."""
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
+    """Write an aligned table, or the sentence `empty` (what to do next) on standard error when there are no rows."""
+    lines = [tuple(clean(cell) for cell in row) for row in rows]
+    if not lines:
+        click.echo(empty, err=True)
+        return
+    widths = [max(cells(line[column]) for line in [tuple(head), *lines]) for column in range(len(head))]
+    for line in [tuple(head), *lines]:
+        padded = (cell + " " * (width - cells(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def fields(pairs: Iterable[tuple[str, str]]) -> None:
+    """Write name and value pairs, the names aligned."""
+    rows = [(name, clean(value)) for name, value in pairs]
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        click.echo(f"{name:<{width}}  {value}")
+
+
+def size(count: int) -> str:
+    """Give bytes in words: ``512 B``, ``3.4 MiB``."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def age(then: int | None, now: int) -> str:
+    """Give how long ago something was, in one step of precision; ``never`` for 0 or None."""
+    if not then:
+        return "never"
+    seconds = max(0, now - then)
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit} ago"
+    return "now"
+
+
+def system_name(path: str) -> str:
+    """Give a store path's name without its hash, and the hash's first digits: what a person can tell apart."""
+    base = path.rpartition("/")[2]
+    return f"{base[33:]} ({base[:6]})" if len(base) > 33 else base
+
+
+def to_struct(value: object) -> Any:
+    """Give a struct as plain dictionaries and lists."""
+    return msgspec.to_builtins(value)
+
+
+class Meter:
+    """Progress of long work: one redrawn line on a terminal, a plain line every few seconds elsewhere, or nothing."""
+
+    def __init__(self, what: str, *, quiet: bool) -> None:
+        """Start a meter for `what`."""
+        self.what = what
+        self.quiet = quiet
+        self.terminal = sys.stderr.isatty()
+        self.said = 0.0
+        self.last = ""
+
+    def show(self, text: str, *, final: bool = False) -> None:
+        """Show where the work stands; `final` ends the line."""
+        if self.quiet or (text == self.last and not final):
+            return
+        self.last = text
+        now = time.monotonic()
+        if self.terminal:
+            click.echo(f"\r\x1b[K{self.what}: {text}", err=True, nl=final)
+        elif final or now - self.said >= 2:
+            self.said = now
+            click.echo(f"{self.what}: {text}", err=True)
+
+    def bytes(self, done: int, total: int | None) -> None:
+        """Show bytes of a total, as a bar where there is room for one."""
+        if not total:
+            self.show(size(done))
+            return
+        share = min(1.0, done / total)
+        bar = "█" * round(share * 24)
+        self.show(
+            f"{bar:<24} {share:4.0%} {size(done)} of {size(total)}"
+            if self.terminal
+            else f"{share:4.0%} of {size(total)}"
+        )
+
+    def end(self, text: str) -> None:
+        """End with a last sentence."""
+        self.show(text, final=True)
