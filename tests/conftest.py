@@ -1,0 +1,38 @@
+"""Settings of the whole test run: imports from the checkout, and no skips where everything is required."""
+
+import os
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Tests share helpers as `tests.…`; the folders are no packages, so the checkout itself must be importable.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+pytest_plugins = ["tests.nix.fixtures"]
+
+REQUIRE_ALL = os.environ.get("NIXFLEET_REQUIRE_ALL") == "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip, or an expected failure, into a failure under NIXFLEET_REQUIRE_ALL=1."""
+    report = yield
+    if REQUIRE_ALL and (report.skipped or hasattr(report, "wasxfail")):
+        why: Any = getattr(report, "wasxfail", None) or report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"NIXFLEET_REQUIRE_ALL=1 allows no skip: {why[-1] if isinstance(why, tuple) else why}"
+        if hasattr(report, "wasxfail"):
+            del report.wasxfail
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Turn a whole module's skip into an error of collection under NIXFLEET_REQUIRE_ALL=1."""
+    if REQUIRE_ALL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"NIXFLEET_REQUIRE_ALL=1 allows no skip: {report.longrepr}"
