@@ -1,0 +1,69 @@
+"""The database behind typed methods: everything that outlives a coordinator; it judges nothing.
+
+The same queries run on SQLite and PostgreSQL. Whatever a method has written is durable when it returns.
+"""
+
+from sqlalchemy import select
+
+from nixfleet.server import tables
+from nixfleet.server.store.database import Database
+from nixfleet.server.store.log import LogTables
+from nixfleet.server.store.people import PeopleTables
+from nixfleet.server.store.plans import PlanTables
+from nixfleet.server.store.rows import (
+    AttemptRow,
+    ClockRow,
+    DeviceRow,
+    EnrollRow,
+    EntryRow,
+    LineRow,
+    RefusalRow,
+    RolloutRow,
+    SessionRow,
+)
+from nixfleet.server.store.status import StatusTables, Told
+
+__all__ = [
+    "AttemptRow",
+    "ClockRow",
+    "DeviceRow",
+    "EnrollRow",
+    "EntryRow",
+    "LineRow",
+    "RefusalRow",
+    "RolloutRow",
+    "SessionRow",
+    "Store",
+    "Told",
+]
+
+
+class Store:
+    """One database, its tables grouped by who uses them."""
+
+    def __init__(self, url: str) -> None:
+        self._db = Database(url)
+        self.log = LogTables(self._db)
+        self.status = StatusTables(self._db)
+        self.plans = PlanTables(self._db)
+        self.people = PeopleTables(self._db)
+        self.shared = not self._db.sqlite
+        """Whether other coordinators may be writing to the same database."""
+
+    async def open(self) -> None:
+        """Connect and migrate. Raises: Unreachable; UserError for a newer program's database."""
+        await self._db.open()
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self._db.close()
+
+    async def meta(self, key: str) -> str | None:
+        """Read a value of the fleet's small facts."""
+        async with self._db.read() as connection:
+            return await connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == key))
+
+    async def set_meta(self, key: str, value: str) -> None:
+        """Write a value of the fleet's small facts."""
+        async with self._db.write() as connection:
+            await connection.execute(self._db.upsert(tables.meta).values(key=key, value=value))

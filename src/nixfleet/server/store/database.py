@@ -1,0 +1,132 @@
+"""Connections and transactions on SQLite or PostgreSQL; the only place that meets a driver's exceptions.
+
+A write has been made durable when its block ends (SQLite: WAL with synchronous=FULL; PostgreSQL: its default).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from nixfleet.errors import Conflict, Unreachable, UserError
+from nixfleet.server.schema import upgrade
+
+_BUSY_S = 20
+_WRITE = {"nixfleet_write": True}
+
+Insert = sqlite.Insert | postgresql.Insert
+
+
+class Database:
+    """An engine with one writer at a time on SQLite, and translated errors."""
+
+    def __init__(self, url: str) -> None:
+        self.sqlite = url.startswith("sqlite")
+        self._engine = _sqlite_engine(url) if self.sqlite else _postgres_engine(url)
+        self._writer = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Connect and bring the schema up to date. Raises: Unreachable; UserError for a newer program's database."""
+        async with self.write() as connection:
+            await connection.run_sync(upgrade)
+
+    async def close(self) -> None:
+        """Give all connections back."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Open a consistent read. Raises: Unreachable."""
+        with _translated():
+            async with self._engine.connect() as connection, connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """Open a transaction that is durable when the block ends. Raises: Conflict for a taken key, Unreachable."""
+        with _translated():
+            if not self.sqlite:
+                async with self._engine.begin() as connection:
+                    yield connection
+                return
+            async with self._writer, self._engine.connect() as connection:
+                await connection.execution_options(**_WRITE)
+                async with connection.begin():
+                    yield connection
+
+    def insert(self, table: Table) -> Insert:
+        """Make an insert that knows ``ON CONFLICT`` in this database's dialect."""
+        return sqlite.insert(table) if self.sqlite else postgresql.insert(table)
+
+    def upsert(self, table: Table, *, keep: Sequence[str] = ()) -> Insert:
+        """Make an insert that replaces the row of the same primary key, but for the columns in `keep`."""
+        statement = self.insert(table)
+        keys = [column.name for column in table.primary_key]
+        return statement.on_conflict_do_update(
+            index_elements=keys,
+            set_={
+                column.name: statement.excluded[column.name]
+                for column in table.columns
+                if column.name not in keys and column.name not in keep
+            },
+        )
+
+
+async def many(connection: AsyncConnection, statement: Insert, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Execute a statement once per row; no rows, no statement."""
+    if rows:
+        await connection.execute(statement, list(rows))
+
+
+class _translated:  # noqa: N801 reads as a statement
+    """Turn the library's exceptions into ours at the end of a block."""
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, IntegrityError):
+            raise Conflict("the database moved meanwhile: read again") from error
+        if isinstance(error, DBAPIError) and error.orig is not None:
+            raise Unreachable(f"the database refuses: {_first_line(error.orig)}") from error
+        if isinstance(error, SQLAlchemyError | OSError | TimeoutError):
+            raise Unreachable(f"the database does not answer: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _sqlite_engine(url: str) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=4, max_overflow=4, connect_args={"timeout": _BUSY_S})
+
+    def connected(connection: Any, _record: object) -> None:
+        # The driver must not begin transactions of its own: `begin` below says which kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_S * 1_000}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def begin(connection: Connection) -> None:
+        write = connection.get_execution_options().get("nixfleet_write")
+        # A read that turns into a write fails at once when another process wrote meanwhile, so say it first.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", begin)
+    return engine
+
+
+def _postgres_engine(url: str) -> AsyncEngine:
+    try:
+        return create_async_engine(url, pool_size=8, max_overflow=8, pool_pre_ping=True)
+    except ImportError as error:
+        raise UserError("PostgreSQL needs its driver: install nixfleet[postgres]") from error
+    except SQLAlchemyError as error:
+        raise UserError(f"the database URL does not parse: {error}") from error

@@ -1,0 +1,53 @@
+"""Tables of those who come in: enrolment requests and session keys."""
+
+from dataclasses import asdict
+
+from sqlalchemy import delete, func, select
+
+from nixfleet.server import tables
+from nixfleet.server.store.database import Database
+from nixfleet.server.store.rows import EnrollRow, SessionRow
+
+_requests = tables.enroll_requests
+_sessions = tables.sessions
+
+
+class PeopleTables:
+    """Anybody may ask to be enrolled, so the caller bounds how many may wait."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def ask(self, row: EnrollRow) -> None:
+        """Keep a request; a repeat of the same device keeps the time it first asked."""
+        async with self._db.write() as connection:
+            await connection.execute(self._db.upsert(_requests, keep=["asked_at"]).values(asdict(row)))
+
+    async def requests(self) -> list[EnrollRow]:
+        """Read all requests, the oldest first."""
+        async with self._db.read() as connection:
+            return [
+                EnrollRow(*row) for row in await connection.execute(select(_requests).order_by(_requests.c.asked_at))
+            ]
+
+    async def forget(self, device: str) -> None:
+        """Drop a request."""
+        async with self._db.write() as connection:
+            await connection.execute(delete(_requests).where(_requests.c.device == device))
+
+    async def save_session(self, row: SessionRow, now: int) -> None:
+        """Keep a session key, and drop those that have ended."""
+        async with self._db.write() as connection:
+            await connection.execute(delete(_sessions).where(_sessions.c.not_after < now))
+            await connection.execute(self._db.upsert(_sessions).values(asdict(row)))
+
+    async def session(self, key: str) -> SessionRow | None:
+        """Find a session key by its fingerprint; whether it has ended is the caller's to judge."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_sessions).where(_sessions.c.key == key))).first()
+        return None if row is None else SessionRow(*row)
+
+    async def session_count(self) -> int:
+        """Count the session keys held."""
+        async with self._db.read() as connection:
+            return int(await connection.scalar(select(func.count()).select_from(_sessions)) or 0)

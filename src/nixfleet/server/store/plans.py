@@ -1,0 +1,78 @@
+"""The planner's tables: rollouts with their versions, starts, and the running clock."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import func, select, update
+
+from nixfleet.errors import Conflict
+from nixfleet.server import tables
+from nixfleet.server.store.database import Database, many
+from nixfleet.server.store.rows import AttemptRow, ClockRow, RolloutRow
+
+_rollouts = tables.rollouts
+_attempts = tables.attempts
+_clock = tables.clock
+
+
+class PlanTables:
+    """A rollout's row changes only for who names the version it read (compare-and-set)."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def rollouts(self) -> list[RolloutRow]:
+        """Read every rollout's planner state."""
+        async with self._db.read() as connection:
+            return [RolloutRow(*row) for row in await connection.execute(select(_rollouts))]
+
+    async def rollout(self, rollout: str) -> RolloutRow | None:
+        """Read one rollout's planner state."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_rollouts).where(_rollouts.c.rollout == rollout))).first()
+        return None if row is None else RolloutRow(*row)
+
+    async def decide(self, row: RolloutRow, starts: Sequence[AttemptRow]) -> None:
+        """Store a decision with its starts, all or nothing; `row.version` is the one that was read, 0 for none yet.
+
+        Raises:
+            Conflict: another coordinator decided first.
+
+        """
+        async with self._db.write() as connection:
+            fresh = {"version": row.version + 1, "state": row.state}
+            if row.version == 0:
+                # A taken primary key is a Conflict too.
+                await connection.execute(_rollouts.insert().values(rollout=row.rollout, **fresh))
+            else:
+                where = (_rollouts.c.rollout == row.rollout) & (_rollouts.c.version == row.version)
+                done = await connection.execute(update(_rollouts).where(where).values(**fresh))
+                if done.rowcount != 1:
+                    raise Conflict("another coordinator decided first")
+            statement = self._db.insert(_attempts)
+            start = statement.on_conflict_do_update(
+                index_elements=["rollout", "device", "run"],
+                set_={
+                    "offered_s": func.coalesce(_attempts.c.offered_s, statement.excluded.offered_s),
+                    "offered_at": func.coalesce(_attempts.c.offered_at, statement.excluded.offered_at),
+                    "changed_at": statement.excluded.changed_at,
+                },
+            )
+            await many(connection, start, [asdict(start) for start in starts])
+
+    async def clock(self) -> ClockRow | None:
+        """Read the running clock."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_clock.c.run_s, _clock.c.beat_s))).first()
+        return None if row is None else ClockRow(*row)
+
+    async def beat(self, old: ClockRow | None, new: ClockRow) -> None:
+        """Move the running clock on. Raises: Conflict when it moved since `old` was read."""
+        async with self._db.write() as connection:
+            if old is None:
+                await connection.execute(_clock.insert().values(id=1, **asdict(new)))
+                return
+            where = (_clock.c.run_s == old.run_s) & (_clock.c.beat_s == old.beat_s)
+            done = await connection.execute(update(_clock).where(where).values(**asdict(new)))
+            if done.rowcount != 1:
+                raise Conflict("the running clock moved meanwhile")

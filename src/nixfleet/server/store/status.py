@@ -1,0 +1,99 @@
+"""The devices' tables: newest signed reports and the history of attempts."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import delete, func, select, update
+
+from nixfleet.server import tables
+from nixfleet.server.store.database import Database, Insert, many
+from nixfleet.server.store.rows import AttemptRow, DeviceRow
+
+_devices = tables.devices
+_attempts = tables.attempts
+_DEVICE_COLUMNS = tuple(column.name for column in _devices.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one report changes: the device's row, and the attempt it speaks of."""
+
+    device: DeviceRow
+    attempt: AttemptRow | None = None
+
+
+class StatusTables:
+    """Reports of many devices are written in one transaction (group commit)."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    async def save(self, told: Sequence[Told]) -> None:
+        """Write reports durably in one transaction; a row with a higher `seq` stays."""
+        newest = {item.device.device: item.device for item in sorted(told, key=lambda item: item.device.seq)}
+        tries = {(row.rollout, row.device, row.run): row for row in (item.attempt for item in told) if row is not None}
+        async with self._db.write() as connection:
+            await many(connection, self._report(), [asdict(newest[device]) for device in sorted(newest)])
+            await many(connection, self._try(), [asdict(tries[key]) for key in sorted(tries)])
+
+    def _report(self) -> Insert:
+        statement = self._db.insert(_devices)
+        return statement.on_conflict_do_update(
+            index_elements=["device"],
+            set_={name: statement.excluded[name] for name in _DEVICE_COLUMNS if name != "device"},
+            where=statement.excluded.seq > _devices.c.seq,
+        )
+
+    def _try(self) -> Insert:
+        statement = self._db.insert(_attempts)
+        told, fresh = _attempts.c, statement.excluded
+        return statement.on_conflict_do_update(
+            index_elements=["rollout", "device", "run"],
+            set_={
+                "told": fresh.told,
+                "changed_at": fresh.changed_at,
+                # When it was offered is the planner's to say; the first outcome's time stays.
+                "outcome_s": func.coalesce(told.outcome_s, fresh.outcome_s),
+                "outcome_at": func.coalesce(told.outcome_at, fresh.outcome_at),
+                "healthy_s": func.coalesce(fresh.healthy_s, told.healthy_s),
+            },
+        )
+
+    async def seen(self, times: Sequence[tuple[str, int]]) -> None:
+        """Write when devices that went offline were last seen: pairs of device id and unix seconds."""
+        async with self._db.write() as connection:
+            for device, seen_at in sorted(times):
+                where = (_devices.c.device == device) & (_devices.c.seen_at < seen_at)
+                await connection.execute(update(_devices).where(where).values(seen_at=seen_at))
+
+    async def devices(self, changed_after: int = -1) -> list[DeviceRow]:
+        """Read the devices whose row changed after a unix time."""
+        query = select(_devices).where(_devices.c.changed_at > changed_after)
+        async with self._db.read() as connection:
+            return [DeviceRow(*row) for row in await connection.execute(query)]
+
+    async def attempts(self, rollouts: Sequence[str], changed_after: int = -1) -> list[AttemptRow]:
+        """Read all tries of these rollouts that changed after a unix time."""
+        found: list[AttemptRow] = []
+        async with self._db.read() as connection:
+            for rollout in rollouts:
+                where = (_attempts.c.rollout == rollout) & (_attempts.c.changed_at > changed_after)
+                found += [_attempt(row) for row in await connection.execute(select(_attempts).where(where))]
+        return found
+
+    async def history(self, device: str, limit: int) -> list[AttemptRow]:
+        """Read a device's newest tries, newest first."""
+        query = select(_attempts).where(_attempts.c.device == device)
+        query = query.order_by(_attempts.c.changed_at.desc(), _attempts.c.run.desc()).limit(limit)
+        async with self._db.read() as connection:
+            return [_attempt(row) for row in await connection.execute(query)]
+
+    async def forget(self, device: str) -> None:
+        """Drop a device's report (its key changed, so that its `seq` starts over)."""
+        async with self._db.write() as connection:
+            await connection.execute(delete(_devices).where(_devices.c.device == device))
+
+
+def _attempt(row: object) -> AttemptRow:
+    names = AttemptRow.__slots__
+    return AttemptRow(**{name: getattr(row, name) for name in names})

@@ -1,0 +1,168 @@
+"""The store: what is durable, what is compare-and-set, on SQLite and PostgreSQL alike."""
+
+import asyncio
+
+import pytest
+from sqlalchemy import text
+
+from nixfleet.errors import Conflict, Unreachable, UserError
+from nixfleet.server.store import (
+    AttemptRow,
+    ClockRow,
+    DeviceRow,
+    EnrollRow,
+    EntryRow,
+    LineRow,
+    RefusalRow,
+    RolloutRow,
+    SessionRow,
+    Store,
+    Told,
+)
+
+
+def _entry(index: int, mark: str = "a") -> EntryRow:
+    return EntryRow(index, b"leaf", mark * 64, mark.encode(), "device", "d", b"{}")
+
+
+def _device(device: str, seq: int, at: int = 10) -> DeviceRow:
+    return DeviceRow(device, seq, str(seq).encode(), b"s", b"{}", at, at, at)
+
+
+async def test_append_keeps_order_and_lines(store: Store) -> None:
+    """Entries and release lines come back as they were written."""
+    await store.log.append([_entry(0), _entry(1, "b")], [LineRow("r", 1, "y", "two"), LineRow("r", 0, "x", "one")])
+    assert await store.log.size() == 2
+    assert await store.log.entries(0, 10) == [_entry(0), _entry(1, "b")]
+    assert await store.log.entries(1, 10) == [_entry(1, "b")]
+    assert await store.log.lines("r") == ["one", "two"]
+    assert await store.log.payload("b" * 64) == ("device", "d", b"b")
+    assert await store.log.payload("c" * 64) is None
+    assert await store.log.said(0, 1) == [b"{}"]
+
+
+async def test_taken_index_is_a_conflict_and_writes_nothing(store: Store) -> None:
+    """The second writer of an index fails whole: its other entries and lines are not there."""
+    await store.log.append([_entry(0)])
+    with pytest.raises(Conflict):
+        await store.log.append([_entry(1), _entry(0, "b")], [LineRow("r", 0, "x", "one")])
+    assert await store.log.size() == 1
+    assert await store.log.lines("r") == []
+
+
+async def test_racing_appends_have_one_winner(store: Store) -> None:
+    """Of many writers of the same index exactly one wins."""
+    results = await asyncio.gather(*(store.log.append([_entry(0)]) for _ in range(8)), return_exceptions=True)
+    assert sorted(type(result).__name__ for result in results) == ["Conflict"] * 7 + ["NoneType"]
+
+
+async def test_reports_keep_the_highest_seq(store: Store) -> None:
+    """A lower seq never replaces a higher one, neither in one group nor in a later one."""
+    await store.status.save([Told(_device("a", 5)), Told(_device("a", 4)), Told(_device("b", 1))])
+    await store.status.save([Told(_device("a", 3)), Told(_device("b", 2))])
+    rows = await store.status.devices()
+    assert {row.device: row.seq for row in rows} == {"a": 5, "b": 2}
+    assert await store.status.devices(changed_after=10) == []
+
+
+async def test_first_outcome_time_and_offer_stay(store: Store) -> None:
+    """A start after a start keeps the first offer; a later report keeps the first outcome's time."""
+    start = AttemptRow("r", "a", 1, b"offered", 10, offered_s=7, offered_at=17)
+    await store.plans.decide(RolloutRow("r", 0, b"1"), [start])
+    await store.plans.decide(
+        RolloutRow("r", 1, b"2"), [AttemptRow("r", "a", 1, b"again", 11, offered_s=9, offered_at=19)]
+    )
+    await store.status.save([Told(_device("a", 1), AttemptRow("r", "a", 1, b"done", 12, outcome_s=20, outcome_at=30))])
+    await store.status.save([Told(_device("a", 2), AttemptRow("r", "a", 1, b"yes", 13, outcome_s=25, healthy_s=25))])
+    want = AttemptRow("r", "a", 1, b"yes", 13, offered_s=7, offered_at=17, outcome_s=20, outcome_at=30, healthy_s=25)
+    assert await store.status.attempts(["r"]) == [want]
+    assert await store.status.history("a", 5) == [want]
+    assert await store.status.attempts(["r"], changed_after=13) == []
+
+
+async def test_seen_only_grows(store: Store) -> None:
+    """Being seen earlier than known changes nothing."""
+    await store.status.save([Told(_device("a", 1, at=10))])
+    await store.status.seen([("a", 20), ("b", 20)])
+    await store.status.seen([("a", 15)])
+    assert [row.seen_at for row in await store.status.devices()] == [20]
+    await store.status.forget("a")
+    assert await store.status.devices() == []
+
+
+async def test_decision_is_compare_and_set(store: Store) -> None:
+    """A decision on an old version fails and leaves no start behind."""
+    await store.plans.decide(RolloutRow("r", 0, b"1"), [])
+    for version in (0, 2):
+        with pytest.raises(Conflict):
+            await store.plans.decide(RolloutRow("r", version, b"x"), [AttemptRow("r", "a", 1, b"", 1, offered_s=1)])
+    assert await store.plans.rollout("r") == RolloutRow("r", 1, b"1")
+    assert await store.plans.rollouts() == [RolloutRow("r", 1, b"1")]
+    assert await store.status.attempts(["r"]) == []
+
+
+async def test_clock_is_compare_and_set(store: Store) -> None:
+    """The running clock moves only for who read its newest value."""
+    assert await store.plans.clock() is None
+    first, second = ClockRow(0, 100), ClockRow(10, 110)
+    await store.plans.beat(None, first)
+    await store.plans.beat(first, second)
+    with pytest.raises(Conflict):
+        await store.plans.beat(first, ClockRow(11, 111))
+    with pytest.raises(Conflict):
+        await store.plans.beat(None, first)
+    assert await store.plans.clock() == second
+
+
+async def test_requests_and_sessions(store: Store) -> None:
+    """A repeated request keeps its age; a session is found until it is swept."""
+    await store.people.ask(EnrollRow("d", b"1", b"s", 10, 10))
+    await store.people.ask(EnrollRow("d", b"2", b"s", 20, 20))
+    assert await store.people.requests() == [EnrollRow("d", b"2", b"s", 10, 20)]
+    await store.people.forget("d")
+    assert await store.people.requests() == []
+    old, new = SessionRow("k", "t", "me", 50), SessionRow("l", "t", "me", 150)
+    await store.people.save_session(old, 10)
+    await store.people.save_session(new, 100)
+    assert [await store.people.session("k"), await store.people.session("l")] == [None, new]
+    assert await store.people.session_count() == 1
+
+
+async def test_refusals_and_meta(store: Store) -> None:
+    """Refused statements are kept newest first; small facts are replaced."""
+    rows = [RefusalRow(at, "by", "n", "0" * 64, "why") for at in (1, 2)]
+    for row in rows:
+        await store.log.refuse(row)
+    assert await store.log.refused(5) == rows[::-1]
+    assert await store.meta("fleet") is None
+    await store.set_meta("fleet", "a")
+    await store.set_meta("fleet", "b")
+    assert await store.meta("fleet") == "b"
+
+
+async def test_opening_twice_keeps_the_content(store: Store, store_url: str) -> None:
+    """A second start migrates nothing and finds what the first wrote."""
+    await store.log.append([_entry(0)])
+    again = Store(store_url)
+    await again.open()
+    assert await again.log.size() == 1
+    await again.close()
+
+
+async def test_newer_schema_is_refused(store: Store, store_url: str) -> None:
+    """A database of a newer program is left alone."""
+    async with store._db.write() as connection:
+        await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    again = Store(store_url)
+    with pytest.raises(UserError, match="newer program"):
+        await again.open()
+    await again.close()
+
+
+async def test_no_database_is_unreachable() -> None:
+    """A server that does not answer, and a folder that does not exist, are told apart from bugs."""
+    for url in ("postgresql+asyncpg://x@127.0.0.1:1/x", "sqlite+aiosqlite:////nonexistent/fleet.db"):
+        closed = Store(url)
+        with pytest.raises(Unreachable):
+            await closed.open()
+        await closed.close()
