@@ -1,0 +1,408 @@
+"""The update machine: `step` says what state comes next and what to do; `work` and `resume` are its table's columns.
+
+Pure: it must never read a clock, a file or chance. The caller writes the new state durably BEFORE it performs the
+effects, and performs at most one effect at a time; so a crash at any point repeats at most the effect of the last
+journalled state, and every effect is safe to repeat.
+
+`now` counts seconds of a clock that never jumps while the machine is up (CLOCK_BOOTTIME): deadlines survive a restart
+of the agent and a battery that thinks it is 1970; after a reboot, `resume` starts them afresh.
+
+    phase           does (again after a restart)        then
+    offered         look what runs                      preflight
+    preflight       is the device fit, a way back?      fetching · refused · failed
+    fetching        download                            verifying · failed
+    verifying       digest, read the new system         staged · refused · failed
+    staged          root both, sync again               activating · confirmed (runs it already) · refused
+    activating      set profile, switch, or collect     checking · reboot-pending · reverting
+    reboot-pending  wait for another boot id            checking · reverting
+    checking        newly failed units, own checks      confirming · reverting
+    confirming      reach the coordinator in time       confirmed · reverting
+    reverting       profile back, switch back           reverted · failed
+    confirmed       root the last three                 -
+    reverted, failed, refused: let go of the closure    -
+"""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from nixfleet.agent.update import (
+    Activate,
+    Check,
+    CheckDevice,
+    Checked,
+    Confirmed,
+    Contact,
+    Contacted,
+    Delivered,
+    Effect,
+    Event,
+    Fetch,
+    GoBack,
+    Held,
+    Keep,
+    Look,
+    Looked,
+    Nudged,
+    Offer,
+    Offered,
+    Passed,
+    Ready,
+    Restarted,
+    Result,
+    Stage,
+    State,
+    Switched,
+    Tick,
+    Tidy,
+    Trouble,
+    Update,
+    Verify,
+    Withdrawn,
+)
+from nixfleet.model.device import Attempt, Cause, Outcome, Phase
+
+BACK_TRIES = 3
+"""How often going back is tried before the device is given up as failed."""
+KEPT_SYSTEMS = 3
+RETRY_FIRST_S = 5
+RETRY_MOST_S = 300
+HELD_RETRY_S = 60
+OUTBOX_ENTRIES = 64
+HISTORY_ENTRIES = 64
+LEFT_ENTRIES = 4_096
+REASON_CHARS = 300
+LINE_CHARS = 500
+LINES = 40
+
+BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
+"""Nothing is changed yet: the update can be dropped, superseded and retried without going back."""
+ENDED = frozenset({Phase.CONFIRMED, Phase.REVERTED, Phase.FAILED, Phase.REFUSED})
+
+Next = tuple[State, list[Effect]]
+
+
+def step(state: State, event: Event, now: int) -> Next:
+    """Give the next state and its effects; an event that means nothing in this state changes nothing."""
+    match event:
+        case Offered():
+            return _offered(state, event, now)
+        case Delivered():
+            kept = tuple(one for one in state.outbox if (one.rollout, one.run) != (event.rollout, event.run))
+            return replace(state, outbox=kept), []
+        case Restarted():
+            return resume(state, event, now)
+        case _:
+            update = state.update
+            return (state, []) if update is None else _advance(state, update, event, now)
+
+
+def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one branch per state
+    """Say what a state does, on entry and again after a restart."""
+    offer = update.offer
+    match update.phase:
+        case Phase.OFFERED:
+            return [Look(offer=offer)]
+        case Phase.PREFLIGHT:
+            return [CheckDevice(offer=offer, previous=update.previous)]
+        case Phase.FETCHING:
+            return [Fetch(offer=offer)]
+        case Phase.VERIFYING:
+            return [Verify(offer=offer, previous=update.previous)]
+        case Phase.STAGED:
+            return [Stage(offer=offer, previous=update.previous)]
+        case Phase.ACTIVATING:
+            return [Activate(offer=offer)]
+        case Phase.CHECKING:
+            return [Check(offer=offer, baseline=update.baseline)]
+        case Phase.CONFIRMING:
+            return [Contact(offer=offer)]
+        case Phase.REVERTING if update.settling:
+            return [Contact(offer=offer)]
+        case Phase.REVERTING:
+            return [GoBack(offer=offer, previous=update.previous, number=update.back_tries)]
+        case Phase.CONFIRMED:
+            return [Keep(offer=offer, paths=kept_paths(state))]
+        case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
+            return [Tidy(offer=offer, delete=update.cause is Cause.UNTRUSTED)]
+        case Phase.IDLE | Phase.REBOOT_PENDING:
+            return []
+        case _:
+            assert_never(update.phase)
+
+
+def resume(state: State, event: Restarted, now: int) -> Next:
+    """Say where each state goes on after a restart of the agent or of the machine."""
+    update = state.update
+    if update is None:
+        return state, []
+    offer, phase = update.offer, update.phase
+    rebooted = update.boot_id != event.boot_id
+    if phase in ENDED:
+        return state, work(update, state)
+    if rebooted:
+        # The boot clock starts over, so every deadline does.
+        update = replace(
+            update,
+            boot_id=event.boot_id,
+            give_up_s=now + offer.timeout_s,
+            confirm_by_s=now + offer.confirm_s,
+            orphan_by_s=now + max(offer.orphan_s, offer.confirm_s),
+        )
+    if phase in BEFORE_SWITCH:
+        # Another system may run now; look again before it is remembered as the way back.
+        return _enter(state, replace(update, retry_s=None, phase=Phase.OFFERED if rebooted else phase))
+    if phase is Phase.REBOOT_PENDING and not rebooted:
+        return state, []
+    if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and event.current != offer.path:
+        return _go_back(state, update, Cause.ACTIVATION, f"the device runs {_short(event.current)} after a restart")
+    if phase is Phase.REBOOT_PENDING:
+        return _enter(state, _to(update, Phase.CHECKING))
+    return _enter(state, update)
+
+
+def wake_at(state: State) -> int | None:
+    """Say when the next `Tick` is due, in seconds of the boot clock; None when nothing waits for time."""
+    update = state.update
+    if update is None or update.phase in ENDED:
+        return None
+    if update.phase is Phase.CONFIRMING or update.settling:
+        patient = update.cache_answers and not update.settling and update.offer.contact == "coordinator"
+        return update.orphan_by_s if patient else update.confirm_by_s
+    return update.retry_s
+
+
+def fresh(state: State, offer: Offer) -> bool:
+    """Tell whether an offer is news: a higher rollout than ever attempted, or a signed retry of the last one."""
+    if (offer.epoch, offer.index) > state.attempted:
+        return True
+    last = state.update
+    if last is None or last.offer.rollout != offer.rollout or last.outcome is Outcome.CONFIRMED:
+        return False
+    return last.phase in ENDED and offer.run > last.offer.run
+
+
+def attempt(update: Update) -> Attempt:
+    """Say for a report where an update stands; every text is bounded as `model.device` demands."""
+    return Attempt(
+        rollout=update.offer.rollout,
+        run=update.offer.run,
+        phase=update.phase,
+        outcome=update.outcome,
+        cause=update.cause,
+        reason=update.reason[:REASON_CHARS],
+        path=update.offer.path,
+        previous=update.previous,
+        exit_code=update.exit_code,
+        lines=tuple(line[:LINE_CHARS] for line in update.lines[-LINES:]),
+    )
+
+
+def kept_paths(state: State) -> tuple[str, ...]:
+    """List the systems to keep, newest confirmed first, without repeats."""
+    newest = dict.fromkeys(one.path for one in reversed(state.confirmed))
+    return tuple(newest)[:KEPT_SYSTEMS]
+
+
+def _offered(state: State, event: Offered, now: int) -> Next:
+    update, offer = state.update, event.offer
+    busy = update is not None and update.phase not in ENDED | {Phase.IDLE}
+    if not fresh(state, offer):
+        return state, []
+    if busy and update is not None:
+        if update.phase not in BEFORE_SWITCH:
+            # A switch is never left half-way: the offer comes again when this one has ended.
+            return state, []
+        state, _ = _end(state, update, Outcome.REFUSED, Cause.NONE, "a newer rollout took its place")
+    started = Update(phase=Phase.OFFERED, offer=offer, boot_id=event.boot_id, give_up_s=now + offer.timeout_s)
+    return _enter(replace(state, attempted=(offer.epoch, offer.index)), started)
+
+
+def _advance(state: State, update: Update, event: Event, now: int) -> Next:
+    """Dispatch on the phase; what a phase does not expect, it ignores."""
+    match update.phase:
+        case Phase.OFFERED | Phase.PREFLIGHT | Phase.FETCHING | Phase.VERIFYING | Phase.STAGED:
+            return _before_switch(state, update, event, now)
+        case Phase.ACTIVATING:
+            return _activating(state, update, event)
+        case Phase.CHECKING:
+            return _checking(state, update, event, now)
+        case Phase.CONFIRMING:
+            return _confirming(state, update, event, now)
+        case Phase.REVERTING:
+            return _reverting(state, update, event, now)
+        case Phase.REBOOT_PENDING | Phase.IDLE | Phase.CONFIRMED | Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
+            return state, []
+        case _:
+            assert_never(update.phase)
+
+
+def _before_switch(  # noqa: C901 - one branch per pair of state and event
+    state: State, update: Update, event: Event, now: int
+) -> Next:
+    phase = update.phase
+    match event:
+        case Withdrawn():
+            return _end(state, update, Outcome.REFUSED, Cause.NONE, event.reason)
+        case Trouble():
+            return _trouble(state, update, event, now)
+        case Held() if phase is Phase.STAGED:
+            return replace(state, update=replace(update, reason=event.reason, retry_s=now + HELD_RETRY_S)), []
+        case Tick() if update.retry_s is not None and now >= update.retry_s:
+            return _enter(state, replace(update, retry_s=None))
+        case Nudged() if update.retry_s is not None:
+            return _enter(state, replace(update, retry_s=None))
+        case Looked() if phase is Phase.OFFERED:
+            return _enter(state, replace(_to(update, Phase.PREFLIGHT), previous=event.current))
+        case Passed() if phase is Phase.PREFLIGHT:
+            return _enter(state, _to(update, Phase.FETCHING))
+        case Passed() if phase is Phase.FETCHING:
+            return _enter(state, _to(update, Phase.VERIFYING))
+        case Passed() if phase is Phase.VERIFYING:
+            return _enter(state, _to(update, Phase.STAGED))
+        case Ready() if phase is Phase.STAGED and event.in_place:
+            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "it ran this system already")
+        case Ready() if phase is Phase.STAGED:
+            return _enter(state, replace(_to(update, Phase.ACTIVATING), baseline=event.baseline))
+        case _:
+            return state, []
+
+
+def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
+    """End, or try again later: network and space get better by themselves, a wrong digest does not."""
+    if event.refused:
+        return _end(state, update, Outcome.REFUSED, event.cause, event.reason, event.lines)
+    waiting = event.cause in {Cause.NETWORK, Cause.SPACE, Cause.TIMEOUT} and now < update.give_up_s
+    if not waiting:
+        return _end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
+    pause_s = min(RETRY_FIRST_S * 2 ** min(update.tries, 10), RETRY_MOST_S)
+    retry_s = min(now + pause_s, update.give_up_s)
+    later = replace(update, retry_s=retry_s, tries=update.tries + 1, cause=event.cause, reason=event.reason)
+    return replace(state, update=later), []
+
+
+def _activating(state: State, update: Update, event: Event) -> Next:
+    match event:
+        case Trouble():
+            return _go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
+        case Switched():
+            pass
+        case _:
+            return state, []
+    update = replace(update, exit_code=event.exit_code, lines=event.lines)
+    match event.result:
+        case Result.DONE | Result.UNITS:
+            return _enter(state, _to(update, Phase.CHECKING))
+        case Result.REBOOT:
+            return _enter(state, _to(update, Phase.REBOOT_PENDING))
+        case Result.HALFWAY | Result.ELSEWHERE | Result.ERROR | Result.INTERRUPTED:
+            return _go_back(state, update, Cause.ACTIVATION, event.reason)
+        case _:
+            assert_never(event.result)
+
+
+def _checking(state: State, update: Update, event: Event, now: int) -> Next:
+    match event:
+        case Trouble():
+            return _go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
+        case Checked() if event.problems:
+            return _go_back(state, replace(update, lines=event.lines), Cause.HEALTH, "; ".join(event.problems))
+        case Checked() if update.offer.contact == "none":
+            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+        case Checked():
+            offer = update.offer
+            waiting = replace(
+                _to(update, Phase.CONFIRMING),
+                confirm_by_s=now + offer.confirm_s,
+                orphan_by_s=now + max(offer.orphan_s, offer.confirm_s),
+            )
+            return _enter(state, waiting)
+        case _:
+            return state, []
+
+
+def _confirming(state: State, update: Update, event: Event, now: int) -> Next:
+    offer = update.offer
+    match event:
+        case Contacted(by="coordinator"):
+            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+        case Contacted() if offer.contact == "any":
+            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+        case Contacted():
+            return replace(state, update=replace(update, cache_answers=True)), []
+        case Tick() if now >= (wake_at(state) or 0):
+            waited_s = offer.orphan_s if update.cache_answers else offer.confirm_s
+            reason = f"no signed sync with the coordinator within {waited_s} s of the switch"
+            return _go_back(state, update, Cause.CONTACT, reason)
+        case _:
+            return state, []
+
+
+def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
+    match event:
+        case Contacted(by="coordinator") if update.settling:
+            return _end(state, update, Outcome.REVERTED, update.cause, update.reason)
+        case Tick() if update.settling and now >= update.confirm_by_s:
+            return _end(state, update, Outcome.REVERTED, Cause.NETWORK, "coordinator outage")
+        case Switched(result=Result.DONE | Result.UNITS) if not update.settling:
+            if update.cause is not Cause.CONTACT:
+                return _end(state, update, Outcome.REVERTED, update.cause, update.reason)
+            settling = replace(update, settling=True, confirm_by_s=now + update.offer.confirm_s)
+            return _enter(state, settling)
+        case Switched() | Trouble() if not update.settling:
+            tried = replace(update, back_tries=update.back_tries + 1)
+            if tried.back_tries < BACK_TRIES:
+                return _enter(state, tried)
+            reason = f"could not go back ({event.reason}) after: {update.reason}"
+            return _end(state, tried, Outcome.FAILED, update.cause, reason)
+        case _:
+            return state, []
+
+
+def _to(update: Update, phase: Phase) -> Update:
+    return replace(update, phase=phase, retry_s=None, tries=0, cause=Cause.NONE, reason="")
+
+
+def _enter(state: State, update: Update) -> Next:
+    state = replace(state, update=update)
+    return state, work(update, state)
+
+
+def _go_back(state: State, update: Update, cause: Cause, reason: str) -> Next:
+    back = replace(_to(update, Phase.REVERTING), cause=cause, reason=reason[:REASON_CHARS])
+    return _enter(state, back)
+
+
+def _end(
+    state: State, update: Update, outcome: Outcome, cause: Cause, reason: str, lines: tuple[str, ...] | None = None
+) -> Next:
+    """End the update: its outcome enters the outbox in the same write as the state, hence exactly once."""
+    ended = replace(
+        _to(update, Phase(outcome.value)),
+        outcome=outcome,
+        cause=cause,
+        reason=reason[:REASON_CHARS],
+        lines=update.lines if lines is None else lines,
+        settling=False,
+    )
+    state = replace(state, outbox=(*state.outbox, attempt(ended))[-OUTBOX_ENTRIES:])
+    if outcome is Outcome.CONFIRMED:
+        state = _remember(state, ended)
+    return _enter(state, ended)
+
+
+def _remember(state: State, update: Update) -> State:
+    """Write down what confirmed, and what it thereby left (trust.md, Back: confirmed, then replaced)."""
+    offer = update.offer
+    one = Confirmed(rollout=offer.rollout, path=offer.path, previous=update.previous, digest=offer.digest)
+    left = state.left
+    if state.confirmed and state.confirmed[-1].path != offer.path:
+        left = (*(path for path in left if path != state.confirmed[-1].path), state.confirmed[-1].path)
+    # The path that runs now is no longer a left one: it came back by somebody with the right to bring it.
+    left = tuple(path for path in left if path != offer.path)[-LEFT_ENTRIES:]
+    return replace(state, confirmed=(*state.confirmed, one)[-HISTORY_ENTRIES:], left=left)
+
+
+def _short(path: str) -> str:
+    """Name a store path without its hash."""
+    return path.removeprefix("/nix/store/")[33:] or path or "an unknown system"

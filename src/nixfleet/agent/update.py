@@ -1,0 +1,304 @@
+"""What the update machine speaks in: the offer, the durable state, events and effects. Values only, never behaviour.
+
+Every struct here is journalled or may be: fields are only ever added, and with a default, so that an older journal
+still reads. Seconds are of the device's own boot clock (`now` in `agent.machine`), never of its wall clock.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+
+from nixfleet.model.device import Attempt, Cause, Outcome, Phase
+from nixfleet.model.statements import CacheRef
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A journalled value; unknown fields of a newer agent are ignored."""
+
+
+class Offer(_Value, frozen=True, kw_only=True):
+    """An update that this device has verified it may make; a rollback has neither digest nor caches."""
+
+    rollout: str
+    epoch: int
+    index: int
+    run: int
+    """Which try: 1 + the signed retries that name this device."""
+    path: str
+    system: str = ""
+    digest: str = ""
+    nar_bytes: int = 0
+    caches: tuple[CacheRef, ...] = ()
+    verb: Literal["switch", "boot"] = "switch"
+    confirm_s: int = 120
+    contact: Literal["coordinator", "any", "none"] = "coordinator"
+    leave: bool = False
+    rename: bool = False
+    timeout_s: int = 3600
+    """How long failures before the switch are retried."""
+    orphan_s: int = 1800
+    """How long the device waits for the coordinator while only caches answer."""
+
+
+class Update(_Value, frozen=True, kw_only=True):
+    """One run of the machine: where it stands, and all it must remember to end right after a crash."""
+
+    phase: Phase
+    offer: Offer
+    give_up_s: int
+    """When failures before the switch stop being retried."""
+    boot_id: str
+    retry_s: int | None = None
+    tries: int = 0
+    previous: str = ""
+    baseline: tuple[str, ...] = ()
+    """Units that had failed before the switch."""
+    confirm_by_s: int = 0
+    orphan_by_s: int = 0
+    cache_answers: bool = False
+    back_tries: int = 0
+    settling: bool = False
+    """Went back for want of contact; waits to see whether the coordinator is silent here, too."""
+    outcome: Outcome | None = None
+    cause: Cause = Cause.NONE
+    reason: str = ""
+    exit_code: int | None = None
+    lines: tuple[str, ...] = ()
+
+
+class Confirmed(_Value, frozen=True, kw_only=True):
+    """A system that a rollout brought and that confirmed here, and the one it replaced."""
+
+    rollout: str
+    path: str
+    previous: str
+    digest: str = ""
+
+
+class State(_Value, frozen=True, kw_only=True):
+    """All that the machine keeps across restarts."""
+
+    update: Update | None = None
+    """The update under way, or the last one."""
+    attempted: tuple[int, int] = (-1, -1)
+    """Epoch and index of the highest rollout ever attempted: never a lower one after it (trust.md, Order)."""
+    confirmed: tuple[Confirmed, ...] = ()
+    """Newest last."""
+    left: tuple[str, ...] = ()
+    """Paths confirmed here and then replaced by another confirmed one (trust.md, Back)."""
+    outbox: tuple[Attempt, ...] = ()
+    """Outcomes that the coordinator has not acknowledged, oldest first."""
+
+
+class Result(StrEnum):
+    """What running ``switch-to-configuration`` came to; five ways to end that are five different things, and two more.
+
+    Exit codes: switch-to-configuration-ng of NixOS.
+    """
+
+    DONE = "done"
+    """Exit 0, and the running system is the one that was switched to."""
+    HALFWAY = "halfway"
+    """Exit 2: the activation script failed, units were handled all the same."""
+    UNITS = "units"
+    """Exit 4: the system is switched, some units failed; the checks decide."""
+    REBOOT = "reboot"
+    """Exit 100, or `boot` done: takes effect with the next boot."""
+    ELSEWHERE = "elsewhere"
+    """It says it is done, but the running system is something else."""
+    ERROR = "error"
+    """Any other exit code: usage, lock, pre-switch check, boot loader."""
+    INTERRUPTED = "interrupted"
+    """It was started and ended without a word: killed, or the power went."""
+
+
+# Events
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified update may begin, in this boot."""
+
+    offer: Offer
+    boot_id: str
+
+
+class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """The update under way is no longer wanted: cancelled, expired, revoked or retired."""
+
+    reason: str
+
+
+class Restarted(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent starts over with what the journal held; `current` is the system that runs now."""
+
+    boot_id: str
+    current: str
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """Time went by."""
+
+
+class Nudged(msgspec.Struct, frozen=True):
+    """The log moved, or the network came back: what waits may be tried again."""
+
+
+class Looked(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs now, before anything is touched."""
+
+    current: str
+
+
+class Passed(msgspec.Struct, frozen=True):
+    """The effect of this state ended well: the device is fit, the closure is here, or it is the signed one."""
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """Staged, still wanted after another sync; `baseline` are the units that have failed already."""
+
+    baseline: tuple[str, ...]
+    in_place: bool = False
+    """The offered system runs already and is the profile's: nothing to switch."""
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Staged and not withdrawn, but not now: paused, held, or out of its window."""
+
+    reason: str
+
+
+class Switched(msgspec.Struct, frozen=True, kw_only=True):
+    """The switch, forwards or back, ended."""
+
+    result: Result
+    exit_code: int | None = None
+    reason: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """The checks ended; no problem means healthy."""
+
+    problems: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+class Contacted(msgspec.Struct, frozen=True, kw_only=True):
+    """Somebody answered: the coordinator by a full signed sync, or a cache."""
+
+    by: Literal["coordinator", "cache"]
+
+
+class Trouble(msgspec.Struct, frozen=True, kw_only=True):
+    """The effect of this state failed; `refused` when the offer, not the circumstances, is at fault."""
+
+    cause: Cause
+    reason: str
+    refused: bool = False
+    lines: tuple[str, ...] = ()
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator has acknowledged an outcome durably."""
+
+    rollout: str
+    run: int
+
+
+Event = (
+    Offered
+    | Withdrawn
+    | Restarted
+    | Tick
+    | Nudged
+    | Looked
+    | Passed
+    | Ready
+    | Held
+    | Switched
+    | Checked
+    | Contacted
+    | Trouble
+    | Delivered
+)
+
+
+# Effects: each is safe to repeat.
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """Say which system runs. Answers: Looked."""
+
+    offer: Offer
+
+
+class CheckDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """Is this device fit for the update, with a way back? Answers: Passed, Trouble."""
+
+    offer: Offer
+    previous: str
+
+
+class Fetch(msgspec.Struct, frozen=True, kw_only=True):
+    """Download the closure. Answers: Passed, Trouble."""
+
+    offer: Offer
+
+
+class Verify(msgspec.Struct, frozen=True, kw_only=True):
+    """Compare the closure with what was signed, and read the new system. Answers: Passed, Trouble."""
+
+    offer: Offer
+    previous: str
+
+
+class Stage(msgspec.Struct, frozen=True, kw_only=True):
+    """Keep both systems, ask the log once more, note failed units. Answers: Ready, Held, Withdrawn, Trouble."""
+
+    offer: Offer
+    previous: str
+
+
+class Activate(msgspec.Struct, frozen=True, kw_only=True):
+    """Set the profile and switch, or collect the end of the switch that was started. Answers: Switched, Trouble."""
+
+    offer: Offer
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """Is the new system healthy? Answers: Checked, Trouble."""
+
+    offer: Offer
+    baseline: tuple[str, ...]
+
+
+class Contact(msgspec.Struct, frozen=True, kw_only=True):
+    """Try to reach coordinator and caches until told otherwise. Answers: Contacted."""
+
+    offer: Offer
+
+
+class GoBack(msgspec.Struct, frozen=True, kw_only=True):
+    """Set the profile back and switch to the previous system; `number` counts tries. Answers: Switched, Trouble."""
+
+    offer: Offer
+    previous: str
+    number: int
+
+
+class Keep(msgspec.Struct, frozen=True, kw_only=True):
+    """Root the confirmed systems, newest first, and let go of the incoming one. Answers nothing."""
+
+    offer: Offer
+    paths: tuple[str, ...]
+
+
+class Tidy(msgspec.Struct, frozen=True, kw_only=True):
+    """Let go of a closure that did not stay; `delete` it when it is not what was signed. Answers nothing."""
+
+    offer: Offer
+    delete: bool
+
+
+Effect = Look | CheckDevice | Fetch | Verify | Stage | Activate | Check | Contact | GoBack | Keep | Tidy

@@ -1,0 +1,414 @@
+"""The update machine: its table row by row, and its invariants over any interleaving."""
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from nixfleet.agent import machine
+from nixfleet.agent.machine import ENDED, step, wake_at
+from nixfleet.agent.update import (
+    Activate,
+    Check,
+    CheckDevice,
+    Checked,
+    Contact,
+    Contacted,
+    Delivered,
+    Effect,
+    Event,
+    Fetch,
+    GoBack,
+    Held,
+    Keep,
+    Look,
+    Looked,
+    Nudged,
+    Offer,
+    Offered,
+    Passed,
+    Ready,
+    Restarted,
+    Result,
+    Stage,
+    State,
+    Switched,
+    Tick,
+    Tidy,
+    Trouble,
+    Verify,
+    Withdrawn,
+)
+from nixfleet.model.device import Cause, Outcome, Phase
+
+HASH = "0" * 31
+OLD, NEW, NEXT = (f"/nix/store/{HASH}{digit}-nixos-system-{digit}" for digit in "123")
+OFFER = Offer(rollout="ab" * 32, epoch=0, index=5, run=1, path=NEW, digest="cd" * 32, nar_bytes=7)
+
+
+def drive(*events: Event, state: State | None = None, now: int = 100) -> tuple[State, list[Effect]]:
+    """Feed events one second apart; give the last state and the last effects."""
+    state = state or State()
+    effects: list[Effect] = []
+    for event in events:
+        state, effects = step(state, event, now)
+        now += 1
+    return state, effects
+
+
+def offered(offer: Offer = OFFER) -> Offered:
+    """Make the event that begins an update."""
+    return Offered(offer=offer, boot_id="boot-1")
+
+
+LOOKED = Looked(current=OLD)
+READY = Ready(baseline=("old.service",))
+DONE = Switched(result=Result.DONE, exit_code=0, lines=("switched",))
+TO_STAGED: tuple[Event, ...] = (offered(), LOOKED, Passed(), Passed(), Passed())
+TO_ACTIVATING: tuple[Event, ...] = (*TO_STAGED, READY)
+TO_CONFIRMING: tuple[Event, ...] = (*TO_ACTIVATING, DONE, Checked())
+COORDINATOR, CACHE = Contacted(by="coordinator"), Contacted(by="cache")
+
+
+def phase(state: State) -> Phase:
+    """Give the phase of the update in a state."""
+    assert state.update is not None
+    return state.update.phase
+
+
+def test_the_happy_path_visits_every_state_in_order_with_its_effect() -> None:
+    """A plain update goes through the table from top to bottom."""
+    state, seen = State(), []
+    for number, event in enumerate((*TO_CONFIRMING, COORDINATOR)):
+        state, effects = step(state, event, 100 + number)
+        seen.append((phase(state), effects))
+    expected = [
+        (Phase.OFFERED, [Look(offer=OFFER)]),
+        (Phase.PREFLIGHT, [CheckDevice(offer=OFFER, previous=OLD)]),
+        (Phase.FETCHING, [Fetch(offer=OFFER)]),
+        (Phase.VERIFYING, [Verify(offer=OFFER, previous=OLD)]),
+        (Phase.STAGED, [Stage(offer=OFFER, previous=OLD)]),
+        (Phase.ACTIVATING, [Activate(offer=OFFER)]),
+        (Phase.CHECKING, [Check(offer=OFFER, baseline=("old.service",))]),
+        (Phase.CONFIRMING, [Contact(offer=OFFER)]),
+        (Phase.CONFIRMED, [Keep(offer=OFFER, paths=(NEW,))]),
+    ]
+    assert expected == seen
+    assert [(one.outcome, one.exit_code, one.lines) for one in state.outbox] == [(Outcome.CONFIRMED, 0, ("switched",))]
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (Result.DONE, Phase.CHECKING),
+        (Result.UNITS, Phase.CHECKING),
+        (Result.REBOOT, Phase.REBOOT_PENDING),
+        (Result.HALFWAY, Phase.REVERTING),
+        (Result.ELSEWHERE, Phase.REVERTING),
+        (Result.ERROR, Phase.REVERTING),
+        (Result.INTERRUPTED, Phase.REVERTING),
+    ],
+)
+def test_each_way_a_switch_can_end_leads_somewhere_of_its_own(result: Result, expected: Phase) -> None:
+    """Failed units alone decide nothing, a needed reboot waits, all else goes back."""
+    state, effects = drive(*TO_ACTIVATING, Switched(result=result, exit_code=9, reason="why"))
+    assert expected == phase(state)
+    if expected is Phase.REVERTING:
+        assert [GoBack(offer=OFFER, previous=OLD, number=0)] == effects
+
+
+def test_a_failed_switch_is_reported_as_reverted_with_its_reason_and_lines() -> None:
+    """Going back is never reported as success, and says why."""
+    failed = Switched(
+        result=Result.HALFWAY, exit_code=2, reason="the activation script failed", lines=("snippet failed",)
+    )
+    state, effects = drive(*TO_ACTIVATING, failed, DONE)
+    [report] = state.outbox
+    assert (report.outcome, report.cause) == (Outcome.REVERTED, Cause.ACTIVATION)
+    assert (report.reason, report.exit_code, report.lines) == ("the activation script failed", 2, ("snippet failed",))
+    assert [Tidy(offer=OFFER, delete=False)] == effects
+
+
+def test_newly_failed_units_go_back_and_name_themselves() -> None:
+    """A problem found by the checks reverts, and its words become the reason."""
+    state, _ = drive(*TO_ACTIVATING, DONE, Checked(problems=("a.service failed",), lines=("a: boom",)), DONE)
+    assert (
+        state.outbox[0].reason,
+        state.outbox[0].cause,
+        state.outbox[0].lines,
+    ) == ("a.service failed", Cause.HEALTH, ("a: boom",))
+
+
+def test_going_back_is_tried_three_times_and_then_reported_as_failed() -> None:
+    """A device that cannot go back says so instead of claiming that it did."""
+    error = Switched(result=Result.ERROR, exit_code=1, reason="lock held")
+    state, effects = drive(*TO_ACTIVATING, error, error)
+    assert [GoBack(offer=OFFER, previous=OLD, number=1)] == effects
+    state, _ = drive(error, error, state=state)
+    assert (
+        state.outbox[0].outcome,
+        state.outbox[0].reason,
+    ) == (Outcome.FAILED, "could not go back (lock held) after: lock held")
+
+
+def test_network_and_space_are_retried_with_backoff_until_the_device_times_out() -> None:
+    """What mends itself is waited for; the outcome comes when `timeout_s` is over, not before."""
+    trouble = Trouble(cause=Cause.NETWORK, reason="cache gone")
+    state, effects = drive(*TO_STAGED[:3], trouble)
+    assert (phase(state), effects, wake_at(state)) == (Phase.FETCHING, [], 108)
+    state, effects = step(state, Tick(), 107)
+    assert effects == []
+    state, effects = step(state, Tick(), 108)
+    assert [Fetch(offer=OFFER)] == effects
+    state, _ = step(state, trouble, 100 + OFFER.timeout_s)
+    assert (state.outbox[0].outcome, state.outbox[0].cause) == (Outcome.FAILED, Cause.NETWORK)
+
+
+def test_an_untrusted_closure_ends_at_once_and_is_deleted() -> None:
+    """Content that is not what was signed is never tried again by itself."""
+    state, effects = drive(*TO_STAGED[:4], Trouble(cause=Cause.UNTRUSTED, reason="another digest"))
+    assert (state.outbox[0].outcome, state.outbox[0].cause) == (Outcome.FAILED, Cause.UNTRUSTED)
+    assert [Tidy(offer=OFFER, delete=True)] == effects
+
+
+def test_a_refusal_before_the_switch_changes_nothing() -> None:
+    """An offer that would make the device worse is refused with its reason."""
+    state, _ = drive(*TO_STAGED[:4], Trouble(cause=Cause.PREFLIGHT, reason="would leave the fleet", refused=True))
+    assert (state.outbox[0].outcome, state.outbox[0].reason) == (Outcome.REFUSED, "would leave the fleet")
+
+
+def test_a_system_that_runs_already_is_confirmed_without_a_switch() -> None:
+    """Nothing is switched when nothing would change."""
+    state, effects = drive(*TO_STAGED, Ready(baseline=(), in_place=True))
+    assert (Phase.CONFIRMED, [Keep(offer=OFFER, paths=(NEW,))]) == (phase(state), effects)
+
+
+def test_a_paused_rollout_waits_staged_and_goes_on_when_nudged() -> None:
+    """Paused is neither failed nor forgotten."""
+    state, effects = drive(*TO_STAGED, Held(reason="paused"))
+    assert (phase(state), effects) == (Phase.STAGED, [])
+    _, effects = step(state, Nudged(), 200)
+    assert [Stage(offer=OFFER, previous=OLD)] == effects
+
+
+def test_a_withdrawn_update_ends_refused_before_the_switch_and_is_ignored_after() -> None:
+    """A revoked signature stops a download; a switch under way is never left half-way."""
+    state, _ = drive(*TO_STAGED, Withdrawn(reason="revoked"))
+    assert (state.outbox[0].outcome, state.outbox[0].reason) == (Outcome.REFUSED, "revoked")
+    state, effects = drive(*TO_ACTIVATING, Withdrawn(reason="revoked"))
+    assert (phase(state), effects) == (Phase.ACTIVATING, [])
+
+
+def test_only_a_signed_sync_confirms_under_contact_coordinator() -> None:
+    """Caches that answer buy time until `orphan_s`, never a confirmation."""
+    state, _ = drive(*TO_CONFIRMING, CACHE)
+    assert phase(state) == Phase.CONFIRMING
+    assert state.update is not None
+    by, orphan_by = state.update.confirm_by_s, state.update.orphan_by_s
+    state, _ = step(state, Tick(), by)
+    assert phase(state) == Phase.CONFIRMING
+    state, effects = step(state, Tick(), orphan_by)
+    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, number=0)]) == (phase(state), effects)
+
+
+def test_without_any_answer_the_device_goes_back_at_confirm_s() -> None:
+    """A system that cuts the device off does not stay."""
+    state, _ = drive(*TO_CONFIRMING)
+    assert state.update is not None
+    state, _ = step(state, Tick(), state.update.confirm_by_s)
+    assert phase(state) == Phase.REVERTING
+
+
+@pytest.mark.parametrize(
+    ("event", "cause", "reason"),
+    [
+        (COORDINATOR, Cause.CONTACT, "no signed sync with the coordinator within 120 s of the switch"),
+        (Tick(), Cause.NETWORK, "coordinator outage"),
+    ],
+)
+def test_a_lost_route_and_a_coordinator_outage_are_told_apart(event: Event, cause: Cause, reason: str) -> None:
+    """If the coordinator is silent with the previous system too, the release is not to blame."""
+    state, _ = drive(*TO_CONFIRMING)
+    state, _ = step(state, Tick(), 10_000)
+    state, effects = step(state, DONE, 10_001)
+    assert [Contact(offer=OFFER)] == effects
+    state, _ = step(state, event, 10_001 + OFFER.confirm_s)
+    assert (Outcome.REVERTED, cause, reason) == (state.outbox[0].outcome, state.outbox[0].cause, state.outbox[0].reason)
+
+
+@pytest.mark.parametrize(("contact", "events"), [("any", (CACHE,)), ("none", ())])
+def test_a_rollout_can_ask_for_less_contact(contact: str, events: tuple[Event, ...]) -> None:
+    """`any` takes a cache's answer, `none` asks for nobody's."""
+    offer = msgspec.convert({**msgspec.to_builtins(OFFER), "contact": contact}, Offer)
+    state, _ = drive(offered(offer), *TO_CONFIRMING[1:], *events)
+    assert phase(state) == Phase.CONFIRMED
+
+
+def test_a_lower_or_equal_rollout_is_never_begun_again() -> None:
+    """Order: never a lower rollout than attempted, and the same one only by a signed retry."""
+    state, _ = drive(*TO_STAGED[:4], Trouble(cause=Cause.UNTRUSTED, reason="no"))
+    assert (state, []) == step(state, offered(), 500)
+    assert (state, []) == step(state, offered(replace(OFFER, index=4, rollout="ef" * 32)), 500)
+    again, effects = step(state, offered(replace(OFFER, run=2)), 500)
+    assert ([Look(offer=replace(OFFER, run=2))], 1) == (effects, len(again.outbox))
+
+
+def test_a_confirmed_rollout_is_not_retried() -> None:
+    """A retry is for what failed."""
+    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    assert (state, []) == step(state, offered(replace(OFFER, run=2)), 500)
+
+
+def test_a_newer_rollout_takes_the_place_of_a_download_but_never_of_a_switch() -> None:
+    """Superseding is possible only while nothing is changed."""
+    newer = replace(OFFER, index=9, rollout="ef" * 32, path=NEXT)
+    state, effects = drive(*TO_STAGED[:3], offered(newer))
+    assert ([Look(offer=newer)], Outcome.REFUSED) == (effects, state.outbox[0].outcome)
+    state, effects = drive(*TO_ACTIVATING, offered(newer))
+    assert (phase(state), effects) == (Phase.ACTIVATING, [])
+
+
+def test_what_confirmed_and_was_replaced_is_left_and_what_comes_back_is_not() -> None:
+    """The `left` set follows the confirmed systems (trust.md, Back)."""
+    state = State()
+    for index, path in enumerate((OLD, NEW, OLD, NEXT)):
+        offer = replace(OFFER, index=index, rollout=f"{index:064x}", path=path)
+        state, _ = drive(offered(offer), *TO_CONFIRMING[1:], COORDINATOR, state=state)
+    assert (state.left, machine.kept_paths(state)) == ((NEW, OLD), (NEXT, OLD, NEW))
+
+
+def test_an_outcome_leaves_the_outbox_only_when_delivered() -> None:
+    """An undelivered report stays, and is never a reason to act again."""
+    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    assert (state, []) == step(state, Delivered(rollout="00" * 32, run=1), 500)
+    state, effects = step(state, Delivered(rollout=OFFER.rollout, run=1), 500)
+    assert (state.outbox, effects) == ((), [])
+
+
+@pytest.mark.parametrize("length", range(1, len(TO_CONFIRMING) + 1))
+def test_after_a_restart_in_the_same_boot_each_state_does_its_own_work_again(length: int) -> None:
+    """Resume rows: the effect of the last journalled state, and nothing else."""
+    state, effects = drive(*TO_CONFIRMING[:length])
+    current = OLD if length <= len(TO_ACTIVATING) else NEW
+    assert (state, effects) == step(state, Restarted(boot_id="boot-1", current=current), 300)
+
+
+def test_after_a_reboot_before_the_switch_the_device_looks_again() -> None:
+    """Another system may have been booted; the way back must be the one that runs."""
+    state, _ = drive(*TO_STAGED)
+    state, effects = step(state, Restarted(boot_id="boot-2", current=OLD), 3)
+    assert (Phase.OFFERED, [Look(offer=OFFER)]) == (phase(state), effects)
+
+
+@pytest.mark.parametrize(("current", "expected"), [(NEW, Phase.CHECKING), (OLD, Phase.REVERTING)])
+def test_a_pending_reboot_is_checked_or_taken_back_after_it(current: str, expected: Phase) -> None:
+    """Only a new boot id decides, and only with the right system."""
+    state, _ = drive(*TO_ACTIVATING, Switched(result=Result.REBOOT, exit_code=100))
+    assert (state, []) == step(state, Restarted(boot_id="boot-1", current=OLD), 300)
+    state, _ = step(state, Restarted(boot_id="boot-2", current=current), 300)
+    assert expected == phase(state)
+
+
+def test_a_device_that_boots_into_another_system_while_confirming_goes_back() -> None:
+    """A crash into the old system must not be confirmed as the new one."""
+    state, _ = drive(*TO_CONFIRMING)
+    state, effects = step(state, Restarted(boot_id="boot-2", current=OLD), 3)
+    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, number=0)]) == (phase(state), effects)
+
+
+def test_a_reboot_starts_the_deadlines_of_the_boot_clock_afresh() -> None:
+    """Uptime starts over with the machine; a deadline of an earlier boot would come far too late."""
+    state, _ = drive(*TO_CONFIRMING, now=1_000_000)
+    state, _ = step(state, Restarted(boot_id="boot-2", current=NEW), 20)
+    assert 20 + OFFER.confirm_s == wake_at(state)
+
+
+OFFERS = st.builds(
+    lambda index, run: replace(OFFER, index=index, rollout=f"{index:064x}", run=run),
+    index=st.integers(0, 3),
+    run=st.integers(1, 3),
+)
+ANSWERS: st.SearchStrategy[Event] = st.one_of(
+    st.sampled_from(
+        [
+            Passed(),
+            Passed(),
+            LOOKED,
+            READY,
+            Ready(baseline=(), in_place=True),
+            Held(reason="paused"),
+            Withdrawn(reason="cancelled"),
+            Nudged(),
+            Tick(),
+            Checked(),
+            Checked(problems=("a.service failed",)),
+            COORDINATOR,
+            CACHE,
+        ]
+    ),
+    st.builds(Switched, result=st.sampled_from(Result), reason=st.just("why")),
+    st.builds(Trouble, cause=st.sampled_from(Cause), reason=st.just("why"), refused=st.booleans()),
+    st.builds(Offered, offer=OFFERS, boot_id=st.just("boot-1")),
+    st.builds(Restarted, boot_id=st.sampled_from(["boot-1", "boot-2"]), current=st.sampled_from([OLD, NEW])),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.tuples(ANSWERS, st.integers(0, 400)), max_size=60))
+def test_any_interleaving_ends_in_one_outcome_and_enters_the_switch_once(events: list[tuple[Event, int]]) -> None:
+    """Whatever comes in whatever order: one outcome for each attempt, one switch at most, never a lower rollout."""
+    state, now = State(), 0
+    entered: list[tuple[str, int]] = []
+    outcomes: list[tuple[str, int]] = []
+    for event, elapsed in events:
+        now += elapsed
+        before = state
+        state, effects = step(state, event, now)
+        assert len(effects) <= 1
+        assert state.attempted >= before.attempted
+        was = before.update.phase if before.update else None
+        if state.update and state.update.phase is Phase.ACTIVATING and was is not Phase.ACTIVATING:
+            entered.append((state.update.offer.rollout, state.update.offer.run))
+        outcomes += [(one.rollout, one.run) for one in state.outbox[len(before.outbox) :]]
+        assert state == msgspec.json.decode(msgspec.json.encode(state), type=State)
+    assert len(set(entered)) == len(entered)
+    assert len(set(outcomes)) == len(outcomes)
+    if state.update is not None:
+        key = (state.update.offer.rollout, state.update.offer.run)
+        assert (state.update.phase in ENDED) == (key in outcomes)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(ANSWERS, st.integers(0, 400)), max_size=40))
+def test_with_a_fair_world_every_update_ends(events: list[tuple[Event, int]]) -> None:
+    """From any state, the answers of a working device lead to an end in a bounded number of steps."""
+    state, now = State(), 0
+    for event, elapsed in events:
+        now += elapsed
+        state, _ = step(state, event, now)
+    state, effects = step(state, Restarted(boot_id="boot-1", current=NEW), now)
+    for _ in range(40):
+        if state.update is None or state.update.phase in ENDED:
+            return
+        now = max(now, wake_at(state) or now)
+        event = answer(effects[0]) if effects else Restarted(boot_id=f"boot-{now}", current=NEW)
+        state, effects = step(state, event if not state.update.retry_s else Tick(), now)
+    pytest.fail(f"no end: {state.update}")
+
+
+def answer(effect: Effect) -> Event:
+    """Answer as a device on which everything works."""
+    match effect:
+        case Look():
+            return LOOKED
+        case CheckDevice() | Fetch() | Verify():
+            return Passed()
+        case Stage():
+            return READY
+        case Activate() | GoBack():
+            return DONE
+        case Check():
+            return Checked()
+        case _:
+            return COORDINATOR
