@@ -1,22 +1,42 @@
 """Settings and where files live: TOML, then ``NIXFLEET_*``, then flags; the sole user of platformdirs.
 
-It never holds a secret: settings name the files that do.
+It never holds a secret: settings name the files that do. What it writes appears whole or not at all.
 """
 
+import json
 import os
+import tempfile
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import platformdirs
 
 from nixfleet.errors import UserError
+from nixfleet.model.ids import URL, Hex64, Name
 
 T = TypeVar("T")
 
 MAX_CONFIG_BYTES = 1_048_576
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A fleet that this admin works with; `key` is a public key file or a ``SHA256:`` fingerprint."""
+
+    fleet: Hex64
+    urls: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=URL)], ...], msgspec.Meta(min_length=1, max_length=16)]
+    key: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The admin's config.toml: contexts, the current one, and what the console's keys are remapped to."""
+
+    current: Annotated[str, msgspec.Meta(max_length=63)] = ""
+    contexts: Annotated[dict[Name, Context], msgspec.Meta(max_length=256)] = {}
+    keys: Annotated[dict[str, str], msgspec.Meta(max_length=256)] = {}
 
 
 def read_toml(path: Path, shape: type[T]) -> T:
@@ -26,30 +46,92 @@ def read_toml(path: Path, shape: type[T]) -> T:
         UserError: the file is missing, unreadable, too large, not TOML, or has a wrong or unknown key; it names both.
 
     """
+    return _converted(_tree(path), shape, str(path))
+
+
+def read_settings(path: Path, shape: type[T], env: Mapping[str, str], *, missing_ok: bool = False) -> T:
+    """Read a TOML file as `read_toml` does; ``NIXFLEET_<KEY>`` in `env` overrides a plain top-level key of it.
+
+    A list is given as its items with blanks between. Raises: UserError, naming the file or the variable.
+    """
+    tree = {} if missing_ok and not path.exists() else _tree(path)
+    for field in msgspec.structs.fields(shape):  # type: ignore[arg-type]  # `shape` is a struct, which T cannot say
+        variable = "NIXFLEET_" + field.encode_name.upper().replace("-", "_")
+        if (text := env.get(variable)) is not None:
+            tree[field.encode_name] = _from_text(text, field.type, variable)
+    return _converted(tree, shape, str(path))
+
+
+def _from_text(text: str, kind: Any, variable: str) -> object:
+    """Read a variable as what the key holds. Raises: UserError that names the variable."""
+    for value in (text, text.split()):
+        with suppress(msgspec.ValidationError):
+            return msgspec.to_builtins(msgspec.convert(value, kind, strict=False))
+    raise UserError(f"{variable}: {text[:80]!r} does not fit this setting")
+
+
+def _tree(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     if len(data) > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
     try:
-        tree = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not TOML: {error}") from error
+
+
+def _converted(tree: dict[str, Any], shape: type[T], where: str) -> T:
     try:
         return msgspec.convert(tree, shape)
     except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {_in_words(str(error))}") from error
+        raise UserError(f"{where}: {_in_words(str(error))}") from error
 
 
 def _in_words(text: str) -> str:
     """Turn msgspec's sentence into ours: the key first, its trouble after."""
-    trouble, _, where = text.partition(" - at `$")
-    where = where.strip(".`")
+    trouble, at, where = text.partition(" - at `$")
+    place = where.strip(".`")
     if trouble.startswith("Object contains unknown field"):
         name = trouble.removeprefix("Object contains unknown field").strip(" `")
-        return f"unknown key {name} in {where}" if where else f"unknown key {name}"
-    return f"{where}: {trouble}" if where else trouble
+        return f"unknown key {name} in {place}" if at else f"unknown key {name}"
+    return f"{place}: {trouble}" if at else trouble
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a file so that a reader, and a crash at any point, sees the old or the new content, whole and durable.
+
+    Raises: UserError when the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(file.fileno(), mode)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable (fsync(2) on the folder)."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def admin_dirs(env: Mapping[str, str] = os.environ) -> tuple[Path, Path, Path]:
@@ -59,3 +141,94 @@ def admin_dirs(env: Mapping[str, str] = os.environ) -> tuple[Path, Path, Path]:
         return base / "config", base / "data", base / "state"
     dirs = platformdirs.PlatformDirs("nixfleet", appauthor=False)
     return Path(dirs.user_config_dir), Path(dirs.user_data_dir), Path(dirs.user_state_dir)
+
+
+def settings_file(env: Mapping[str, str] = os.environ) -> Path:
+    """Give the path of the admin's config.toml."""
+    return admin_dirs(env)[0] / "config.toml"
+
+
+def coordinator_dir(name: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Give the folder of a fleet's own coordinator: database, log key, cache key, cache."""
+    return admin_dirs(env)[1] / "fleets" / name
+
+
+def mirror_dir(fleet: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Give the folder of this admin's verified copy of a fleet's log, by fleet id."""
+    return admin_dirs(env)[2] / "mirrors" / fleet
+
+
+def session_file(fleet: str, fingerprint: str, env: Mapping[str, str] = os.environ) -> Path:
+    """Give the file of the session key (secret, 0600) that a person's key has signed for a fleet."""
+    safe = fingerprint.removeprefix("SHA256:").replace("/", "_").replace("+", "-")
+    return admin_dirs(env)[2] / "sessions" / fleet / safe
+
+
+def log_dir(env: Mapping[str, str] = os.environ) -> Path:
+    """Give the folder of this admin's own log files."""
+    return admin_dirs(env)[2] / "logs"
+
+
+def read_admin(env: Mapping[str, str] = os.environ) -> Settings:
+    """Read the admin's config.toml; a missing one is empty. Raises: UserError."""
+    path = settings_file(env)
+    return read_toml(path, Settings) if path.exists() else Settings()
+
+
+def write_admin(settings: Settings, env: Mapping[str, str] = os.environ) -> None:
+    """Write the admin's config.toml, atomically; comments in it are not kept. Raises: UserError."""
+    write_atomic(settings_file(env), _as_toml(settings).encode())
+
+
+def put_context(name: str, context: Context, *, use: bool = True, env: Mapping[str, str] = os.environ) -> None:
+    """Add or replace a context, and make it the current one. Raises: UserError for a malformed name."""
+    old = read_admin(env)
+    current = name if use or not old.current else old.current
+    changed = msgspec.structs.replace(old, contexts={**old.contexts, name: context}, current=current)
+    write_admin(_converted(msgspec.to_builtins(changed), Settings, "context"), env)
+
+
+def use_context(name: str, env: Mapping[str, str] = os.environ) -> None:
+    """Make a context the current one. Raises: UserError when there is none of that name."""
+    old = read_admin(env)
+    if name not in old.contexts:
+        raise UserError(f"there is no context {name!r}; {_known(old)}")
+    write_admin(msgspec.structs.replace(old, current=name), env)
+
+
+def choose_context(wanted: str | None, env: Mapping[str, str] = os.environ) -> tuple[str, Context]:
+    """Choose by flag, then ``NIXFLEET_CONTEXT``, then the current one, then the only one. Raises: UserError."""
+    settings = read_admin(env)
+    name = wanted or env.get("NIXFLEET_CONTEXT") or settings.current
+    if not name and len(settings.contexts) == 1:
+        name = next(iter(settings.contexts))
+    if not settings.contexts:
+        raise UserError(
+            "no fleet is known here; make one with 'nixfleet init NAME --url URL', or 'nixfleet context add URL'"
+        )
+    if not name:
+        raise UserError(f"no context is chosen; 'nixfleet context use NAME': {_known(settings)}")
+    if name not in settings.contexts:
+        raise UserError(f"there is no context {name!r}; {_known(settings)}")
+    return name, settings.contexts[name]
+
+
+def _known(settings: Settings) -> str:
+    return f"known are {', '.join(sorted(settings.contexts))}" if settings.contexts else "none is known"
+
+
+def _as_toml(settings: Settings) -> str:
+    """Write settings as TOML; only strings and lists of strings occur in them."""
+    lines = [f"current = {_quoted(settings.current)}"] if settings.current else []
+    if settings.keys:
+        lines += ["", "[keys]", *(f"{_quoted(name)} = {_quoted(key)}" for name, key in sorted(settings.keys.items()))]
+    for name, context in sorted(settings.contexts.items()):
+        urls = ", ".join(_quoted(url) for url in context.urls)
+        lines += ["", f"[contexts.{_quoted(name)}]", f"fleet = {_quoted(context.fleet)}", f"urls = [{urls}]"]
+        lines += [f"key = {_quoted(context.key)}"] if context.key else []
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Write a TOML basic string (TOML 1.0): JSON's escapes are a part of its own, but DEL needs one too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,68 @@
+"""Answers of the API that are more than one view: small frozen records, read tolerantly."""
+
+import msgspec
+
+from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseView, RolloutView
+
+
+class Devices(msgspec.Struct, frozen=True, kw_only=True):
+    """A list of devices."""
+
+    devices: tuple[DeviceView, ...]
+
+
+class Rollouts(msgspec.Struct, frozen=True, kw_only=True):
+    """A list of rollouts."""
+
+    rollouts: tuple[RolloutView, ...]
+
+
+class Releases(msgspec.Struct, frozen=True, kw_only=True):
+    """A list of releases, without their lines."""
+
+    releases: tuple[ReleaseView, ...]
+
+
+class Requests(msgspec.Struct, frozen=True, kw_only=True):
+    """The devices that ask to be enrolled."""
+
+    requests: tuple[EnrollView, ...]
+
+
+class Lines(msgspec.Struct, frozen=True, kw_only=True):
+    """Output lines of a device; ask again with `after=next`."""
+
+    next: int
+    lines: tuple[str, ...]
+
+
+class PastAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """An update a device has tried; `at` is unix seconds, `lines` end the activation's output."""
+
+    rollout: str
+    release: str = ""
+    run: int = 1
+    outcome: str | None = None
+    cause: str = ""
+    reason: str = ""
+    path: str = ""
+    previous: str = ""
+    at: int = 0
+    lines: tuple[str, ...] = ()
+
+
+class History(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's updates, newest first."""
+
+    attempts: tuple[PastAttempt, ...]
+
+
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """Log entries in the coordinator's words, and the log's size."""
+
+    entries: tuple[EntryView, ...]
+    size: int
+
+
+class Reset(msgspec.Struct, frozen=True, kw_only=True):
+    """The stream cannot go on from where the reader was: ask for a snapshot."""

@@ -1,0 +1,256 @@
+"""One request at a time to a coordinator: addresses in turn, signatures, clocks, bounds, and errors in our words.
+
+It must never follow a redirect, hold an answer beyond its bound, or wait without an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+import nixfleet
+from nixfleet.client.faults import Skewed, from_answer, not_ours, translated
+from nixfleet.errors import Unreachable, UserError
+from nixfleet.trust import httpsig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from types import TracebackType
+
+    import httpx
+
+    from nixfleet.trust.sshsig import SecretKey
+
+T = TypeVar("T")
+
+JSON: Final = "application/json"
+BYTES: Final = "application/octet-stream"
+TEXT: Final = "text/plain"
+NARINFO: Final = "text/x-nix-narinfo"
+EVENTS: Final = "text/event-stream"
+
+CONNECT_S: Final = 10.0
+_ERROR_BYTES: Final = 65_536
+_URLS_MAX: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as the API means it: its path below the coordinator's address, and what kind of answer is expected."""
+
+    method: str
+    path: str
+    query: tuple[tuple[str, str | int], ...] = ()
+    body: bytes = b""
+    answer: str = JSON
+    max_bytes: int = 8 << 20
+    signed: bool = True
+
+    @property
+    def query_text(self) -> str:
+        """The query as it stands on the wire, without its question mark."""
+        return urlencode(self.query, quote_via=quote)
+
+
+class Transport:
+    """Sends calls to the first address that answers; the one that did is asked first from then on."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        fleet: str,
+        key: SecretKey | None,
+        clock: Callable[[], int],
+        timeout_s: float,
+        silence_s: float,
+    ) -> None:
+        """Take addresses in order of preference. Raises: UserError for one that is no http(s) address."""
+        if not urls or len(urls) > _URLS_MAX:
+            raise UserError(f"a coordinator needs 1 to {_URLS_MAX} addresses, got {len(urls)}")
+        self._urls = [_checked(url) for url in urls]
+        self._fleet = fleet
+        self._key = key
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._skew_s = 0
+        self._http: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> Self:
+        import httpx
+
+        try:
+            self._http = httpx.AsyncClient(
+                headers={"user-agent": f"nixfleet/{nixfleet.__version__}", "accept-encoding": "identity"},
+                timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
+                follow_redirects=False,
+                trust_env=True,
+            )
+        except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
+            raise UserError(f"the proxy or certificate settings of the environment do not work: {error}") from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            await self._http.aclose()
+
+    @property
+    def url(self) -> str:
+        """The address that is asked first now."""
+        return self._urls[0]
+
+    @property
+    def skew_s(self) -> int:
+        """How far ahead the coordinator's clock is, in seconds, as far as a refusal told."""
+        return self._skew_s
+
+    def use_key(self, key: SecretKey | None) -> None:
+        """Sign requests with this key from now on."""
+        self._key = key
+
+    async def send(self, call: Call) -> bytes:
+        """Send a call and read the whole answer. Raises: any of our errors."""
+
+        async def act(url: str) -> bytes:
+            try:
+                async with asyncio.timeout(self._timeout_s + CONNECT_S), self._opened(url, call) as response:
+                    return await self._whole(url, response, call.max_bytes)
+            except TimeoutError:
+                raise Unreachable(f"{url} takes longer than {self._timeout_s:.0f} s to answer") from None
+
+        return await self._over_urls(act)
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Send a call and give the answer's bytes as they come. Raises: Unreachable after silence or at its end."""
+        url, response = await self._over_urls(lambda url: self._begun(url, call))
+        try:
+            with translated(url):
+                async for chunk in response.aiter_raw():
+                    yield chunk
+        finally:
+            await response.aclose()
+        raise Unreachable(f"{url} ended the event stream")
+
+    async def _begun(self, url: str, call: Call) -> tuple[str, httpx.Response]:
+        try:
+            async with asyncio.timeout(self._timeout_s + CONNECT_S):
+                return url, await self._response(url, call)
+        except TimeoutError:
+            raise Unreachable(f"{url} takes longer than {self._timeout_s:.0f} s to answer") from None
+
+    async def _over_urls(self, act: Callable[[str], Awaitable[T]]) -> T:
+        """Act on the first address that can be reached; the first one's error is told when none can."""
+        first: Unreachable | None = None
+        for url in tuple(self._urls):
+            try:
+                result = await act(url)
+            except Unreachable as error:
+                first = first or error
+                continue
+            self._urls.remove(url)
+            self._urls.insert(0, url)
+            return result
+        assert first is not None
+        if len(self._urls) > 1:
+            raise Unreachable(f"{first}; nor can {len(self._urls) - 1} other address(es)") from first
+        raise first
+
+    @asynccontextmanager
+    async def _opened(self, url: str, call: Call) -> AsyncIterator[httpx.Response]:
+        response = await self._response(url, call)
+        try:
+            yield response
+        finally:
+            await response.aclose()
+
+    async def _response(self, url: str, call: Call) -> httpx.Response:
+        """Open an answer of status 2xx and the expected kind; a skewed clock is put right once."""
+        try:
+            return await self._judged(url, call)
+        except Skewed as skewed:
+            # docs/protocol.md: `kind: skewed` when only the clock is off, then once more with the server's time.
+            self._skew_s = skewed.server_time - self._clock()
+            return await self._judged(url, call)
+
+    async def _judged(self, url: str, call: Call) -> httpx.Response:
+        response = await self._sent(url, call)
+        kind = response.headers.get("content-type", "")
+        if response.is_success and call.answer == kind.partition(";")[0].strip().lower():
+            return response
+        async with aclosing(response):
+            if response.is_success:
+                raise not_ours(url, response.status_code, kind)
+            raise from_answer(url, response.status_code, kind, await self._whole(url, response, _ERROR_BYTES))
+
+    async def _sent(self, url: str, call: Call) -> httpx.Response:
+        """Send once; once more where a kept connection turns out to be dead. Every call is safe to repeat."""
+        import httpx
+
+        assert self._http is not None, "use the client as a context manager"
+        with translated(url):
+            try:
+                return await self._http.send(self._request(self._http, url, call), stream=True)
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                return await self._http.send(self._request(self._http, url, call), stream=True)
+
+    def _request(self, http: httpx.AsyncClient, url: str, call: Call) -> httpx.Request:
+        import httpx
+
+        # A stream is dead when nothing, not even a ping, came for `silence_s`; other answers end sooner.
+        read_s = self._silence_s if call.answer == EVENTS else self._timeout_s
+        query = call.query_text
+        headers = {"accept": call.answer, **self._signature(call, query)}
+        if call.body:
+            headers["content-type"] = BYTES if call.method == "PUT" else JSON
+        return http.build_request(
+            call.method,
+            f"{url}{call.path}{'?' if query else ''}{query}",
+            content=call.body or None,
+            headers=headers,
+            timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s), read=read_s),
+        )
+
+    def _signature(self, call: Call, query: str) -> Mapping[str, str]:
+        """Sign the path as the API knows it: a proxy that serves us below a prefix takes the prefix off again."""
+        if self._key is None or not call.signed:
+            return {}
+        return httpsig.sign_request(
+            self._key,
+            method=call.method,
+            path=call.path,
+            query=query,
+            body=call.body,
+            created=self._clock() + self._skew_s,
+            fleet=self._fleet,
+        )
+
+    @staticmethod
+    async def _whole(url: str, response: httpx.Response, max_bytes: int) -> bytes:
+        """Read an answer to its end, but never beyond its bound."""
+        held = bytearray()
+        with translated(url):
+            async for chunk in response.aiter_raw():
+                held += chunk
+                if len(held) > max_bytes:
+                    break
+        if len(held) > max_bytes:
+            raise Unreachable(f"{url} sent an answer larger than {max_bytes} bytes")
+        return bytes(held)
+
+
+def _checked(url: str) -> str:
+    """Take the trailing slash off an address. Raises: UserError."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise UserError(f"{url!r} is no address: {error}") from error
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise UserError(f"{url!r} is no address; it needs to look like https://fleet.example.org")
+    return url.rstrip("/")
