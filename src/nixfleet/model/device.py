@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from nixfleet.model.ids import Count, Hex32, Hex64, KeyText, Name, Seconds, Tags
+from nixfleet.model.ids import URL, Count, FingerprintText, Hex32, Hex64, KeyText, Name, Seconds, Tags
 from nixfleet.model.statements import LogState, Wire
 
 
@@ -142,7 +142,7 @@ class Session(Wire, frozen=True, kw_only=True):
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
     fleet: Hex64
-    by: str
+    by: FingerprintText
     key: KeyText
     at: Seconds
     not_after: Seconds
@@ -152,7 +152,7 @@ class JoinToken(Wire, frozen=True, kw_only=True):
     """What a join token carries: addresses, the pinned fleet and log state, and the seed of the enrolling key (hex)."""
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
-    urls: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)]
+    urls: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=URL)], ...], msgspec.Meta(min_length=1, max_length=8)]
     fleet: Hex64
     log: LogState
     seed: Hex64

@@ -13,19 +13,20 @@ Digest = NewType("Digest", str)
 Fingerprint = NewType("Fingerprint", str)
 """A key's id, ``SHA256:`` and 43 base64 characters, as ``ssh-keygen -lf`` prints it."""
 
-HEX32 = r"^[0-9a-f]{32}$"
-HEX64 = r"^[0-9a-f]{64}$"
-FINGERPRINT = r"^SHA256:[A-Za-z0-9+/]{43}$"
-NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$"
+# `$` alone also matches before a final newline; the look-ahead closes that, and stays valid in JSON Schema.
+HEX32 = r"^[0-9a-f]{32}$(?!\n)"
+HEX64 = r"^[0-9a-f]{64}$(?!\n)"
+FINGERPRINT = r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)"
+NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$(?!\n)"
 """Names of devices and releases, and tag keys: host-name-like, at most 63 characters."""
-PRINCIPAL = r"^[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?$"
-TAG_VALUE = r"^[A-Za-z0-9._-]{1,63}$"
-KEY_TEXT = r"^(ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]{40,600}={0,2}$"
-STORE_PATH = r"^/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[A-Za-z0-9+?=_-][A-Za-z0-9+._?=-]{0,210}$"
-CACHE_KEY = r"^[A-Za-z0-9._-]{1,64}:[A-Za-z0-9+/]{43}=$"
-CACHE_URL = r"^(/cache|https?://[!-~]{1,500})$"
-URL = r"^https?://[!-~]{1,500}$"
-SYSTEM = r"^[a-z0-9_]{1,20}-[a-z0-9]{1,20}$"
+PRINCIPAL = r"^[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?$(?!\n)"
+TAG_VALUE = r"^[A-Za-z0-9._-]{1,63}$(?!\n)"
+KEY_TEXT = r"^(ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]{40,600}={0,2}$(?!\n)"
+STORE_PATH = r"^/nix/store/[0-9abcdfghijklmnpqrsvwxyz]{32}-[A-Za-z0-9+?=_-][A-Za-z0-9+._?=-]{0,210}$(?!\n)"
+CACHE_KEY = r"^[A-Za-z0-9._-]{1,64}:[A-Za-z0-9+/]{43}=$(?!\n)"
+CACHE_URL = r"^(/cache|https?://[!-~]{1,500})$(?!\n)"
+URL = r"^https?://[!-~]{1,500}$(?!\n)"
+SYSTEM = r"^[a-z0-9_]{1,20}-[a-z0-9]{1,20}$(?!\n)"
 
 MAX_PAYLOAD_BYTES = 65_536
 MAX_LEAF_BYTES = 1_024

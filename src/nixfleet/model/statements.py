@@ -86,7 +86,7 @@ class Header(Wire, frozen=True, kw_only=True):
     """What every payload starts with; `by` is the signer's fingerprint, `base` the log state it had replayed."""
 
     v: Annotated[int, msgspec.Meta(ge=1, le=1_000)]
-    fleet: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")]
+    fleet: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$(?!\n)")]
     by: FingerprintText
     at: Seconds
     base: LogState
@@ -141,7 +141,7 @@ class Device(Header, frozen=True, kw_only=True, tag_field="type", tag="device"):
     version: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     name: Name
     key: KeyText
-    tags: Tags
+    tags: Annotated[Tags, msgspec.Meta(max_length=64)]
     state: Literal["active", "held", "retired"]
     until: Seconds | None = None
 
@@ -201,7 +201,7 @@ class Wave(Wire, frozen=True, kw_only=True):
 
     members: (
         Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-        | Annotated[str, msgspec.Meta(pattern=r"^(100|[1-9][0-9]?)%$")]
+        | Annotated[str, msgspec.Meta(pattern=r"^(100|[1-9][0-9]?)%$(?!\n)")]
         | Selector
     )
     gate: Literal["auto", "signed"] = "auto"
@@ -215,7 +215,7 @@ class StopAt(Wire, frozen=True, kw_only=True):
     at_least: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
 
 
-ClockTime = Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+ClockTime = Annotated[str, msgspec.Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$(?!\n)")]
 
 
 class Window(Wire, frozen=True, kw_only=True):
@@ -227,7 +227,7 @@ class Window(Wire, frozen=True, kw_only=True):
     ]
     from_: ClockTime = msgspec.field(name="from")
     to: ClockTime
-    tz: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}$")]
+    tz: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}$(?!\n)")]
 
 
 class Activation(Wire, frozen=True, kw_only=True):

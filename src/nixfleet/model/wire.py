@@ -104,7 +104,7 @@ class CachePath(_Body, frozen=True, kw_only=True):
     """The end of an upload: what the NAR must unpack to."""
 
     store_path: StorePath
-    nar_hash: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-z]{52}$")]
+    nar_hash: Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-z]{52}$(?!\n)")]
     nar_bytes: Count
     references: Annotated[tuple[StorePath, ...], msgspec.Meta(max_length=20_000)]
     deriver: str | None = None

@@ -1,0 +1,151 @@
+"""Strict reading and writing of everything that is signed: statements here, other structs by `strict_decode`.
+
+A signature covers the exact bytes received, so two readers must never see two things in the same bytes:
+duplicate keys, floats, lone surrogates and unknown fields are malformed (trust.md, Envelope). It must never
+judge authority.
+"""
+
+import hashlib
+import json
+import re
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.ids import MAX_INT, MAX_NESTING, MAX_PAYLOAD_BYTES, Digest
+from nixfleet.model.statements import Control, Device, Statement
+from nixfleet.trust import fields
+
+NAMESPACE_APPROVE: Final = "nixfleet-approve-v1"
+
+_T = TypeVar("_T")
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+_statement_decoder: Final[msgspec.json.Decoder[Statement]] = msgspec.json.Decoder(Statement)
+_encoder: Final = msgspec.json.Encoder()
+
+
+class Malformed(Untrusted):
+    """The bytes are not what the strict format allows."""
+
+
+def encode(statement: Statement) -> bytes:
+    """Write the bytes to sign. Raises: Malformed when no reader would accept them."""
+    payload = _encoder.encode(statement)
+    parse(payload)  # a strict writer is one that its own reader accepts
+    return payload
+
+
+def parse(payload: bytes) -> Statement:
+    """Read a statement. Raises: Malformed, with the field where one is at fault."""
+    _scan(payload)
+    try:
+        statement = _statement_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"malformed statement: {error}") from error
+    fault = fields.fault_of(statement)
+    if fault:
+        raise Malformed(f"malformed {type_name(statement)}: {fault}")
+    return statement
+
+
+def strict_decode(payload: bytes, type: type[_T], *, max_bytes: int = MAX_PAYLOAD_BYTES) -> _T:  # noqa: A002 (as msgspec names it)
+    """Read any signed struct by the same rules. Raises: Malformed."""
+    _scan(payload, max_bytes)
+    try:
+        return msgspec.json.decode(payload, type=type)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"malformed {type.__name__}: {error}") from error
+
+
+def strict_encode(value: msgspec.Struct) -> bytes:
+    """Write a signed struct so that `strict_decode` reads it back. Raises: UserError."""
+    payload = _encoder.encode(value)
+    try:
+        strict_decode(payload, type(value))
+    except Malformed as error:
+        raise UserError(str(error)) from error
+    return payload
+
+
+def namespace_of(statement: Statement) -> str:
+    """Return the SSHSIG namespace, with the subject where the leaf alone must tell it (trust.md, Envelope)."""
+    match statement:
+        case Device(device=device):
+            return f"nixfleet-device-v1@{device}"
+        case Control(rollout=rollout):
+            return f"nixfleet-control-v1@{rollout[:32]}"
+        case _:
+            return f"nixfleet-{type_name(statement)}-v1"
+
+
+def type_name(statement: Statement) -> str:
+    """Return the statement's type as it is on the wire."""
+    return str(statement.__struct_config__.tag)
+
+
+def digest(payload: bytes) -> Digest:
+    """Return the SHA-256 by which statements name each other, as hex."""
+    return Digest(hashlib.sha256(payload).hexdigest())
+
+
+def _scan(payload: bytes, max_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+    """Refuse what msgspec alone lets pass, and what two JSON readers could read differently (RFC 8259, RFC 7493)."""
+    if len(payload) > max_bytes:
+        raise Malformed(f"a payload is larger than {max_bytes} bytes")
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed("a payload is not UTF-8") from error
+    if text.startswith("\ufeff"):
+        raise Malformed("a payload starts with a byte order mark")
+    if payload.count(b"{") + payload.count(b"[") > MAX_NESTING:
+        _check_nesting(payload)
+    try:
+        value = _json.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"a payload is not strict JSON: {error}") from error
+    if _ESCAPED_SURROGATE.search(text):
+        _check_surrogates(value)
+
+
+def _check_nesting(payload: bytes) -> None:
+    """Refuse more than 16 levels, counted before any recursive parser runs."""
+    depth = 0
+    for byte in _STRINGS.sub(b"", payload):
+        if byte in b"{[":
+            depth += 1
+            if depth > MAX_NESTING:
+                raise Malformed(f"a payload nests deeper than {MAX_NESTING}")
+        elif byte in b"}]":
+            depth -= 1
+
+
+def _check_surrogates(value: object) -> None:
+    """Refuse escapes of half a character: they have no UTF-8 form."""
+    if _SURROGATE.search(json.dumps(value, ensure_ascii=False)):
+        raise Malformed("a payload has a lone surrogate")
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return members
+
+
+def _no_float(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is not an integer")
+
+
+def _int(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > MAX_INT:
+        raise ValueError("a number is beyond 2^53 - 1")
+    return int(text)
+
+
+_json: Final = json.JSONDecoder(
+    object_pairs_hook=_pairs, parse_float=_no_float, parse_constant=_no_float, parse_int=_int
+)
