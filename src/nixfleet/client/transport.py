@@ -226,7 +226,7 @@ class Transport:
             path=call.path,
             query=query,
             body=call.body,
-            created=self._clock() + self._skew_s,
+            created=max(0, self._clock() + self._skew_s),
             fleet=self._fleet,
         )
 
