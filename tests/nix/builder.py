@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nixfleet.trust.narinfo import CacheKey
+from nixfleet.trust.narinfo import CacheKey
 
 SYSTEMS = Path(__file__).with_name("systems")
 NIX_TIMEOUT_S = 120
@@ -96,7 +94,7 @@ class Systems:
         """List the store paths of a closure."""
         return self.run(["nix-store", "--query", "--requisites", path, "--store", str(self.store)]).split()
 
-    def push(self, path: str, cache: Path, key: "CacheKey | None" = None, compression: str = "zstd") -> None:
+    def push(self, path: str, cache: Path, key: CacheKey | None = None, compression: str = "zstd") -> None:
         """Write a closure into a folder that is a binary cache, signed when a key is given."""
         secret = ""
         if key is not None:

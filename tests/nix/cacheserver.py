@@ -97,6 +97,7 @@ class CacheServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # Nix opens 25 connections at once; beyond the queue a connect waits a whole second
     cache: CacheServer
 
     def handle_error(self, request: object, client_address: object) -> None:

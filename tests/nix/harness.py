@@ -4,7 +4,7 @@ from tests.nix.builder import Systems, nix_env, write_conf
 from tests.nix.cacheserver import CacheServer, Faults
 from tests.nix.machines import Admin, Device, Machine, closing
 from tests.nix.natlab import NatLab
-from tests.nix.probes import need_namespaces, need_networks, need_nix
+from tests.nix.probes import need_namespaces, need_networks, need_nix, wait_until
 
 __all__ = [
     "Admin",
@@ -19,5 +19,6 @@ __all__ = [
     "need_networks",
     "need_nix",
     "nix_env",
+    "wait_until",
     "write_conf",
 ]

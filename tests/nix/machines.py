@@ -6,6 +6,7 @@ mounted writable over it.
 """
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from typing import IO, Any
 from tests.nix.builder import Systems, nix_env, write_conf
 
 RUN_TIMEOUT_S = 120
+KILL_TIMEOUT_S = 10
 _MARK = "NIXFLEET_TEST_MACHINE"
 _OWN = ("nix", "run", "boot", "etc", "var", "root", "tmp", "home", "srv", "mnt")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -135,9 +137,10 @@ class Machine:
 
     def close(self) -> None:
         """End all that was started inside."""
-        for process_id in self.processes():
-            with suppress(ProcessLookupError):
-                os.kill(process_id, signal.SIGKILL)
+        while found := self.processes():
+            for process_id in found:
+                with suppress(ProcessLookupError):
+                    _kill(process_id)
         for process in self._started:
             with process:  # closes its pipes and waits
                 process.kill()
@@ -311,6 +314,17 @@ def closing(machine: Machine) -> Iterator[None]:
         yield
     finally:
         machine.close()
+
+
+def _kill(process_id: int) -> None:
+    """Kill a process and wait until it has ended."""
+    handle = os.pidfd_open(process_id)
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        ended, _, _ = select.select([handle], [], [], KILL_TIMEOUT_S)
+        assert ended, f"process {process_id} does not end"
+    finally:
+        os.close(handle)
 
 
 def _checkout() -> Path:

@@ -12,8 +12,11 @@ from typing import Any, Self
 
 _COUNT = itertools.count()
 _NAT_RULES = """
-table ip nat {{ chain post {{ type nat hook postrouting priority 100; oifname "{outside}" masquerade; }} }}
-table ip filter {{ chain forwarded {{ type filter hook forward priority 0; policy drop; }} }}
+add table ip nat
+add chain ip nat post {{ type nat hook postrouting priority 100; }}
+add rule ip nat post oifname "{outside}" masquerade
+add table ip filter
+add chain ip filter forwarded {{ type filter hook forward priority 0; policy drop; }}
 """
 # Connections begin on the device's side only.
 _PASS_RULES = """

@@ -3,10 +3,20 @@
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+
+def wait_until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Wait until something holds that another process brings about; fail the test when it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {timeout_s} s"
+        time.sleep(0.01)
 
 
 def need_nix() -> None:

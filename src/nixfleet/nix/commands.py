@@ -103,9 +103,9 @@ def collect_garbage(max_freed_bytes: int, options: Options = ()) -> tuple[str, .
     return ("nix-store", "--gc", "--max-freed", str(max_freed_bytes), *_options(options))
 
 
-def dump(path: str, options: Options = ()) -> tuple[str, ...]:
-    """Write a path as a NAR to standard output."""
-    return ("nix-store", "--dump", path, *_options(options))
+def dump(file: str) -> tuple[str, ...]:
+    """Write a file or folder as a NAR to standard output; no store is asked."""
+    return ("nix-store", "--dump", file)
 
 
 def set_profile(path: str, profile: str, options: Options = ()) -> tuple[str, ...]:

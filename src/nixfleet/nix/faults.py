@@ -20,7 +20,7 @@ _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STORE_PATH = re.compile(r"/nix/store/([0-9a-z]{32}-[0-9a-zA-Z+._?=-]{1,211})", re.ASCII)
 _FROM = re.compile(r"from '([^']{1,300})'")
-_URL = re.compile(r"unable to download '([^']{1,300})'")
+_URL = re.compile(r"(?:unable to download|warning:|error:) '([a-z][a-z0-9+.-]*://[^']{1,300})':?\s*(.*)")
 
 
 class FaultKind(Enum):
@@ -66,7 +66,8 @@ _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
         FaultKind.corrupt,
         (
             "nar info file .* is corrupt",
-            "failed to read compressed data",
+            "failed to (?:open archive|read compressed data|read archive)",
+            r"truncated \w+ input",
             "input compressed data",
             "bad archive",
             "input doesn't look like a",
@@ -76,7 +77,11 @@ _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
             "database disk image is malformed",
         ),
     ),
-    (FaultKind.stalled, ("operation too slow", r"less than \d+ bytes/sec", "operation timed out after")),
+    (
+        FaultKind.stalled,
+        # An answer had begun, else the status is 0 or absent: then it was the connection that timed out.
+        ("operation too slow", r"less than \d+ bytes/sec", r"http error 2\d\d .*(?:timeout was reached|timed out)"),
+    ),
     (
         FaultKind.unreachable,
         (
@@ -85,6 +90,7 @@ _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
             "connection (?:refused|reset|timed out)",
             "timeout was reached",
             "network is unreachable",
+            "does not appear to be a binary cache",
         ),
     ),
     (
@@ -104,7 +110,7 @@ _PATTERNS = tuple((kind, re.compile("|".join(phrases), re.IGNORECASE)) for kind,
 
 def clean(line: str) -> str:
     """Strip terminal escapes and control characters from a line of Nix output: it carries text of strangers."""
-    return _CONTROL.sub("", _ANSI.sub("", line)).rstrip()
+    return _CONTROL.sub("", _ANSI.sub("", line).replace("\n", " ")).rstrip()
 
 
 def classify(lines: Iterable[str]) -> Fault:
@@ -144,9 +150,9 @@ def _sentence(kind: FaultKind, line: str) -> str:
         case FaultKind.no_space:
             text = "no space left on the disk that holds the Nix store"
         case FaultKind.stalled:
-            text = f"the download from {_address(line)} stalled"
+            text = f"the download of {_transfer(line)[0]} stalled"
         case FaultKind.unreachable:
-            text = f"{_address(line)} cannot be downloaded: {_after_error(line).rpartition(': ')[2]}"
+            text = "{} cannot be downloaded: {}".format(*_transfer(line))
         case FaultKind.missing:
             text = f"no cache has {what}" if found else f"no cache has it: {_after_error(line)}"
         case FaultKind.interrupted:
@@ -158,9 +164,10 @@ def _sentence(kind: FaultKind, line: str) -> str:
     return text if len(text) <= REASON_CHARS else text[: REASON_CHARS - 1] + "…"
 
 
-def _address(line: str) -> str:
+def _transfer(line: str) -> tuple[str, str]:
+    """Take the address and the trouble out of a line on a failed transfer."""
     found = _URL.search(line)
-    return found.group(1) if found else "the cache"
+    return (found.group(1), found.group(2)) if found else ("what the cache serves", _after_error(line))
 
 
 def _after_error(line: str) -> str:

@@ -7,7 +7,7 @@ import msgspec
 from nixfleet.nix.values import MissingBytes, PathInfo
 from nixfleet.trust.narinfo import check_store_path, to_base32_hash
 
-_VERSION = re.compile(r"\(Nix\)[^\n]*?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
+_VERSION = re.compile(r"\([^()\n]*\bNix\b[^()\n]*\) (\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?")
 _STORE_BASE = re.compile(r"/nix/store/([0-9a-z]{32}-[0-9a-zA-Z+._?=-]{1,211})", re.ASCII)
 _FETCHED = re.compile(r"will be fetched \(([0-9.]+) ([KMGT]iB) download, ([0-9.]+) ([KMGT]iB) unpacked\)")
 _UNIT_BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -19,7 +19,7 @@ class _Built(msgspec.Struct):
 
 
 def version(text: str) -> tuple[int, int, int]:
-    """Read `nix-store (Nix) 2.8.0`, also with a suffix as in `2.19.0pre20231010`, or another name before the number."""
+    """Read `nix-store (Nix) 2.8.0`, and the same of Nix's relatives, with their number of Nix's version."""
     found = _VERSION.search(text)
     if found is None:
         raise ValueError(f"no Nix version in {text[:80]!r}")

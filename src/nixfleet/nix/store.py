@@ -113,7 +113,7 @@ class Nix(msgspec.Struct, frozen=True):
 
     async def dump_nar(self, path: str) -> AsyncIterator[bytes]:
         """Stream a path as a NAR. Raises: NixError at the end when the NAR is not whole."""
-        argv = commands.dump(check_store_path(path), self._options())
+        argv = commands.dump(self._on_disk(check_store_path(path)))
         async with started(argv, self._env()) as process:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -256,6 +256,10 @@ class Nix(msgspec.Struct, frozen=True):
 
     def _options(self) -> tuple[tuple[str, str], ...]:
         return self.options if self.store is None else (("store", self.store), *self.options)
+
+    def _on_disk(self, path: str) -> str:
+        """Say where a path's files are: `nix-store --dump` reads files, whatever the store."""
+        return path if self.store is None else f"{self.store.removeprefix('local?root=')}{path}"
 
     def _env(self, answers: str | None = None) -> dict[str, str]:
         """Give the environment; `answers` is a fresh folder for cached answers of caches, so that none is stale."""
