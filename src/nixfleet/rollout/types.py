@@ -1,7 +1,7 @@
-"""The pure rollout planner: `plan()` says what to do next and why not, `check()` lists broken invariants.
+"""What the planner is told: the clock, a rollout's row, its waves' clocks and its members; data without rules.
 
-It must never read a clock, a database or chance: time, members and state come in as arguments. Durations are
-measured on the coordinator's running clock (`Clock.run_s`), so that time only passes while a coordinator runs.
+Durations are measured on the coordinator's running clock (`Clock.run_s`), so that time only passes while a
+coordinator runs.
 """
 
 from typing import Literal
@@ -14,7 +14,7 @@ from nixfleet.model.statements import Rollout
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """Wall time, and the seconds that a coordinator has been running since the fleet began (gaps over 60 s left out)."""
+    """Wall time, and the seconds that a coordinator has run since the fleet began (gaps over 60 s left out)."""
 
     wall_s: int
     run_s: int
@@ -36,6 +36,14 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """Which try is wanted: 1 + the signed retries that name this device."""
     offered_s: int | None = None
     """When this try was started, or None."""
+    waiting_s: int | None = None
+    """When this try was first held back because the device was offline (see `Await`)."""
+    overdue_s: int | None = None
+    """When this try was given up as overdue and its place given back (see `Overdue`); it may still confirm."""
+    parked_s: int | None = None
+    """When this try gave its place back because it only waits for a reboot (see `Parked`)."""
+    excused: bool = False
+    """A signed resume has accepted this try's failure: it no longer counts against `stop_at`."""
     phase: Phase = Phase.IDLE
     outcome: Outcome | None = None
     """The outcome of this try, or None."""
@@ -68,13 +76,16 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     ready: bool = True
     approvals_missing: int = 0
+    approvals_needed: int = 0
     paused: bool = False
     cancelled: bool = False
     superseded: bool = False
     advanced: frozenset[int] = frozenset()
+    """Waves that a signed ``advance`` has opened the gate of, numbered from 1."""
     resumed: int = 0
     """Signed resumes so far; a halt is cleared by a later one."""
     halted: str = ""
+    """Why it halted, in words; empty when it never did or has been resumed."""
     halted_resumed: int = 0
     """`resumed` when it halted."""
     finished: bool = False

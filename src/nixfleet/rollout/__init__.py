@@ -1,0 +1,74 @@
+"""The pure rollout planner: `plan()` says what to do next and why not, `check()` lists broken invariants.
+
+It must never read a clock, a database or chance: time, members and state come in as arguments. Durations are
+measured on the coordinator's running clock (`Clock.run_s`), so that time only passes while a coordinator runs.
+
+The shell's loop: read row and members; `plan`; `apply` (compare-and-set on the row's version); send gates for what
+was started, ask whom an `Ask` names, show the waits; come back on news or after `next_wake` seconds.
+"""
+
+from nixfleet.rollout.decisions import (
+    Ask,
+    Await,
+    Decision,
+    Done,
+    Finish,
+    Halt,
+    Open,
+    Overdue,
+    Parked,
+    Passed,
+    Resumed,
+    Start,
+    Wait,
+)
+from nixfleet.rollout.fold import apply, waiting
+from nixfleet.rollout.invariants import check
+from nixfleet.rollout.planner import plan
+from nixfleet.rollout.reasons import Reason, Subject, clause, sentence
+from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, summary
+from nixfleet.rollout.types import Clock, Member, RolloutState, Status, WaveState
+from nixfleet.rollout.wake import next_wake
+from nixfleet.rollout.waves import at_once, default_in_flight, default_stop_at, default_waves, ranks, waves
+
+__all__ = [
+    "Ask",
+    "Await",
+    "Clock",
+    "Counts",
+    "Decision",
+    "Done",
+    "Finish",
+    "Halt",
+    "Member",
+    "Open",
+    "Overdue",
+    "Parked",
+    "Passed",
+    "Reason",
+    "Resumed",
+    "RolloutState",
+    "Standing",
+    "Start",
+    "Status",
+    "Subject",
+    "Summary",
+    "Wait",
+    "WaveState",
+    "apply",
+    "at_once",
+    "check",
+    "clause",
+    "default_in_flight",
+    "default_stop_at",
+    "default_waves",
+    "next_wake",
+    "plan",
+    "ranks",
+    "sentence",
+    "standing",
+    "status",
+    "summary",
+    "waiting",
+    "waves",
+]

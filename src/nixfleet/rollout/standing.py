@@ -1,0 +1,168 @@
+"""Where a member stands in its rollout, and how many do: the one classification that all rules and views share."""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum, auto
+from typing import assert_never
+
+import msgspec
+
+from nixfleet.model.device import Cause, Outcome, Phase
+from nixfleet.model.statements import StopAt
+from nixfleet.rollout.types import Clock, Member, RolloutState, Status
+
+
+class Standing(Enum):
+    """Where a member stands; every rule of the planner is written in these words."""
+
+    GONE = auto()
+    """Not active: it has left every count."""
+    HELD = auto()
+    """Not started and held by a signed act: nobody waits for it."""
+    PENDING = auto()
+    """Not started."""
+    AWAY = auto()
+    """Not started, offline, and waited for longer than `device_timeout_s`: nobody waits for it any more."""
+    IN_FLIGHT = auto()
+    """Started, with a place, until an outcome or `device_timeout_s`."""
+    PARKED = auto()
+    """Started, without a place, waiting for a reboot: neither failed nor done."""
+    OVERDUE = auto()
+    """Started, silent for `device_timeout_s`: counts as failed, may still confirm."""
+    CONFIRMED = auto()
+    FAILED = auto()
+
+
+SETTLED = frozenset(
+    {Standing.GONE, Standing.HELD, Standing.AWAY, Standing.OVERDUE, Standing.CONFIRMED, Standing.FAILED}
+)
+"""Standings for which a wave does not wait."""
+
+
+def transient(member: Member) -> bool:
+    """Tell whether its failure mends itself: the device tries again by itself, in its place, until its time is over.
+
+    Network or space before the switch; after it, a coordinator that was silent on the old system too (which the
+    device reports as reverted for the network: rollouts-and-agent.md, Confirm).
+    """
+    match member.outcome:
+        case Outcome.FAILED:
+            return member.cause in {Cause.NETWORK, Cause.SPACE}
+        case Outcome.REVERTED:
+            return member.cause is Cause.NETWORK
+        case Outcome.CONFIRMED | Outcome.REFUSED | None:
+            return False
+        case _:
+            assert_never(member.outcome)
+
+
+def deadline_s(since_s: int, rollout: RolloutState) -> int:
+    """Tell until when a device that was offered an update may be silent; never before the fleet could reconnect."""
+    return max(since_s + rollout.body.device_timeout_s, rollout.reconnect_s or 0)
+
+
+def standing(member: Member, rollout: RolloutState, now: Clock) -> Standing:
+    """Classify a member; whoever holds a place keeps it until `plan` has said `Overdue` or `Parked`."""
+    if not member.active:
+        return Standing.GONE
+    if member.outcome is not None:
+        if member.outcome is Outcome.CONFIRMED:
+            return Standing.CONFIRMED
+        if not transient(member):
+            return Standing.FAILED
+    if member.offered_s is not None:
+        if member.overdue_s is not None:
+            return Standing.OVERDUE
+        return Standing.IN_FLIGHT if member.parked_s is None else Standing.PARKED
+    if member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s:
+        return Standing.HELD
+    waited = member.waiting_s is not None and not member.online
+    if waited and now.run_s >= deadline_s(member.waiting_s or 0, rollout):
+        return Standing.AWAY
+    return Standing.PENDING
+
+
+def lapsed(member: Member, rollout: RolloutState, now: Clock) -> Standing:
+    """Tell what becomes of a member in flight now; it stays in flight until its time is over."""
+    if now.run_s < deadline_s(member.offered_s or 0, rollout):
+        return Standing.IN_FLIGHT
+    return Standing.PARKED if member.phase is Phase.REBOOT_PENDING else Standing.OVERDUE
+
+
+def stop_limit(stop_at: StopAt, total: int) -> int:
+    """Tell how many failures halt a rollout of so many active members; of two limits the smaller holds."""
+    limits = [] if stop_at.count is None else [stop_at.count]
+    if stop_at.percent is not None:
+        limits.append(max(stop_at.at_least, -(-total * stop_at.percent // 100)))
+    return max(1, min(limits, default=stop_at.at_least))
+
+
+def status(rollout: RolloutState, now: Clock) -> Status:
+    """Put a rollout's state in one word; a finished one stays `finished` when a newer one supersedes it."""
+    if rollout.cancelled:
+        return "cancelled"
+    if rollout.superseded:
+        return "finished" if rollout.finished else "superseded"
+    if halted(rollout):
+        return "halted"
+    if rollout.paused:
+        return "paused"
+    if rollout.finished:
+        return "finished"
+    if now.wall_s > rollout.body.not_after:
+        return "expired"
+    return "waiting" if not rollout.ready or now.wall_s < rollout.body.not_before else "running"
+
+
+def halted(rollout: RolloutState) -> bool:
+    """Tell whether it halted and no signed resume has followed."""
+    return bool(rollout.halted) and rollout.resumed <= rollout.halted_resumed
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """Active members by where they stand; they add up to `total`. `pending` holds the held and the offline ones too."""
+
+    total: int = 0
+    confirmed: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    rebooting: int = 0
+    overdue: int = 0
+    pending: int = 0
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout in numbers: its state in one word, the counts of each wave (in order) and of all."""
+
+    status: Status
+    waves: tuple[Counts, ...]
+    total: Counts
+    standings: dict[str, Standing]
+
+
+def count(standings: Iterable[Standing]) -> Counts:
+    """Count members by where they stand."""
+    tally = dict.fromkeys(Standing, 0)
+    for where in standings:
+        tally[where] += 1
+    pending = tally[Standing.PENDING] + tally[Standing.AWAY] + tally[Standing.HELD]
+    result = Counts(
+        total=0,
+        confirmed=tally[Standing.CONFIRMED],
+        failed=tally[Standing.FAILED],
+        in_flight=tally[Standing.IN_FLIGHT],
+        rebooting=tally[Standing.PARKED],
+        overdue=tally[Standing.OVERDUE],
+        pending=pending,
+    )
+    return msgspec.structs.replace(result, total=sum(tally.values()) - tally[Standing.GONE])
+
+
+def summary(rollout: RolloutState, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]]) -> Summary:
+    """Count a rollout for the views; `lineup` is what `waves` gave for these members."""
+    standings = {member.device: standing(member, rollout, now) for member in members}
+    return Summary(
+        status=status(rollout, now),
+        waves=tuple(count(standings[device] for device in wave) for wave in lineup),
+        total=count(standings.values()),
+        standings=standings,
+    )
