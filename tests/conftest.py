@@ -31,8 +31,13 @@ def pytest_runtest_makereport(
     return report
 
 
-def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Turn a whole module's skip into an error of collection under NIXFLEET_REQUIRE_ALL=1."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn the skip of a whole module into an error of collection under NIXFLEET_REQUIRE_ALL=1."""
+    report = yield
     if REQUIRE_ALL and report.skipped:
         report.outcome = "failed"
         report.longrepr = f"NIXFLEET_REQUIRE_ALL=1 allows no skip: {report.longrepr}"
+    return report
