@@ -154,7 +154,7 @@ def test_going_back_is_tried_three_times_and_then_reported_as_failed() -> None:
 
 def test_network_and_space_are_retried_with_backoff_until_the_device_times_out() -> None:
     """What mends itself is waited for; the outcome comes when `timeout_s` is over, not before."""
-    trouble = Trouble(cause=Cause.NETWORK, reason="cache gone")
+    trouble = Trouble(cause=Cause.NETWORK, reason="cache gone", later=True)
     state, effects = drive(*TO_STAGED[:3], trouble)
     assert (phase(state), effects, wake_at(state)) == (Phase.FETCHING, [], 108)
     state, effects = step(state, Tick(), 107)
@@ -348,7 +348,7 @@ ANSWERS: st.SearchStrategy[Event] = st.one_of(
         ]
     ),
     st.builds(Switched, result=st.sampled_from(Result), reason=st.just("why")),
-    st.builds(Trouble, cause=st.sampled_from(Cause), reason=st.just("why"), refused=st.booleans()),
+    st.builds(Trouble, cause=st.sampled_from(Cause), reason=st.just("why"), refused=st.booleans(), later=st.booleans()),
     st.builds(Offered, offer=OFFERS, boot_id=st.just("boot-1")),
     st.builds(Restarted, boot_id=st.sampled_from(["boot-1", "boot-2"]), current=st.sampled_from([OLD, NEW])),
 )

@@ -269,11 +269,10 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
 
 
 def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
-    """End, or try again later: network and space get better by themselves, a wrong digest does not."""
+    """End, or try again later: a network gets better by itself, a wrong digest does not."""
     if event.refused:
         return _end(state, update, Outcome.REFUSED, event.cause, event.reason, event.lines)
-    waiting = event.cause in {Cause.NETWORK, Cause.SPACE, Cause.TIMEOUT} and now < update.give_up_s
-    if not waiting:
+    if not event.later or now >= update.give_up_s:
         return _end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
     pause_s = min(RETRY_FIRST_S * 2 ** min(update.tries, 10), RETRY_MOST_S)
     retry_s = min(now + pause_s, update.give_up_s)

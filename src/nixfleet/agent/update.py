@@ -191,11 +191,12 @@ class Contacted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):
-    """The effect of this state failed; `refused` when the offer, not the circumstances, is at fault."""
+    """The effect of this state failed: `refused` when the offer is at fault, `later` when waiting may mend it."""
 
     cause: Cause
     reason: str
     refused: bool = False
+    later: bool = False
     lines: tuple[str, ...] = ()
 
 

@@ -1,0 +1,109 @@
+"""One run of ``switch-to-configuration`` that outlives the agent: a folder that its supervisor writes and we read.
+
+The supervisor is a few lines of POSIX shell built-ins, so that it works while the system under it is replaced. It
+starts at most once for a folder, whoever asks, and writes the exit code last; a folder without one, whose supervisor
+is gone, was interrupted. This module must never start a process (`agent.runner` does).
+"""
+
+import shutil
+from pathlib import Path
+
+from nixfleet.agent.host import Host, printable
+from nixfleet.agent.journal import sync_folder, write_durably
+
+KEPT_JOBS = 8
+TAIL_BYTES = 64 << 10
+LINES = 40
+LINE_CHARS = 500
+
+# `set -C` opens with O_EXCL: of two supervisors of one folder, only one runs the command.
+SUPERVISOR = """\
+cd "$1" || exit 1
+shift
+set -C
+{ echo "$$" >started; } 2>/dev/null || exit 0
+set +C
+"$@" >output 2>&1 </dev/null
+echo "$? end" >exit
+"""
+# Detach: the first shell ends at once, so the supervisor is nobody's child and never a zombie of ours.
+DETACH = '/bin/sh -c "$0" nixfleet-switch "$@" >/dev/null 2>&1 </dev/null &'
+
+
+class Job:
+    """A run of a switch, known by its folder."""
+
+    def __init__(self, folder: Path, host: Host) -> None:
+        self.folder = folder
+        self._host = host
+        self._read_bytes = 0
+
+    def prepare(self) -> bool:
+        """Make the folder durable with the boot it belongs to; False when that was an earlier boot's, now dead."""
+        mark = self.folder / "boot"
+        if not mark.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_durably(mark, self._host.boot_id().encode())
+            sync_folder(self.folder.parent)
+            _forget_old(self.folder)
+        return mark.read_text() == self._host.boot_id()
+
+    @property
+    def started(self) -> bool:
+        """Tell whether a supervisor has claimed the folder."""
+        return (self.folder / "started").exists()
+
+    @property
+    def exit_code(self) -> int | None:
+        """Give the command's exit code, once the supervisor has written all of it."""
+        try:
+            code, _, end = (self.folder / "exit").read_text().partition(" ")
+        except OSError:
+            return None
+        return int(code) if end == "end\n" else None
+
+    @property
+    def pid(self) -> int | None:
+        """Give the supervisor's process id while it lives; known by its arguments, since numbers are used again."""
+        try:
+            number = int((self.folder / "started").read_text())
+            arguments = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return None
+        return number if str(self.folder).encode() in arguments else None
+
+    def lines(self) -> tuple[str, ...]:
+        """Give the last lines of the output, printable and bounded."""
+        try:
+            with (self.folder / "output").open("rb") as file:
+                size = file.seek(0, 2)
+                file.seek(max(0, size - TAIL_BYTES))
+                return _split(file.read(TAIL_BYTES))[-LINES:]
+        except OSError:
+            return ()
+
+    def new_lines(self) -> tuple[str, ...]:
+        """Give the whole lines written since the last call; where they come too fast, the oldest are dropped."""
+        try:
+            with (self.folder / "output").open("rb") as file:
+                size = file.seek(0, 2)
+                self._read_bytes = max(self._read_bytes, size - TAIL_BYTES)
+                file.seek(self._read_bytes)
+                data = file.read(TAIL_BYTES)
+        except OSError:
+            return ()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        return _split(whole)[-LINES:]
+
+
+def _split(data: bytes) -> tuple[str, ...]:
+    lines = data.decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    return tuple(text for line in lines if (text := printable(line).rstrip()[:LINE_CHARS]))
+
+
+def _forget_old(newest: Path) -> None:
+    """Keep the last few folders of finished switches for a person to read."""
+    others = sorted((one for one in newest.parent.iterdir() if one != newest), key=lambda one: one.stat().st_mtime)
+    for one in others[: max(0, len(others) - KEPT_JOBS + 1)]:
+        shutil.rmtree(one, ignore_errors=True)

@@ -1,0 +1,394 @@
+"""Perform the effects of the update machine on this device: the only part of the agent that starts processes.
+
+Every effect is safe to repeat after a crash. It must never decide what comes next: it answers with an event, and
+`agent.machine` decides. A failure of Nix or of the file system becomes a `Trouble`; nothing else is caught.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from nixfleet.agent import health, preflight
+from nixfleet.agent.health import Ran
+from nixfleet.agent.host import Host, printable
+from nixfleet.agent.jobs import DETACH, SUPERVISOR, Job
+from nixfleet.agent.settings import Settings
+from nixfleet.agent.update import (
+    Activate,
+    Check,
+    CheckDevice,
+    Checked,
+    Effect,
+    Event,
+    Fetch,
+    GoBack,
+    Keep,
+    Look,
+    Looked,
+    Offer,
+    Passed,
+    Ready,
+    Result,
+    Stage,
+    Switched,
+    Tidy,
+    Trouble,
+    Verify,
+)
+from nixfleet.errors import UserError
+from nixfleet.model.device import Cause
+from nixfleet.nix import Cache, FaultKind, FetchLimits, Generation, MissingBytes, NixError, PathInfo, Progress
+
+SWITCH_S = 1_800.0
+"""A switch that has not ended by then is killed, and the device goes back."""
+START_S = 15.0
+POLL_S = 0.05
+SPARE_BYTES = 64 << 20
+OUTPUT_BYTES = 256 << 10
+
+_CAUSES: dict[FaultKind, Cause] = {
+    FaultKind.untrusted: Cause.UNTRUSTED,
+    FaultKind.hash_mismatch: Cause.UNTRUSTED,
+    FaultKind.corrupt: Cause.UNTRUSTED,
+    FaultKind.over_limit: Cause.UNTRUSTED,
+    FaultKind.missing: Cause.NETWORK,
+    FaultKind.unreachable: Cause.NETWORK,
+    FaultKind.stalled: Cause.NETWORK,
+    FaultKind.interrupted: Cause.NETWORK,
+    FaultKind.no_space: Cause.SPACE,
+    FaultKind.other: Cause.INTERNAL,
+}
+_REASONS: dict[int, tuple[Result, str]] = {
+    0: (Result.DONE, ""),
+    2: (Result.HALFWAY, "the activation script failed"),
+    4: (Result.UNITS, ""),
+    100: (Result.REBOOT, ""),
+}
+"""Exit codes of switch-to-configuration that have a meaning of their own (switch-to-configuration-ng)."""
+
+
+class Store(Protocol):
+    """What is needed of Nix: `nixfleet.nix.Nix`, or a made-up one in tests and in the simulation."""
+
+    async def is_valid(self, path: str) -> bool: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def closure(self, path: str) -> list[PathInfo]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def digest(self, path: str) -> tuple[str, int]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def missing_bytes(self, path: str, caches: Sequence[Cache]) -> MissingBytes: ...  # noqa: D102 (as above)
+    async def realise(  # noqa: D102 (as `nixfleet.nix.Nix`)
+        self,
+        path: str,
+        *,
+        caches: Sequence[Cache],
+        root: Path,
+        on_progress: Callable[[Progress], None],
+        limits: FetchLimits | None = None,
+    ) -> None: ...
+    async def repair(  # noqa: D102 (as `nixfleet.nix.Nix`)
+        self,
+        path: str,
+        *,
+        caches: Sequence[Cache],
+        root: Path,
+        on_progress: Callable[[Progress], None],
+        limits: FetchLimits | None = None,
+    ) -> None: ...
+    async def add_root(self, path: str, root: Path) -> None: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def remove_root(self, root: Path) -> None: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def delete(self, paths: Sequence[str]) -> list[str]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def collect_garbage(self, max_freed_bytes: int) -> None: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def set_profile(self, path: str, profile: Path) -> None: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def generations(self, profile: Path) -> list[Generation]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+    async def delete_generations(self, numbers: Sequence[int], profile: Path) -> None: ...  # noqa: D102 (as above)
+
+
+class Watcher(Protocol):
+    """Who is told how an effect gets on; must return at once."""
+
+    def on_bytes(self, offer: Offer, progress: Progress) -> None:
+        """Take the state of a download."""
+
+    def on_lines(self, offer: Offer, lines: tuple[str, ...]) -> None:
+        """Take new lines of an activation's output."""
+
+
+class Runner:
+    """Performs effects on one host with one Nix store."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        store: Store,
+        settings: Settings,
+        watcher: Watcher,
+        cache_base: Callable[[], str],
+        names: Callable[[], set[str]],
+    ) -> None:
+        """Prepare; `cache_base` gives the coordinator's address for ``/cache``, `names` what this device is called."""
+        self._host = host
+        self._store = store
+        self._settings = settings
+        self._watcher = watcher
+        self._cache_base = cache_base
+        self._names = names
+        self._jobs = Path(settings.state_dir) / "jobs"
+
+    async def perform(self, effect: Effect) -> Event | None:
+        """Do what an effect says and answer; `Contact`, and the second half of `Stage`, are the link's."""
+        try:
+            return await self._perform(effect)
+        except NixError as error:
+            return _nix_trouble(error)
+        except UserError as error:
+            return Trouble(cause=Cause.INTERNAL, reason=str(error))
+        except OSError as error:
+            cause = Cause.SPACE if error.errno in {errno.ENOSPC, errno.EDQUOT} else Cause.INTERNAL
+            return Trouble(cause=cause, reason=str(error), later=True)
+
+    async def run_tool(self, argv: Sequence[str], timeout_s: float) -> Ran:
+        """Run a small command to its end; its output is bounded, and it never outlives its time."""
+        return await asyncio.to_thread(_run_tool, tuple(argv), timeout_s)
+
+    async def _perform(self, effect: Effect) -> Event | None:  # noqa: C901 - one branch per effect
+        match effect:
+            case Look():
+                return Looked(current=self._host.current_system())
+            case CheckDevice():
+                return await self._check_device(effect)
+            case Fetch():
+                return await self._fetch(effect.offer)
+            case Verify():
+                return await self._verify(effect)
+            case Stage():
+                return await self._stage(effect)
+            case Activate():
+                return await self._activate(effect.offer)
+            case Check():
+                found, lines = await health.problems(self._host, self._settings.checks, effect.baseline, self.run_tool)
+                return Checked(problems=found, lines=self._told(lines))
+            case GoBack():
+                return await self._go_back(effect)
+            case Keep():
+                await self._keep(effect)
+                return None
+            case Tidy():
+                await self._tidy(effect)
+                return None
+            case _:
+                raise AssertionError(f"{type(effect).__name__} is not done here")
+
+    async def _check_device(self, effect: CheckDevice) -> Event:
+        trouble = preflight.device_trouble(self._host, self._settings, effect.offer, effect.previous)
+        if trouble is not None:
+            return trouble
+        await self._store.add_root(effect.previous, self._host.gc_root("previous"))
+        return await self._make_room(effect.offer) or Passed()
+
+    async def _make_room(self, offer: Offer) -> Trouble | None:
+        """Compare what is missing with what is free; short of it, delete older generations and their garbage."""
+        try:
+            missing = await self._store.missing_bytes(offer.path, self._caches(offer))
+        except NixError:
+            return None  # a cache that does not answer now is the download's business
+        need_bytes = missing.unpacked_bytes + SPARE_BYTES if missing.unpacked_bytes else 0
+        if self._host.free_bytes("/nix/store")[0] >= need_bytes:
+            return None
+        await self._delete_old_generations()
+        await self._store.collect_garbage(need_bytes - self._host.free_bytes("/nix/store")[0])
+        short_bytes = need_bytes - self._host.free_bytes("/nix/store")[0]
+        if short_bytes <= 0:
+            return None
+        reason = f"/nix/store is short of {-(-short_bytes >> 20)} MiB for this update"
+        return Trouble(cause=Cause.SPACE, reason=reason, later=True)
+
+    async def _delete_old_generations(self) -> None:
+        """Delete generations that nothing here may still need: never running, booted, current or rooted ones."""
+        host = self._host
+        roots = host.gc_root(".").iterdir() if host.gc_root(".").is_dir() else iter(())
+        needed = {host.current_system(), host.booted_system(), *(str(root.readlink()) for root in roots)}
+        generations = await self._store.generations(host.profile())
+        old = [one.number for one in generations if not one.current and one.path not in needed]
+        await self._store.delete_generations(old, host.profile())
+
+    async def _fetch(self, offer: Offer) -> Event:
+        root = self._host.gc_root("incoming")
+        if not offer.caches:
+            # A rollback: the system was kept here, there is nothing to download.
+            if not await self._store.is_valid(offer.path):
+                return Trouble(cause=Cause.PREFLIGHT, reason="the system to go back to is no longer on this device")
+            await self._store.add_root(offer.path, root)
+            return Passed()
+        await self._store.realise(
+            offer.path,
+            caches=self._caches(offer),
+            root=root,
+            on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
+            limits=self._limits(offer),
+        )
+        return Passed()
+
+    async def _verify(self, effect: Verify) -> Event:
+        offer = effect.offer
+        if offer.digest and not await self._is_signed_content(offer):
+            reason = "the closure that the caches serve is not the one that was signed: its digest differs"
+            return Trouble(cause=Cause.UNTRUSTED, reason=reason)
+        trouble = preflight.system_trouble(self._host, self._settings, offer, effect.previous, self._names())
+        return trouble or Passed()
+
+    async def _is_signed_content(self, offer: Offer) -> bool:
+        """Compare the local closure's digest with the signed one (trust.md, What a device does, 5); repair once."""
+        if (await self._store.digest(offer.path))[0] == offer.digest:
+            return True
+        await self._store.repair(
+            offer.path,
+            caches=self._caches(offer),
+            root=self._host.gc_root("incoming"),
+            on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
+            limits=self._limits(offer),
+        )
+        return (await self._store.digest(offer.path))[0] == offer.digest
+
+    async def _stage(self, effect: Stage) -> Event:
+        host, path = self._host, effect.offer.path
+        await self._store.add_root(path, host.gc_root("incoming"))
+        await self._store.add_root(effect.previous, host.gc_root("previous"))
+        in_place = path == host.current_system() == host.profile_system()
+        return Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
+
+    async def _activate(self, offer: Offer) -> Event:
+        job = self._job(offer, offer.verb)
+        if not job.started:
+            await self._store.set_profile(offer.path, self._host.profile())
+        return await self._switch(job, offer, offer.path, offer.verb)
+
+    async def _go_back(self, effect: GoBack) -> Event:
+        offer, previous = effect.offer, effect.previous
+        await self._store.set_profile(previous, self._host.profile())
+        switched = await self._switch(self._job(offer, f"back-{effect.number}"), offer, previous, "switch")
+        if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
+            generations = await self._store.generations(self._host.profile())
+            bad = [one.number for one in generations if one.path == offer.path and not one.current]
+            await self._store.delete_generations(bad, self._host.profile())
+        return switched
+
+    async def _switch(self, job: Job, offer: Offer, path: str, verb: str) -> Switched:
+        """Start a switch, or find the one that was started, and wait for its end."""
+        clock = asyncio.get_running_loop().time
+        same_boot = job.prepare()
+        if job.exit_code is None and not same_boot:
+            return Switched(result=Result.INTERRUPTED, reason="the machine went down during the switch")
+        if job.exit_code is None and not job.started:
+            await asyncio.to_thread(self._start, job, path, verb)
+        begun_s = clock()
+        last_alive_s = begun_s
+        while (code := job.exit_code) is None:
+            await asyncio.sleep(POLL_S)
+            self._watcher.on_lines(offer, job.new_lines())
+            alive = job.pid
+            last_alive_s = clock() if alive else last_alive_s
+            # The last words of the supervisor may still be on their way when it is gone.
+            if clock() - last_alive_s > (START_S if not job.started else 2.0):
+                why = "the switch was interrupted" if job.started else "the switch could not be started"
+                return Switched(result=Result.INTERRUPTED, reason=why, lines=self._told(job.lines()))
+            if alive and clock() - begun_s > SWITCH_S:
+                _end_group(alive)
+                reason = f"the switch did not end within {SWITCH_S:.0f} s"
+                return Switched(result=Result.INTERRUPTED, reason=reason, lines=self._told(job.lines()))
+        self._watcher.on_lines(offer, job.new_lines())
+        return self._judge(code, path, verb, job.lines())
+
+    def _judge(self, code: int, path: str, verb: str, lines: tuple[str, ...]) -> Switched:
+        """Tell the ways apart in which a switch ends; exit 0 alone does not prove that the system runs."""
+        result, reason = _REASONS.get(code, (Result.ERROR, f"the switch ended with exit code {code}"))
+        current = self._host.current_system()
+        if verb == "boot" and result is Result.DONE:
+            result = Result.REBOOT
+        elif result in {Result.DONE, Result.UNITS} and current != path:
+            result, reason = Result.ELSEWHERE, f"the switch says it is done, but {current or 'nothing known'} runs"
+        return Switched(result=result, exit_code=code, reason=reason, lines=self._told(lines))
+
+    def _start(self, job: Job, path: str, verb: str) -> None:
+        """Start the supervisor of a switch so that it outlives this process, whatever ends it."""
+        command = (str(job.folder), str(self._host.at(f"{path}/{preflight.SWITCH}")), verb)
+        shell = ("/bin/sh", "-c", SUPERVISOR, "nixfleet-switch", *command)
+        unit = f"nixfleet-switch-{job.folder.name}"
+        if self._host.has_systemd():
+            # A unit of its own: restarting or replacing the agent's unit does not touch it (systemd-run(1)).
+            argv = ("systemd-run", "--collect", "--quiet", f"--unit={unit}", "--service-type=exec", *shell)
+            if _run_tool(argv, START_S).exit_code == 0:
+                return
+        subprocess.run(
+            ("/bin/sh", "-c", DETACH, SUPERVISOR, *command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=START_S,
+            check=True,
+        )
+
+    async def _keep(self, effect: Keep) -> None:
+        """Root the confirmed systems; done before the incoming root goes, so that none is ever without."""
+        for number, path in enumerate(effect.paths, 1):
+            if await self._store.is_valid(path):
+                await self._store.add_root(path, self._host.gc_root(f"confirmed-{number}"))
+        await self._store.remove_root(self._host.gc_root("incoming"))
+
+    async def _tidy(self, effect: Tidy) -> None:
+        await self._store.remove_root(self._host.gc_root("incoming"))
+        if effect.delete and await self._store.is_valid(effect.offer.path):
+            await self._store.delete([info.path for info in await self._store.closure(effect.offer.path)])
+
+    def _caches(self, offer: Offer) -> list[Cache]:
+        """List the release's caches in order, then the device's own; digests decide, whoever serves."""
+        named = [(one.url, one.key) for one in offer.caches]
+        if named:
+            named += [(one.url, one.key) for one in self._settings.caches]
+        base = self._cache_base().rstrip("/")
+        return [Cache(f"{base}{url}" if url.startswith("/") else url, key) for url, key in named]
+
+    def _limits(self, offer: Offer) -> FetchLimits:
+        fetch = self._settings.fetch
+        return FetchLimits(whole_s=fetch.total_s, nar_bytes=max(offer.nar_bytes, 1), stall_s=fetch.stall_s)
+
+    def _job(self, offer: Offer, kind: str) -> Job:
+        return Job(self._jobs / f"{offer.rollout[:16]}-{offer.run}-{kind}", self._host)
+
+    def _told(self, lines: tuple[str, ...]) -> tuple[str, ...]:
+        return lines if self._settings.report_lines else ()
+
+
+def _nix_trouble(error: NixError) -> Trouble:
+    """Translate a fault of Nix; what is missing, unreachable or full may mend itself, what lies does not."""
+    cause = _CAUSES[error.kind]
+    later = cause in {Cause.NETWORK, Cause.SPACE, Cause.INTERNAL}
+    return Trouble(cause=cause, reason=error.reason, later=later, lines=error.lines[-20:])
+
+
+def _run_tool(argv: tuple[str, ...], timeout_s: float) -> Ran:
+    try:
+        done = subprocess.run(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return Ran(None, ())
+    text = printable(done.stdout[-OUTPUT_BYTES:].decode("utf-8", "replace"))
+    return Ran(done.returncode, tuple(line.rstrip() for line in text.splitlines() if line.strip()))
+
+
+def _end_group(pid: int) -> None:
+    """Kill a supervisor with all it started in its group."""
+    try:
+        os.killpg(os.getpgid(pid), signal.SIGKILL)
+    except ProcessLookupError:
+        return
