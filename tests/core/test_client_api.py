@@ -41,9 +41,11 @@ def client(
 
 
 @asynccontextmanager
-async def served(handler: Handler, **settings: float) -> AsyncIterator[tuple[Httpd, Client]]:
+async def served(
+    handler: Handler, *, timeout_s: float = 5.0, silence_s: float = 60.0
+) -> AsyncIterator[tuple[Httpd, Client]]:
     """Run a server and a client of it."""
-    async with httpd(handler) as server, client(server.url, **settings) as api:
+    async with httpd(handler) as server, client(server.url, timeout_s=timeout_s, silence_s=silence_s) as api:
         yield server, api
 
 
