@@ -27,6 +27,7 @@ __all__ = [
     "armor",
     "check",
     "dearmor",
+    "message_digest",
     "pack",
     "parse",
     "parse_public_key",
@@ -116,8 +117,13 @@ def verify(blob: bytes, message: bytes, namespace: str) -> PublicKey:
     signature = parse(blob)
     if signature.namespace != namespace:
         raise Untrusted(f"the signature is for {signature.namespace!r}, not {namespace!r}")
-    check(signature, hashlib.sha512(message).digest())
+    check(signature, message_digest(message))
     return signature.key
+
+
+def message_digest(message: bytes) -> bytes:
+    """Return the 64-byte SHA-512 of a message, the only hash we sign."""
+    return hashlib.sha512(message).digest()
 
 
 def to_sign(namespace: str, sha512: bytes) -> bytes:
@@ -190,7 +196,7 @@ class SecretKey:
 
     def sign(self, namespace: str, message: bytes) -> bytes:
         """Sign `message` in `namespace` and return the SSHSIG blob."""
-        raw = self.sign_raw(to_sign(namespace, hashlib.sha512(message).digest()))
+        raw = self.sign_raw(to_sign(namespace, message_digest(message)))
         return pack(self.public, namespace, string(TYPE_PLAIN.encode()) + string(raw))
 
     def sign_raw(self, data: bytes) -> bytes:

@@ -1,0 +1,286 @@
+"""Where an admin's signature comes from: ssh-agent, ssh-keygen, a sealed file, or a key in memory.
+
+The only IO in `trust`. Every signer verifies its own signature before it returns it, so that a confused agent is
+found here and not in the log. It must never see a passphrase of a key that ssh-keygen or an agent guards.
+"""
+
+import os
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.trust import opensshkey, sshsig
+from nixfleet.trust.sealed import is_sealed, seal, sealed_public, unseal
+from nixfleet.trust.sshsig import PublicKey, SecretKey, parse_public_key
+from nixfleet.trust.sshwire import Reader, string, u32
+
+__all__ = [
+    "AgentSigner",
+    "KeygenSigner",
+    "MemorySigner",
+    "Signer",
+    "agent_keys",
+    "find_signer",
+    "is_sealed",
+    "seal",
+    "sealed_public",
+    "unseal",
+]
+
+# draft-miller-ssh-agent, sections 3 and 6.1.
+_REQUEST_IDENTITIES: Final = 11
+_IDENTITIES_ANSWER: Final = 12
+_SIGN_REQUEST: Final = 13
+_SIGN_RESPONSE: Final = 14
+_ANSWER_BYTES_MAX: Final = 256 << 10
+_IDENTITIES_MAX: Final = 2048
+_LIST_LIMIT_S: Final = 10.0
+_SIGN_LIMIT_S: Final = 120.0
+"""Long enough for a touch, a PIN or a confirmation."""
+_KEYGEN_LIMIT_S: Final = 300.0
+_KEY_FILE_BYTES_MAX: Final = 64 << 10
+
+
+class Signer(Protocol):
+    """Whatever can sign with one key."""
+
+    @property
+    def key(self) -> PublicKey:
+        """The public key of every signature it makes."""
+
+    def sign(self, namespace: str, payload: bytes) -> bytes:
+        """Return an SSHSIG blob over the payload; may wait for a person."""
+
+
+def _checked(blob: bytes, key: PublicKey, namespace: str, payload: bytes) -> bytes:
+    """Return a signature that verifies under the key asked for. Raises: Untrusted."""
+    signer = sshsig.verify(blob, payload, namespace)
+    if signer != key:
+        raise Untrusted(f"signed with {signer.fingerprint} where {key.fingerprint} was asked for")
+    return blob
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySigner:
+    """Signs with a key in memory."""
+
+    secret: SecretKey
+
+    @property
+    def key(self) -> PublicKey:
+        """The public key of every signature it makes."""
+        return self.secret.public
+
+    def sign(self, namespace: str, payload: bytes) -> bytes:
+        """Return an SSHSIG blob over the payload."""
+        return _checked(self.secret.sign(namespace, payload), self.key, namespace, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSigner:
+    """Signs through an ssh-agent; security keys and confirmations are the agent's to ask for."""
+
+    key: PublicKey
+    socket_path: str
+    limit_s: float = field(default=_SIGN_LIMIT_S, kw_only=True)
+
+    def sign(self, namespace: str, payload: bytes) -> bytes:
+        """Return an SSHSIG blob. Raises: UserError when the agent will not, Unreachable, Untrusted."""
+        data = sshsig.to_sign(namespace, sshsig.message_digest(payload))
+        request = bytes([_SIGN_REQUEST]) + string(self.key.blob) + string(data) + u32(0)
+        kind, answer = _ask(self.socket_path, request, self.limit_s)
+        if kind != _SIGN_RESPONSE:
+            raise UserError(
+                f"ssh-agent would not sign with {self.key.fingerprint}:"
+                " it no longer holds the key, is locked, or was not confirmed"
+            )
+        signature = answer.string()
+        answer.end()
+        return _checked(sshsig.pack(self.key, namespace, signature), self.key, namespace, payload)
+
+
+def agent_keys(socket_path: str) -> list[PublicKey]:
+    """List the agent's keys of our two types, in its order. Raises: Unreachable, Untrusted."""
+    kind, answer = _ask(socket_path, bytes([_REQUEST_IDENTITIES]), _LIST_LIMIT_S)
+    if kind != _IDENTITIES_ANSWER:
+        raise Unreachable(f"ssh-agent at {socket_path} does not list its keys; it may be locked (ssh-add -X)")
+    count = answer.u32()
+    if count > _IDENTITIES_MAX:
+        raise Untrusted(f"ssh-agent lists more than {_IDENTITIES_MAX} keys")
+    keys: list[PublicKey] = []
+    for _ in range(count):
+        blob = answer.string()
+        answer.string()  # the comment
+        try:
+            keys.append(PublicKey.from_blob(blob))
+        except Untrusted:
+            continue  # another type: RSA, ECDSA, certificates
+    answer.end()
+    return keys
+
+
+def _ask(socket_path: str, request: bytes, limit_s: float) -> tuple[int, Reader]:
+    """Send one request and return the answer's type and body, all within `limit_s`."""
+    deadline = time.monotonic() + limit_s
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(limit_s)
+            connection.connect(socket_path)
+            connection.sendall(string(request))
+            length = int.from_bytes(_receive(connection, 4, deadline), "big")
+            if not 0 < length <= _ANSWER_BYTES_MAX:
+                raise Untrusted(f"ssh-agent answers with {length} bytes, more or less than it may")
+            answer = _receive(connection, length, deadline)
+    except TimeoutError as error:
+        raise Unreachable(f"ssh-agent at {socket_path} did not answer within {limit_s:.0f} s") from error
+    except (OSError, ValueError) as error:
+        raise Unreachable(f"ssh-agent at {socket_path} cannot be reached: {error}") from error
+    return answer[0], Reader(answer[1:], "an answer of ssh-agent")
+
+
+def _receive(connection: socket.socket, count: int, deadline: float) -> bytes:
+    """Read exactly `count` bytes before the deadline, however slowly they drip."""
+    parts = bytearray()
+    while len(parts) < count:
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        connection.settimeout(left_s)
+        part = connection.recv(count - len(parts))
+        if not part:
+            raise ConnectionError("it hung up in the middle of an answer")
+        parts += part
+    return bytes(parts)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class KeygenSigner:
+    """Signs by running `ssh-keygen -Y sign`, which asks for passphrase, PIN and touch on the terminal itself."""
+
+    path: Path
+    key: PublicKey
+
+    def __init__(self, path: Path) -> None:
+        # Frozen: fields are set once, here.
+        object.__setattr__(self, "path", path.absolute())
+        object.__setattr__(self, "key", _public_of(path, _read_key_file(path)))
+
+    def sign(self, namespace: str, payload: bytes) -> bytes:
+        """Return an SSHSIG blob. Raises: UserError when ssh-keygen fails, Unreachable after five minutes."""
+        # A file, not standard input: with that, ssh-keygen asks no passphrase on the terminal.
+        with tempfile.TemporaryDirectory(prefix="nixfleet-sign-") as folder:
+            message = Path(folder) / "payload"
+            message.write_bytes(payload)
+            argv = ["ssh-keygen", "-Y", "sign", "-q", "-n", namespace, "-f", str(self.path), str(message)]
+            self._run(argv)
+            try:
+                with Path(f"{message}.sig").open(encoding="ascii") as file:
+                    armored = file.read(_KEY_FILE_BYTES_MAX)
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"ssh-keygen left no signature: {error}") from error
+        return _checked(sshsig.dearmor(armored), self.key, namespace, payload)
+
+    def _run(self, argv: list[str]) -> None:
+        # On a terminal its prompts ("confirm user presence") must show; elsewhere its words explain a failure.
+        told = None if os.isatty(2) else subprocess.PIPE
+        try:
+            done = subprocess.run(argv, stdout=subprocess.DEVNULL, stderr=told, timeout=_KEYGEN_LIMIT_S, check=False)
+        except FileNotFoundError as error:
+            raise UserError(
+                "ssh-keygen is not installed: install OpenSSH's client, or add the key to ssh-agent"
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise Unreachable(f"ssh-keygen did not sign within {_KEYGEN_LIMIT_S:.0f} s") from error
+        if done.returncode:
+            lines = (done.stderr or b"").decode(errors="replace").split("\n")
+            why = "; ".join(line.strip() for line in lines[-6:] if line.strip())[:500]
+            raise UserError(f"ssh-keygen could not sign with {self.path}: {why or f'exit {done.returncode}'}")
+
+
+def _read_key_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_KEY_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise UserError(f"cannot read the key file {path}: {error.strerror}") from error
+    if len(data) > _KEY_FILE_BYTES_MAX:
+        raise UserError(f"{path} is no key file: it is larger than {_KEY_FILE_BYTES_MAX} bytes")
+    return data
+
+
+def _public_of(path: Path, data: bytes) -> PublicKey:
+    """Return the public key of a `.pub`, private or sealed key file. Raises: UserError that names the file."""
+    try:
+        if is_sealed(data):
+            return sealed_public(data)
+        text = data.decode("ascii", "replace")
+        return opensshkey.read_public(text) if opensshkey.is_private_key(text) else parse_public_key(text)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def find_signer(
+    key: PublicKey | None,
+    *,
+    key_file: Path | None,
+    ssh_auth_sock: str | None,
+    passphrase: Callable[[], str] | None,
+) -> Signer:
+    """Choose how to sign with `key` (or with the file's, or the agent's only one).
+
+    A sealed file is opened with `passphrase`; else an agent that holds the key signs; else ssh-keygen with the
+    private key file. Raises: UserError that says what to do when there is no way.
+    """
+    if key_file is None:
+        return _from_agent(key, ssh_auth_sock)
+    data = _read_key_file(key_file)
+    public = _public_of(key_file, data)
+    if key is not None and public != key:
+        raise UserError(f"{key_file} holds {public.fingerprint}, but {key.fingerprint} is needed")
+    if is_sealed(data):
+        if passphrase is None:
+            raise UserError(f"{key_file} is sealed and there is no terminal to ask for its passphrase")
+        return MemorySigner(unseal(data, passphrase()))
+    if ssh_auth_sock and public in _keys_or_none(ssh_auth_sock):
+        return AgentSigner(public, ssh_auth_sock)
+    if opensshkey.is_private_key(data.decode("ascii", "replace")):
+        return KeygenSigner(key_file)
+    private = key_file.with_suffix("")
+    if key_file.suffix == ".pub" and private.is_file():
+        return KeygenSigner(key_file)  # ssh-keygen itself looks for the private key beside it
+    raise UserError(
+        f"ssh-agent holds no key {public.fingerprint}: run ssh-add, or pass --key with the private key file"
+    )
+
+
+def _from_agent(key: PublicKey | None, ssh_auth_sock: str | None) -> Signer:
+    if not ssh_auth_sock:
+        raise UserError("no key to sign with: start ssh-agent and run ssh-add, or pass --key FILE")
+    try:
+        held = agent_keys(ssh_auth_sock)
+    except (Unreachable, Untrusted) as error:
+        raise UserError(f"{error}; start ssh-agent and run ssh-add, or pass --key FILE") from error
+    if key is not None:
+        if key not in held:
+            raise UserError(f"ssh-agent holds no key {key.fingerprint}: run ssh-add, or pass --key FILE")
+        return AgentSigner(key, ssh_auth_sock)
+    if not held:
+        raise UserError("ssh-agent holds no ed25519 key: run ssh-add, or pass --key FILE")
+    if len(held) > 1:
+        listed = ", ".join(each.fingerprint for each in held[:5])
+        raise UserError(f"ssh-agent holds several keys ({listed}): say which with --key FILE.pub")
+    return AgentSigner(held[0], ssh_auth_sock)
+
+
+def _keys_or_none(ssh_auth_sock: str) -> list[PublicKey]:
+    """List an agent's keys, none where it does not answer: there is still the file."""
+    try:
+        return agent_keys(ssh_auth_sock)
+    except (Unreachable, Untrusted):
+        return []
