@@ -8,8 +8,8 @@ import msgspec
 from nixfleet.rollout.reasons import Reason, Subject
 
 
-class _Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing to do, or one reason not to."""
+class _Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One thing to do, or one reason not to; many at a time and never in a cycle, so the collector need not look."""
 
 
 class Open(_Decision, frozen=True, kw_only=True):

@@ -133,7 +133,7 @@ def _stopped(
         yield f"{failed} of {total} failed and nothing halts"
 
 
-def _gates(  # noqa: C901 -- one case for each move of a wave
+def _gates(
     rollout: RolloutState,
     members: Sequence[Member],
     decisions: Sequence[Decision],

@@ -19,7 +19,9 @@ A wave soaks only while a later wave has members to protect. If all that could o
 failed, nobody confirmed) the rollout halts, whatever `stop_at` allows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+
+import msgspec
 
 from nixfleet.rollout.decisions import (
     Ask,
@@ -53,11 +55,15 @@ from nixfleet.rollout.reasons import (
     Unfinished,
     clause,
 )
-from nixfleet.rollout.standing import SETTLED, Standing, count, halted, lapsed, standing, stop_limit
+from nixfleet.rollout.standing import Standing, count, halted, lapsed, standings, stop_limit
 from nixfleet.rollout.types import Clock, Member, RolloutState, WaveState
 from nixfleet.rollout.waves import waves
 
-_STARTED = frozenset({Standing.CONFIRMED, Standing.FAILED, Standing.OVERDUE, Standing.IN_FLIGHT, Standing.PARKED})
+_FAILED = (Standing.FAILED, Standing.OVERDUE)
+_UNSTARTED = (Standing.PENDING, Standing.AWAY, Standing.HELD)
+_AWAITED = (Standing.PENDING, Standing.IN_FLIGHT, Standing.PARKED)
+"""Standings for which a wave waits."""
+_STARTED = (Standing.CONFIRMED, Standing.FAILED, Standing.OVERDUE, Standing.IN_FLIGHT, Standing.PARKED)
 
 
 def plan(
@@ -73,6 +79,19 @@ def plan(
     return _Planner(rollout, members, now, lineup).decide()
 
 
+class _Wave(msgspec.Struct, kw_only=True):
+    """A wave in one planning pass: its members in rank order and, beside them, where they stand by now."""
+
+    number: int
+    clock: WaveState
+    members: list[Member]
+    where: list[Standing]
+
+    def has(self, *kinds: Standing) -> bool:
+        """Tell whether some member stands there."""
+        return any(kind in self.where for kind in kinds)
+
+
 class _Planner:
     """One planning pass; it lives for one call of `plan`."""
 
@@ -81,163 +100,175 @@ class _Planner:
     ) -> None:
         self.rollout = rollout
         self.now = now
-        self.lineup = lineup
-        self.members = {member.device: member for member in members}
-        self.where: dict[str, Standing] = {}
-        self.excused: set[str] = set()
         self.decisions: list[Decision] = []
+        self.excusing = False
         self.places = rollout.body.max_in_flight
         self.windows = Gatekeeper(rollout.body.window, now.wall_s)
+        known = {member.device: member for member in members}
+        self.waves: list[_Wave] = []
+        for number, (devices, clock) in enumerate(zip(lineup, wave_states(rollout), strict=True), start=1):
+            ranked = [known[device] for device in devices]
+            where = standings(ranked, rollout, now)
+            self.waves.append(_Wave(number=number, clock=clock, members=ranked, where=where))
 
     def decide(self) -> list[Decision]:
         """Settle who ran out of time; then, unless something stops the whole rollout, go through its waves."""
-        self._settle()
-        why = closed(self.rollout, self.now) or self._stopped() or self._waves()
+        for wave in self.waves:
+            self._settle(wave)
+        why = closed(self.rollout, self.now) or self._stopped() or self._advance()
         if why is not None:
             self.decisions.append(Wait(subject=None, why=why))
         return self.decisions
 
-    def _settle(self) -> None:
-        """Classify everybody in rank order, and take places back from those whose time is over."""
-        for wave in self.lineup:
-            for device in wave:
-                member = self.members[device]
-                where = standing(member, self.rollout, self.now)
-                if where is Standing.IN_FLIGHT:
-                    where = lapsed(member, self.rollout, self.now)
-                    if where is Standing.IN_FLIGHT:
-                        self.places -= 1
-                    elif where is Standing.OVERDUE:
-                        self.decisions.append(Overdue(device=device, run=member.run))
-                    else:
-                        self.decisions.append(Parked(device=device, run=member.run))
-                self.where[device] = where
+    def _settle(self, wave: _Wave) -> None:
+        """Count the places in use, and take them back from those whose time is over."""
+        in_flight = Standing.IN_FLIGHT  # looked up once: enum members are slow to reach on Python 3.11
+        if not wave.has(in_flight):
+            return
+        for place, (member, where) in enumerate(zip(wave.members, wave.where, strict=True)):
+            if where is not in_flight:
+                continue
+            wave.where[place] = after = lapsed(member, self.rollout, self.now)
+            if after is in_flight:
+                self.places -= 1
+            elif after is Standing.OVERDUE:
+                self.decisions.append(Overdue(device=member.device, run=member.run))
+            else:
+                self.decisions.append(Parked(device=member.device, run=member.run))
 
     def _stopped(self) -> Reason | None:
         """Halt on too many failures; else tell whether a halt or a pause is in force; note a resume."""
         if halted(self.rollout):
             return Halted(why=self.rollout.halted)
-        failed = self._failures(self.where)
+        failed = [device for wave in self.waves for device in self._failures(wave)]
         if self.rollout.halted:
             self.decisions.append(Resumed(excused=tuple(failed)))
-            self.excused.update(failed)
+            self.excusing = True
         elif failed:
-            active = sum(where is not Standing.GONE for where in self.where.values())
+            active = sum(len(wave.where) - wave.where.count(Standing.GONE) for wave in self.waves)
             allowed = stop_limit(self.rollout.body.stop_at, active)
             if len(failed) >= allowed:
                 return self._halt(TooManyFailed(failed=len(failed), allowed=allowed, total=active))
         return Paused() if self.rollout.paused else None
 
-    def _failures(self, devices: Iterable[str]) -> list[str]:
-        """List those that failed or are overdue and that no signed resume has excused."""
-        return [
-            device
-            for device in devices
-            if self.where[device] in {Standing.FAILED, Standing.OVERDUE}
-            and not self.members[device].excused
-            and device not in self.excused
-        ]
+    def _failures(self, wave: _Wave) -> list[str]:
+        """List those of a wave that failed or are overdue, and that no signed resume has excused."""
+        if self.excusing or not wave.has(*_FAILED):
+            return []
+        pairs = zip(wave.members, wave.where, strict=True)
+        return [member.device for member, where in pairs if where in _FAILED and not member.excused]
 
-    def _halt(self, why: Reason) -> Reason:
+    def _halt(self, why: Reason) -> Halted:
         """Halt, and give the reason that everything waits for from now on."""
         self.decisions.append(Halt(why=why))
         return Halted(why=clause(why))
 
-    def _waves(self) -> Reason | None:
+    def _advance(self) -> Reason | None:
         """Go through the waves in order, up to the first that may not open; give a reason if the rollout halts."""
         barrier: Reason | None = None
-        for number, (wave, clock) in enumerate(zip(self.lineup, wave_states(self.rollout), strict=True), start=1):
-            if clock.opened_s is None:
-                signed = self.rollout.body.waves[number - 1].gate == "signed"
-                if barrier is None and signed and number not in self.rollout.advanced:
+        for wave in self.waves:
+            if wave.clock.opened_s is None:
+                signed = self.rollout.body.waves[wave.number - 1].gate == "signed"
+                if barrier is None and signed and wave.number not in self.rollout.advanced:
                     barrier = NeedsAdvance()
                 if barrier is not None:
-                    self.decisions.append(Wait(subject=number, why=barrier))
-                    barrier = Behind(wave=number)
+                    self.decisions.append(Wait(subject=wave.number, why=barrier))
+                    barrier = Behind(wave=wave.number)
                     continue
-                self.decisions.append(Open(wave=number))
-            crowded = self._start(number, wave)
-            barrier = self._gate(number, wave, clock, crowded=crowded)
+                self.decisions.append(Open(wave=wave.number))
+            crowded = self._start(wave)
+            barrier = self._gate(wave, crowded=crowded)
             if isinstance(barrier, Halted):
                 return barrier
         if barrier is None and not self.rollout.finished:
             self.decisions.append(Finish())
         return None
 
-    def _start(self, number: int, wave: Sequence[str]) -> bool:
+    def _start(self, wave: _Wave) -> bool:
         """Start whoever of an open wave may start, in rank order; tell whether somebody lacked only a place."""
         crowded = False
-        for device in wave:
-            where = self.where[device]
-            if where is Standing.PENDING:
-                member = self.members[device]
-                why = self.windows.reason(member)
-                if why is None and member.online:
-                    if self.places > 0:
-                        self.places -= 1
-                        self.where[device] = Standing.IN_FLIGHT
-                        self.decisions.append(Start(device=device, run=member.run, wave=number))
-                    else:
-                        crowded = True
-                    continue
-                if why is None and member.waiting_s is None:
-                    self.decisions.append(Await(device=device, run=member.run))
-                self.decisions.append(Wait(subject=device, why=why or self._offline(member)))
-            elif where is Standing.AWAY:
-                self.decisions.append(Wait(subject=device, why=self._offline(self.members[device])))
-            elif where is Standing.HELD:
-                until = self.members[device].held_until_wall_s or 0
-                self.decisions.append(Wait(subject=device, why=HeldUntil(until_wall_s=until)))
+        if not wave.has(*_UNSTARTED):
+            return crowded
+        pending, away, held = _UNSTARTED
+        for place, where in enumerate(wave.where):
+            if where is pending:
+                member = wave.members[place]
+                why = self.windows.reason(member) or (None if member.online else self._offline(member))
+                if why is not None:
+                    if isinstance(why, Offline) and member.waiting_s is None:
+                        self.decisions.append(Await(device=member.device, run=member.run))
+                    self.decisions.append(Wait(subject=member.device, why=why))
+                elif self.places > 0:
+                    self.places -= 1
+                    wave.where[place] = Standing.IN_FLIGHT
+                    self.decisions.append(Start(device=member.device, run=member.run, wave=wave.number))
+                else:
+                    crowded = True
+            elif where is away:
+                member = wave.members[place]
+                self.decisions.append(Wait(subject=member.device, why=self._offline(member)))
+            elif where is held:
+                member = wave.members[place]
+                until = HeldUntil(until_wall_s=member.held_until_wall_s or 0)
+                self.decisions.append(Wait(subject=member.device, why=until))
         return crowded
 
     def _offline(self, member: Member) -> Offline:
         """Say for how long a member has been offline."""
         return Offline(ago_s=None if member.seen_s is None else max(0, self.now.run_s - member.seen_s))
 
-    def _gate(self, number: int, wave: Sequence[str], clock: WaveState, *, crowded: bool) -> Reason | None:
+    def _gate(self, wave: _Wave, *, crowded: bool) -> Reason | None:
         """Move an open wave on, as far as it is done and has soaked; give what keeps the next one from opening."""
-        full = NoPlace(used=self.rollout.body.max_in_flight - self.places, allowed=self.rollout.body.max_in_flight)
         if crowded:
-            self.decisions.append(Wait(subject=number, why=full))
-        if clock.passed_s is not None:
+            allowed = self.rollout.body.max_in_flight
+            full = NoPlace(used=allowed - self.places, allowed=allowed)
+            self.decisions.append(Wait(subject=wave.number, why=full))
+        if wave.clock.passed_s is not None:
             return None
-        done_s = clock.done_s
+        done_s = wave.clock.done_s
         if done_s is None:
-            standings = [self.where[device] for device in wave]
-            if not SETTLED.issuperset(standings):
-                counts = _unfinished(standings)
+            if wave.has(*_AWAITED):
+                counts = _unfinished(wave.where)
                 if not crowded:
-                    self.decisions.append(Wait(subject=number, why=counts))
-                return Behind(wave=number, counts=counts)
-            self.decisions.append(Done(wave=number))
+                    self.decisions.append(Wait(subject=wave.number, why=counts))
+                return Behind(wave=wave.number, counts=counts)
+            self.decisions.append(Done(wave=wave.number))
             done_s = self.now.run_s
-        if self._protects(number, wave):
-            confirmed = [self.members[device] for device in wave if self.where[device] is Standing.CONFIRMED]
-            failed = self._failures(wave)
-            if failed and not confirmed:
-                return self._halt(NobodyConfirmed(wave=number, failed=len(failed)))
-            now = soak(self.rollout, done_s, confirmed, self.now)
-            self.decisions.extend(Ask(device=device) for device in now.ask)
-            if not now.passed:
-                return Soaking(wave=number, left_s=max(0, now.left_s), healthy=now.healthy, confirmed=now.confirmed)
-        self.decisions.append(Passed(wave=number))
-        return None
+        why = self._soak(wave, done_s) if self._protects(wave) else None
+        if why is None:
+            self.decisions.append(Passed(wave=wave.number))
+        return why
 
-    def _protects(self, number: int, wave: Sequence[str]) -> bool:
+    def _protects(self, wave: _Wave) -> bool:
         """Tell whether a wave has something to soak, and a later one has members to protect by it."""
-        return any(self.where[device] in _STARTED for device in wave) and any(
-            self.where[device] is not Standing.GONE for later in self.lineup[number:] for device in later
+        later = self.waves[wave.number :]
+        return wave.has(*_STARTED) and any(
+            where is not Standing.GONE for following in later for where in following.where
         )
 
+    def _soak(self, wave: _Wave, done_s: int) -> Reason | None:
+        """Judge the soak of a wave that is done, and ask whose health it lacks; None when it has passed."""
+        confirmed = [
+            member for member, where in zip(wave.members, wave.where, strict=True) if where is Standing.CONFIRMED
+        ]
+        failed = self._failures(wave)
+        if failed and not confirmed:
+            return self._halt(NobodyConfirmed(wave=wave.number, failed=len(failed)))
+        now = soak(self.rollout, done_s, confirmed, self.now)
+        self.decisions.extend(Ask(device=device) for device in now.ask)
+        if now.passed:
+            return None
+        return Soaking(wave=wave.number, left_s=max(0, now.left_s), healthy=now.healthy, confirmed=now.confirmed)
 
-def _unfinished(standings: Sequence[Standing]) -> Unfinished:
+
+def _unfinished(where: Sequence[Standing]) -> Unfinished:
     """Count what a wave still waits for; an overdue member is a failed one here, a held one nobody waits for."""
-    counts = count(standings)
+    counts = count(where)
     return Unfinished(
         total=counts.total,
         confirmed=counts.confirmed,
         failed=counts.failed + counts.overdue,
         in_flight=counts.in_flight,
         rebooting=counts.rebooting,
-        pending=sum(where is Standing.PENDING for where in standings),
+        pending=where.count(Standing.PENDING),
     )

@@ -15,7 +15,7 @@ Subject = str | int | None
 """What waits: a device's id, a wave's number (from 1), or None for the whole rollout."""
 
 
-class _Reason(msgspec.Struct, frozen=True, kw_only=True):
+class _Reason(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A typed reason; `clause` renders it."""
 
 

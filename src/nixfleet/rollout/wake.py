@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from nixfleet.rollout.fold import wave_states
 from nixfleet.rollout.gates import Gatekeeper, ask_from_s, closed, silence_ends_s
 from nixfleet.rollout.reasons import NotBefore, OutsideWindow
-from nixfleet.rollout.standing import Standing, deadline_s, halted, standing
+from nixfleet.rollout.standing import Standing, deadline_s, halted, standings
 from nixfleet.rollout.types import Clock, Member, RolloutState
 
 
@@ -26,8 +26,8 @@ def _delays(rollout: RolloutState, members: Sequence[Member], now: Clock) -> Ite
     moving = why is None and not halted(rollout) and not rollout.paused
     windows = Gatekeeper(rollout.body.window, now.wall_s)
     pending = False
-    for member in members:
-        match standing(member, rollout, now):
+    for member, where in zip(members, standings(members, rollout, now), strict=True):
+        match where:
             case Standing.IN_FLIGHT:
                 yield deadline_s(member.offered_s or 0, rollout) - now.run_s
             case Standing.PENDING if moving:
