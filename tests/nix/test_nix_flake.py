@@ -16,7 +16,7 @@ FLAKE = """{
   outputs = { self }: {
     nixosConfigurations = builtins.mapAttrs
       (name: version: { config.system.build.toplevel = import ./systems.nix { bb = ./bb; inherit version; }; })
-      { "web-01" = 1; "web.02" = 2; };
+      { "web-01" = 1; "web.02" = 27; };
     answer = { value = 42; };
     broken = throw "this one is broken";
   };
@@ -43,7 +43,7 @@ async def test_a_machine_of_a_flake_is_built(builder: Nix, flake: str) -> None:
     """Building gives the toplevel's path, valid in the store, and Nix's output as it comes."""
     said: list[str] = []
     path = await builder.build_flake(flake, toplevel_attr("web.02"), [], said.append)
-    assert path.endswith("-nixos-system-unnamed-24.05.2")
+    assert path.endswith("-nixos-system-unnamed-24.05.27")
     assert await builder.is_valid(path)
     assert any(path.rpartition("-")[2] in line for line in said)
 

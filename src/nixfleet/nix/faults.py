@@ -54,7 +54,8 @@ class NixError(NixFailed):
         self.kind = fault.kind
 
 
-# The first kind with a matching line wins; see the module docstring for why trust comes before the network.
+# The first phrase that any line has wins: kinds in the order of the module docstring (trust before the network), and
+# within a kind the phrase that says most.
 _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
     (FaultKind.no_space, ("no space left on device", "disk quota exceeded", "database or disk is full")),
     (FaultKind.hash_mismatch, ("hash mismatch (?:importing|in) ",)),
@@ -105,7 +106,7 @@ _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
     ),
     (FaultKind.interrupted, ("interrupted by the user",)),
 )
-_PATTERNS = tuple((kind, re.compile("|".join(phrases), re.IGNORECASE)) for kind, phrases in _PHRASES)
+_PATTERNS = tuple((kind, re.compile(phrase, re.IGNORECASE)) for kind, phrases in _PHRASES for phrase in phrases)
 
 
 def clean(line: str) -> str:

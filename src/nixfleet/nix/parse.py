@@ -11,6 +11,8 @@ _VERSION = re.compile(r"\([^()\n]*\bNix\b[^()\n]*\) (\d{1,4})\.(\d{1,4})(?:\.(\d
 _STORE_BASE = re.compile(r"/nix/store/([0-9a-z]{32}-[0-9a-zA-Z+._?=-]{1,211})", re.ASCII)
 _FETCHED = re.compile(r"will be fetched \(([0-9.]+) ([KMGT]iB) download, ([0-9.]+) ([KMGT]iB) unpacked\)")
 _UNIT_BYTES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+# Changed; then gone, in the words of 2.8 and of 2.26.
+_BAD = ("was modified!", "No such file or directory", "does not exist")
 _LINK = re.compile(r"-(\d{1,9})-link\Z", re.ASCII)
 
 
@@ -73,7 +75,7 @@ def bad_paths(lines: list[str]) -> list[str]:
     named = (
         _STORE_BASE.search(line)
         for line in lines
-        if "was modified!" in line or "No such file or directory" in line or "is corrupted" in line
+        if any(words in line for words in _BAD)
     )
     return list(dict.fromkeys(f"/nix/store/{found.group(1)}" for found in named if found))
 
