@@ -4,17 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from tests.nix.builder import Systems
 from tests.nix.cacheserver import CacheServer
 from tests.nix.machines import Admin, Device
 from tests.nix.natlab import NatLab
-from tests.nix.probes import need_namespaces, need_networks, need_nix
+from tests.nix.probes import need_namespaces, need_nix
 
-if TYPE_CHECKING:
-    from nixfleet.trust.narinfo import CacheKey
+from nixfleet.trust.narinfo import CacheKey
 
 MakeDevice = Callable[..., Device]
 
@@ -34,19 +33,17 @@ def systems(shared_folder: Path) -> Systems:
 
 
 @pytest.fixture(scope="session")
-def cache_key() -> "CacheKey":
+def cache_key() -> CacheKey:
     """Give the key that signs the caches of this test process."""
-    from nixfleet.trust.narinfo import CacheKey
-
     return CacheKey.generate("fleet-1")
 
 
 @pytest.fixture(scope="session")
-def cache_folder(systems: Systems, cache_key: "CacheKey", tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a binary cache of A and B, signed; tests that spoil it make a copy."""
+def cache_folder(systems: Systems, cache_key: CacheKey, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a binary cache of A, B and BAD, signed; tests that spoil it make a copy."""
     folder = tmp_path_factory.mktemp("cache")
-    systems.push(systems.a, folder, cache_key)
-    systems.push(systems.b, folder, cache_key)
+    for system in (systems.a, systems.b, systems.bad):
+        systems.push(system, folder, cache_key)
     return folder
 
 
@@ -74,8 +71,9 @@ def make_device(tmp_path: Path) -> Iterator[MakeDevice]:
 
 @pytest.fixture
 def admin(tmp_path: Path, systems: Systems) -> Iterator[Admin]:
-    """Give an admin's machine whose local Nix store holds what the builder has built so far."""
+    """Give an admin's machine whose local Nix store holds A, B, BAD and what else was built before."""
     need_namespaces()
+    assert systems.a != systems.b != systems.bad
     machine = Admin(tmp_path / "admin", systems)
     yield machine
     machine.close()
@@ -84,6 +82,5 @@ def admin(tmp_path: Path, systems: Systems) -> Iterator[Admin]:
 @pytest.fixture
 def nat_lab() -> Iterator[NatLab]:
     """Give a network with a device side behind address translation and a coordinator side."""
-    need_networks()
     with NatLab() as lab:
         yield lab

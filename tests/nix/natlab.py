@@ -10,6 +10,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any, Self
 
+from tests.nix.probes import need_networks
+
 _COUNT = itertools.count()
 _NAT_RULES = """
 add table ip nat
@@ -46,6 +48,7 @@ class NatLab:
         self._links = tuple(f"nf{os.getpid() % 1000000}{number % 100}{side}" for side in "abcd")
 
     def __enter__(self) -> Self:
+        need_networks()
         try:
             self._make()
         except BaseException:

@@ -427,6 +427,15 @@ async def test_nar_is_streamed_whole(systems: Systems, builder: Nix, cache_folde
         [chunk async for chunk in builder.dump_nar(f"{systems.a}-gone")]
 
 
+async def test_a_stream_that_is_left_early_ends_its_process(systems: Systems, builder: Nix) -> None:
+    """Whoever stops reading a NAR leaves no process behind."""
+    path = next(path for path in systems.closure(systems.a) if path.endswith("-busybox-static"))
+    stream = builder.dump_nar(path)
+    assert await anext(stream)
+    await stream.aclose()
+    assert [] == running_with(path)
+
+
 async def test_recipes_are_never_realised(systems: Systems, empty: Nix, tmp_path: Path) -> None:
     """A derivation is refused before Nix sees it: a device builds nothing."""
     with pytest.raises(UserError, match="recipe"):

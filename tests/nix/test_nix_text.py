@@ -5,6 +5,7 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,16 +20,18 @@ HASHES = "0123456789abcdfghijklmnpqrsvwxyz"
 KEY = "fleet-1:" + "A" * 43 + "="
 
 
-def captured(name: str) -> list[dict[str, str]]:
-    """Read the captured failures of one version of Nix."""
-    found: list[dict[str, str]] = json.loads((SAMPLES / name).read_text())
-    return found
+class Sample(msgspec.Struct, frozen=True):
+    """A failure of a real run: what was done to it, the kind that calls for, what Nix printed."""
+
+    case: str
+    kind: FaultKind
+    lines: list[str]
 
 
 CAPTURED = [
-    pytest.param(sample, id=f"{file.stem}: {sample['case']}")
+    pytest.param(sample, id=f"{file.stem}: {sample.case}")
     for file in sorted(SAMPLES.glob("faults-*.json"))
-    for sample in captured(file.name)
+    for sample in msgspec.json.decode(file.read_bytes(), type=list[Sample])
 ]
 
 store_names = st.text(string.ascii_letters + string.digits + "+-._?=", min_size=1, max_size=40).filter(
@@ -43,10 +46,10 @@ store_paths = st.builds(
 
 
 @pytest.mark.parametrize("sample", CAPTURED)
-def test_captured_failures_are_classified(sample: dict[str, str]) -> None:
+def test_captured_failures_are_classified(sample: Sample) -> None:
     """Every captured failure has the kind that its cause calls for, and a sentence without escapes."""
-    fault = classify(sample["lines"])
-    assert sample["kind"] == fault.kind.value
+    fault = classify(sample.lines)
+    assert sample.kind == fault.kind
     assert fault.reason.isprintable()
     assert 0 < len(fault.reason) <= REASON_CHARS
 

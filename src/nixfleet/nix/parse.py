@@ -72,11 +72,7 @@ def missing_bytes(text: str) -> MissingBytes:
 
 def bad_paths(lines: list[str]) -> list[str]:
     """Find the paths that a verification names as changed or gone, in the order it named them."""
-    named = (
-        _STORE_BASE.search(line)
-        for line in lines
-        if any(words in line for words in _BAD)
-    )
+    named = (_STORE_BASE.search(line) for line in lines if any(words in line for words in _BAD))
     return list(dict.fromkeys(f"/nix/store/{found.group(1)}" for found in named if found))
 
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -111,7 +111,7 @@ class Nix(msgspec.Struct, frozen=True):
             finished = await self._run(commands.dry_run(check_store_path(path), options), answers=answers)
         return _parsed(finished, parse.missing_bytes, "\n".join(finished.checked().lines))
 
-    async def dump_nar(self, path: str) -> AsyncIterator[bytes]:
+    async def dump_nar(self, path: str) -> AsyncGenerator[bytes, None]:
         """Stream a path as a NAR. Raises: NixError at the end when the NAR is not whole."""
         argv = commands.dump(self._on_disk(check_store_path(path)))
         async with started(argv, self._env()) as process:
