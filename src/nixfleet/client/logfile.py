@@ -1,0 +1,224 @@
+"""The files of a mirror: leaves and payloads appended, a meta file that says how much of them counts. No judgement.
+
+A crash leaves at most a tail beyond what the meta file says, which the next writer cuts off. Several programs of one
+machine may share a folder: each takes over what another has appended. It must never change what is written.
+"""
+
+import fcntl
+import os
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from nixfleet.config import sync_folder, write_atomic
+from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.ids import MAX_LEAF_BYTES, MAX_PAYLOAD_BYTES
+from nixfleet.model.statements import LogState
+from nixfleet.model.wire import Entry
+
+_LEAF: Final = struct.Struct(">H")
+_PAYLOAD: Final = struct.Struct(">II")
+_ABSENT: Final = 2**64 - 1
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the files counts: sizes in bytes, and the newest verified checkpoint over `size` entries."""
+
+    v: int = 1
+    fleet: str
+    size: int = 0
+    root: str = ""
+    leaves_bytes: int = 0
+    payloads_bytes: int = 0
+    checkpoint: bytes = b""
+
+
+class LogFile:
+    """The entries of a log on disk, readable by index."""
+
+    def __init__(self, folder: Path, meta: Meta) -> None:
+        """Use `open` instead."""
+        self.folder = folder
+        self.meta = meta
+        self._leaves, self._payloads = folder / "leaves", folder / "payloads"
+        self._leaf_at: array[int] = array("Q")
+        self._payload_at: array[int] = array("Q")
+
+    @classmethod
+    def open(cls, folder: Path, fleet: str) -> Self:
+        """Open or make the files. Raises: UserError for another fleet's or an unusable folder; Untrusted if damaged."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = cls(folder, Meta(fleet=fleet))
+            with file._locked():
+                file._take_over(file._read_meta())
+                file._cut()
+        except OSError as error:
+            raise UserError(f"{folder} cannot be used: {error.strerror or error}") from error
+        return file
+
+    def leaf(self, index: int) -> bytes:
+        """Read a leaf. Raises: IndexError."""
+        with self._leaves.open("rb") as file:
+            file.seek(self._leaf_at[index])
+            return _exactly(file.read(_LEAF.size + MAX_LEAF_BYTES), _LEAF)
+
+    def payload(self, index: int) -> bytes | None:
+        """Read a payload, None when it is not held. Raises: IndexError."""
+        if self._payload_at[index] == _ABSENT:
+            return None
+        with self._payloads.open("rb") as file:
+            file.seek(self._payload_at[index])
+            return _exactly(file.read(_PAYLOAD.size + MAX_PAYLOAD_BYTES), _PAYLOAD)
+
+    def entries(self) -> list[tuple[bytes, bytes | None]]:
+        """Read everything."""
+        leaves = [data[_LEAF.size :] for _, data in self._records(self._leaves, _LEAF, 0, self.meta.leaves_bytes)]
+        payloads: list[bytes | None] = [None] * len(leaves)
+        for _, data in self._records(self._payloads, _PAYLOAD, 0, self.meta.payloads_bytes):
+            payloads[_PAYLOAD.unpack_from(data)[0]] = data[_PAYLOAD.size :]
+        return list(zip(leaves, payloads, strict=True))
+
+    def append(self, checkpoint: bytes, log: LogState, start: int, entries: Sequence[Entry]) -> None:
+        """Keep entries from `start` on durably, with the checkpoint over all of them.
+
+        Raises: UserError when the disk fails, or another program has written another log here; nothing counts then.
+        """
+        try:
+            with self._locked():
+                self._take_over(self._read_meta())
+                for index in range(start, min(self.meta.size, start + len(entries))):
+                    if self.leaf(index) != entries[index - start].leaf:
+                        raise UserError(f"{self.folder} holds another log than this program has verified")
+                if log.size < self.meta.size:
+                    return  # another program is further already
+                self._cut()
+                self._write(checkpoint, log, entries[self.meta.size - start :])
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+
+    def add_payload(self, index: int, payload: bytes) -> None:
+        """Keep a payload that came later than its leaf. Raises: UserError."""
+        try:
+            with self._locked():
+                self._take_over(self._read_meta())
+                self._cut()
+                self._payload_at[index] = self.meta.payloads_bytes
+                added = _append(self._payloads, _PAYLOAD.pack(index, len(payload)) + payload)
+                self._publish(msgspec.structs.replace(self.meta, payloads_bytes=self.meta.payloads_bytes + added))
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from error
+
+    def _write(self, checkpoint: bytes, log: LogState, entries: Sequence[Entry]) -> None:
+        old = self.meta
+        leaves, payloads = bytearray(), bytearray()
+        leaf_at, payload_at = array("Q"), array("Q")
+        for index, entry in enumerate(entries, start=old.size):
+            leaf_at.append(old.leaves_bytes + len(leaves))
+            leaves += _LEAF.pack(len(entry.leaf)) + entry.leaf
+            payload_at.append(_ABSENT if entry.payload is None else old.payloads_bytes + len(payloads))
+            if entry.payload is not None:
+                payloads += _PAYLOAD.pack(index, len(entry.payload)) + entry.payload
+        assert old.size + len(entries) == log.size
+        # Both files are durable before the meta file counts them.
+        new = msgspec.structs.replace(
+            old,
+            size=log.size,
+            root=log.root,
+            leaves_bytes=old.leaves_bytes + _append(self._leaves, leaves),
+            payloads_bytes=old.payloads_bytes + _append(self._payloads, payloads),
+            checkpoint=checkpoint,
+        )
+        self._publish(new)
+        self._leaf_at.extend(leaf_at)
+        self._payload_at.extend(payload_at)
+
+    def _publish(self, meta: Meta) -> None:
+        sync_folder(self.folder)
+        write_atomic(self.folder / "meta.json", msgspec.json.encode(meta))
+        self.meta = meta
+
+    def _read_meta(self) -> Meta:
+        path = self.folder / "meta.json"
+        try:
+            meta = msgspec.json.decode(path.read_bytes(), type=Meta)
+        except FileNotFoundError:
+            return Meta(fleet=self.meta.fleet)
+        except msgspec.MsgspecError as error:
+            raise Untrusted(f"{path} is damaged ({error}); move {self.folder} away to fetch the log anew") from error
+        if meta.v != 1 or meta.fleet != self.meta.fleet:
+            raise UserError(f"{self.folder} holds the log of another fleet ({meta.fleet[:12]}…), or of a newer version")
+        return meta
+
+    def _take_over(self, disk: Meta) -> None:
+        """Index what has been appended since we last looked, by this program or another."""
+        if disk.size < self.meta.size or disk.payloads_bytes < self.meta.payloads_bytes:
+            raise UserError(f"{self.folder} was replaced while it was in use; start again")
+        for at, _ in self._records(self._leaves, _LEAF, self.meta.leaves_bytes, disk.leaves_bytes):
+            self._leaf_at.append(at)
+            self._payload_at.append(_ABSENT)
+        if len(self._leaf_at) != disk.size:
+            raise self._damaged()
+        for at, data in self._records(self._payloads, _PAYLOAD, self.meta.payloads_bytes, disk.payloads_bytes):
+            index = _PAYLOAD.unpack_from(data)[0]
+            if index >= disk.size:
+                raise self._damaged()
+            self._payload_at[index] = at
+        self.meta = disk
+
+    def _records(self, path: Path, head: struct.Struct, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """Read records, each with its head, between two places. Raises: Untrusted when they do not fit."""
+        if start == end:
+            return
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                while start < end:
+                    first = file.read(head.size)
+                    length = head.unpack(first)[-1] if len(first) == head.size else 0
+                    data = first + file.read(length)
+                    if not length or len(data) != head.size + length or start + len(data) > end:
+                        raise self._damaged()
+                    yield start, data
+                    start += len(data)
+        except FileNotFoundError:
+            raise self._damaged() from None
+
+    def _damaged(self) -> Untrusted:
+        return Untrusted(f"the files in {self.folder} are damaged; move the folder away to fetch the log anew")
+
+    def _cut(self) -> None:
+        """Cut off what a crash left beyond the meta file's word."""
+        for path, size in ((self._leaves, self.meta.leaves_bytes), (self._payloads, self.meta.payloads_bytes)):
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder's lock, which a crash releases (flock(2))."""
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+
+def _append(path: Path, data: bytes | bytearray) -> int:
+    """Append durably and give the number of bytes."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return len(data)
+
+
+def _exactly(data: bytes, head: struct.Struct) -> bytes:
+    length = int(head.unpack_from(data)[-1])
+    return data[head.size : head.size + length]

@@ -1,0 +1,236 @@
+"""A verified copy of a fleet's log on disk: replayed at every opening, extended only by what a checkpoint proves.
+
+It must never take part of an extension, go back, or let a crash leave more than a tail that the next opening cuts.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from nixfleet.client.api import Client, Payloads
+from nixfleet.client.logfile import LogFile
+from nixfleet.errors import Unreachable, Untrusted
+from nixfleet.model.ids import MAX_NOTE_BYTES
+from nixfleet.model.statements import LogState
+from nixfleet.model.views import EntryView
+from nixfleet.model.wire import Entry, Sync
+from nixfleet.trust.leaf import Leaf
+from nixfleet.trust.replay import State, Verdict, missing
+from nixfleet.trust.view import ENTRIES_MAX, Behind, Extended, Fork, LogView
+from nixfleet.trust.words import entry_view
+
+Verified = Literal["ok", "behind", "fork", "untrusted"]
+
+_BATCH: Final = 1_000
+_THREAD_FROM: Final = 200
+"""Extensions of at least so many entries are replayed beside the event loop."""
+
+
+class Mirror:
+    """A fleet's log as this machine has verified it; `verified` and `why` tell how the last answer compared."""
+
+    def __init__(self, file: LogFile, view: LogView, *, device: str | None) -> None:
+        """Use `open` instead."""
+        self._file = file
+        self._view = view
+        self._device = device
+        self._staged: list[Entry] = []
+        self._unsaved: list[Entry] = []
+        self._verdicts: list[Verdict] = []
+        self._checkpoint = b""
+        self._one_at_a_time = asyncio.Lock()
+        self.verified: Verified = "ok"
+        self.why = ""
+
+    @classmethod
+    def open(cls, folder: Path, fleet: str, *, pin: LogState | None = None, device: str | None = None) -> Self:
+        """Open or make a mirror and replay what it holds.
+
+        `pin` is a log state, as of a token, that the log must extend; `device` is set by an agent, which holds only
+        the payloads that it needs. Raises: UserError when the folder is another fleet's or cannot be used;
+        Untrusted when what is on disk does not verify.
+        """
+        file = LogFile.open(folder, fleet)
+        mirror = cls(file, LogView.pinned(fleet, pin), device=device)
+        if file.meta.size:
+            try:
+                mirror._replay()
+            except Untrusted as error:
+                raise Untrusted(
+                    f"the copy of the log in {folder} does not verify ({error}); move the folder away to fetch it anew"
+                ) from error
+        return mirror
+
+    def _replay(self) -> None:
+        held = self._file.entries()
+        extended = self._view.extend(self._file.meta.checkpoint, 0, held)
+        if self._view.log != LogState(size=self._file.meta.size, root=self._file.meta.root):
+            raise Untrusted("it is not the log that was written")
+        self._verdicts.extend(extended.verdicts)
+        self._checkpoint = self._file.meta.checkpoint
+
+    @property
+    def fleet(self) -> str:
+        """The fleet id."""
+        return self._view.fleet
+
+    @property
+    def size(self) -> int:
+        """How many entries are verified and held."""
+        return self._view.size
+
+    @property
+    def state(self) -> State:
+        """What the log says; replaced or moved on by every extension, so do not keep it."""
+        return self._view.state
+
+    @property
+    def log_state(self) -> LogState:
+        """Size and root: what a statement's `base` and a report's `log` say."""
+        return self._view.log
+
+    @property
+    def checkpoint(self) -> bytes:
+        """The newest verified checkpoint, a signed note; empty before the first."""
+        return self._checkpoint
+
+    @property
+    def log_view(self) -> LogView:
+        """The verified view itself, for gates and payloads that came late."""
+        return self._view
+
+    async def catch_up(self, client: Client) -> int:
+        """Fetch, verify and keep everything up to the coordinator's checkpoint; gives the number of new entries.
+
+        Raises: Unreachable, and Untrusted (`verified` tells which kind); nothing has changed then. What a break left
+        over is not fetched again.
+        """
+        async with self._one_at_a_time:
+            note = await client.checkpoint()
+            wanted = _claimed_size(note)
+            before = self.size
+            while self.size + len(self._staged) < wanted:
+                start = self.size + len(self._staged)
+                payloads: Payloads = "all" if self._device is None else "mine"
+                answer = await client.entries(start, min(_BATCH, wanted - start), payloads)
+                if answer.start != start or not answer.entries:
+                    self._staged.clear()
+                    raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
+                self._staged.extend(answer.entries[: wanted - start])
+            staged, self._staged = self._staged[: max(0, wanted - before)], []
+            if len(staged) >= _THREAD_FROM:
+                await asyncio.to_thread(self.extend, note, before, staged)
+            else:
+                self.extend(note, before, staged)
+            return self.size - before
+
+    def take(self, sync: Sync) -> Extended | None:
+        """Take a sync answer or event; None while the coordinator says that `more` entries are to come.
+
+        Raises: Untrusted; nothing has changed then, and the entries that were to be completed are dropped.
+        """
+        held, self._staged = self._staged, []
+        start, entries = sync.start, list(sync.entries)
+        if self.size < start <= self.size + len(held):
+            start, entries = self.size, [*held[: start - self.size], *entries]
+        if not sync.more:
+            return self.extend(sync.checkpoint, start, entries)
+        if start > self.size or start + len(entries) > ENTRIES_MAX:
+            raise Untrusted(f"the coordinator sends entries from {start} on, which do not join the {self.size} known")
+        self._staged = entries[self.size - start :]
+        return None
+
+    @property
+    def next_index(self) -> int:
+        """What to ask for next: the size, and the entries that wait for the rest of their answer."""
+        return self.size + len(self._staged)
+
+    def extend(self, checkpoint: bytes, start: int, entries: Sequence[Entry]) -> Extended:
+        """Verify entries up to a checkpoint and keep them durably; they are all taken, or none.
+
+        Raises: Untrusted, UserError when the disk fails.
+        """
+        try:
+            extended = self._view.extend(checkpoint, start, [(entry.leaf, entry.payload) for entry in entries])
+        except Untrusted as error:
+            self.verified = _kind(error)
+            self.why = str(error)
+            raise
+        self.verified, self.why = "ok", ""
+        self._verdicts.extend(extended.verdicts)
+        self._unsaved.extend(entries[extended.start - start :])
+        self._file.append(checkpoint, self._view.log, self.size - len(self._unsaved), self._unsaved)
+        self._unsaved.clear()
+        self._checkpoint = checkpoint
+        return extended
+
+    async def fill(self, client: Client) -> int:
+        """Fetch the payloads that this device needs by now and did not get with their leaves; gives how many.
+
+        Raises: Untrusted for a payload that does not fit, Unreachable, UserError.
+        """
+        if self._device is None:
+            return 0
+        gaps = missing(self.state, self._device)
+        for digest in gaps.releases:
+            payload = await client.payload(digest)
+            place = self.state.withheld.get(hashlib.sha512(payload).digest())
+            if place is None or hashlib.sha256(payload).hexdigest() != digest:
+                raise Untrusted(f"{client.url} sent another payload than that of {digest[:12]}")
+            self._supply(place.place.index, payload)
+        for index in gaps.controls:
+            entries = (await client.entries(index, 1, "mine")).entries
+            held = entries[0].payload if entries else None
+            if held is None or hashlib.sha512(held).digest() != Leaf.unpack(self.leaf(index)).sha512:
+                raise Untrusted(f"{client.url} does not send the payload of entry {index}, which this device needs")
+            self._supply(index, held)
+        return len(gaps.releases) + len(gaps.controls)
+
+    def _supply(self, index: int, payload: bytes) -> None:
+        """Keep a payload before it counts, so that the next opening judges as this one does."""
+        self._file.add_payload(index, payload)
+        self._verdicts[index] = self._view.supply(payload)
+
+    # Reading
+
+    def leaf(self, index: int) -> bytes:
+        """Read an entry's leaf. Raises: IndexError."""
+        return self._file.leaf(index)
+
+    def payload(self, index: int) -> bytes | None:
+        """Read an entry's payload, None when it is not held. Raises: IndexError."""
+        return self._file.payload(index)
+
+    def verdict(self, index: int) -> Verdict:
+        """Tell what the replay made of an entry."""
+        return self._verdicts[index]
+
+    def entry(self, index: int) -> EntryView:
+        """Describe an entry in words, from what is verified here."""
+        return entry_view(index, self.leaf(index), self.payload(index), self._verdicts[index], self.state)
+
+    def entries(self, start: int, limit: int) -> list[EntryView]:
+        """Describe consecutive entries from `start` on."""
+        return [self.entry(index) for index in range(max(0, start), min(self.size, start + limit))]
+
+
+def _kind(error: Untrusted) -> Verified:
+    match error:
+        case Fork():
+            return "fork"
+        case Behind():
+            return "behind"
+        case _:
+            return "untrusted"
+
+
+def _claimed_size(note: bytes) -> int:
+    """Read how many entries a checkpoint claims, before it can be verified: only to know how much to ask for."""
+    lines = note[:MAX_NOTE_BYTES].split(b"\n", 2)
+    if len(lines) < 3 or not lines[1].isdigit() or len(lines[1]) > 16:
+        raise Untrusted("the coordinator's checkpoint is malformed")
+    if int(lines[1]) > ENTRIES_MAX:
+        raise Untrusted(f"the coordinator claims a log of more than {ENTRIES_MAX} entries")
+    return int(lines[1])
