@@ -20,6 +20,7 @@ failed, nobody confirmed) the rollout halts, whatever `stop_at` allows.
 """
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import msgspec
 
@@ -104,10 +105,10 @@ class _Planner:
         self.excusing = False
         self.places = rollout.body.max_in_flight
         self.windows = Gatekeeper(rollout.body.window, now.wall_s)
-        known = {member.device: member for member in members}
+        known = dict(zip(map(attrgetter("device"), members), members, strict=True))
         self.waves: list[_Wave] = []
         for number, (devices, clock) in enumerate(zip(lineup, wave_states(rollout), strict=True), start=1):
-            ranked = [known[device] for device in devices]
+            ranked = list(map(known.__getitem__, devices))
             where = standings(ranked, rollout, now)
             self.waves.append(_Wave(number=number, clock=clock, members=ranked, where=where))
 
