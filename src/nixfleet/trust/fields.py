@@ -131,8 +131,8 @@ def _rollout(rollout: Rollout) -> str:
         return "stop_at has not exactly one of count and percent"
     if rollout.stop_at.percent is None and rollout.stop_at.at_least != 1:
         return "at_least belongs to a percentage"
-    if rollout.window is not None and (_twice(rollout.window.days) or rollout.window.from_ == rollout.window.to):
-        return "its window names a day twice or is empty"
+    if rollout.window is not None and _twice(rollout.window.days):
+        return "its window names a day twice"
     waves = (wave.members for wave in rollout.waves)
     return _select(rollout.select) or _first(_select(members) for members in waves if isinstance(members, dict))
 

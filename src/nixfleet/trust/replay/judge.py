@@ -1,0 +1,289 @@
+"""`replay`: one leaf, one verdict, the state moved on. Pure and total: every leaf has a verdict, none raises.
+
+What a leaf alone tells is judged before its payload is looked at, in the same way for everybody: so a party that
+holds only some payloads reaches the same verdicts on those (trust.md, Replay). It must never let a payload that an
+agent does not need change a verdict on one that it does.
+"""
+
+import hashlib
+from typing import assert_never
+
+from nixfleet.errors import Untrusted
+from nixfleet.model.ids import BASE_WINDOW, Digest, Fingerprint
+from nixfleet.model.statements import Action, Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
+from nixfleet.trust import sshsig
+from nixfleet.trust.leaf import Leaf, LeafType, Subject, subject_of
+from nixfleet.trust.replay import rights, rules, updates
+from nixfleet.trust.replay.state import (
+    Approval,
+    Pending,
+    Place,
+    State,
+    Unknown,
+    Valid,
+    Verdict,
+    Void,
+    Waiting,
+    Withheld,
+    keys_of,
+)
+from nixfleet.trust.statements import Malformed, namespace_of, parse
+
+AT_BEFORE_MAX_S = 24 * 3_600
+AT_AFTER_MAX_S = 300
+ESSENTIAL: frozenset[LeafType] = frozenset({"root", "grant", "revoke", "rollout"})
+"""Types whose payload everybody needs (trust.md, Replay)."""
+
+_RIGHTS: dict[LeafType, tuple[Action, ...]] = {"release": ("release",), "rollout": ("deploy", "rollback")}
+
+
+def replay(state: State, index: int, leaf: Leaf | bytes, payload: bytes | None) -> Verdict:
+    """Append one leaf to the state and judge it; a payload that does not fit the leaf counts as not held."""
+    assert index == state.size, "leaves are replayed in order"
+    data = leaf if isinstance(leaf, bytes) else leaf.pack()
+    try:
+        opened = Leaf.unpack(data)
+    except Untrusted as error:
+        state.tree.append(data)
+        return Void(str(error))
+    before = state.last_time
+    state.last_time = max(before, opened.log_time)
+    if state.blind_at is not None or state.stopped_at is not None:
+        verdict: Verdict = Unknown(needed=True)
+    elif opened.log_time < before:
+        # trust.md, Log: log time is the replay's only clock and never goes back.
+        verdict = Void("its log time is below the leaf before")
+    else:
+        verdict = _leaf(state, index, opened, payload)
+    # Last: rules read the tree as it was before this leaf.
+    state.tree.append(data)
+    return verdict
+
+
+def _leaf(state: State, index: int, leaf: Leaf, payload: bytes | None) -> Verdict:
+    """Judge by the leaf alone: namespace, who may speak, signature, repeats."""
+    try:
+        signature = sshsig.parse(leaf.sshsig)
+    except Untrusted as error:
+        return Void(str(error))
+    subject = subject_of(signature.namespace)
+    if subject is None:
+        return Void("its namespace is not one of a statement")
+    place = Place(index, leaf.log_time, Fingerprint(signature.key.fingerprint), leaf.sha512)
+    if payload is not None and hashlib.sha512(payload).digest() != leaf.sha512:
+        payload = None
+    unheard = _unheard(state, place, subject, held=payload is not None)
+    if unheard is not None:
+        return unheard
+    try:
+        sshsig.check(signature, leaf.sha512)
+    except Untrusted as error:
+        return Void(str(error))
+    repeat = _remember(state, place, subject)
+    if repeat is not None:
+        return Void(f"it repeats entry {repeat}")
+    if subject.type == "device":
+        _count_use(state, place, subject.id)
+    if subject.type == "approve":
+        return _approve(state, place)
+    if payload is None:
+        return _without_payload(state, place, subject)
+    return _with_payload(state, place, subject, payload)
+
+
+def _unheard(state: State, place: Place, subject: Subject, *, held: bool) -> Verdict | None:
+    """Turn away keys that nobody named, before a signature is checked or a payload wanted (trust.md, Replay)."""
+    signer, now = place.signer, place.log_time
+    if state.log_root is None:
+        return None if place.index == 0 and subject.type == "root" else Void("the log does not begin with root 1")
+    if signer in state.revoked_keys:
+        return Void(f"its key is revoked ({signer})")
+    if subject.type == "device":
+        record = state.devices.get(subject.id)
+        if record is not None and record.key == signer:
+            return None
+        if record is None and not held and signer not in state.root_keys and signer not in state.grants_of:
+            # A device that this party does not follow may sign with its own key.
+            return Unknown()
+    if subject.type == "approve" and _pending_root_names(state, signer):
+        return None
+    if signer not in state.root_keys and signer not in state.grants_of:
+        return Void(f"neither root nor grant names its key ({signer})")
+    if signer not in state.root_keys and not any(rights.alive(state, one, now) for one in rights.grants(state, signer)):
+        return Void(f"no grant of its key is live ({signer})")
+    wanted = _RIGHTS.get(subject.type)
+    if wanted and not rights.may_ever(state, signer, wanted, now):
+        return Void(f"{rights.principal_of(state, signer)} lacks the right to {' or '.join(wanted)}")
+    return None
+
+
+def _pending_root_names(state: State, signer: Fingerprint) -> bool:
+    """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else."""
+    return any(isinstance(one.statement, Root) and signer in keys_of(one.statement) for one in state.pending.values())
+
+
+def _remember(state: State, place: Place, subject: Subject) -> int | None:
+    """Return the index that a leaf repeats within the base window, or note it; a payload's own key comes first."""
+    while state.order and state.order[0][0] < place.index - BASE_WINDOW:
+        index, old = state.order.popleft()
+        if state.recent.get(old) == index:
+            del state.recent[old]
+        waiting = state.pending.get(old)
+        if waiting is not None and waiting.place.index <= index:
+            del state.pending[old]  # no approval can complete it any more
+    approve = subject.type == "approve"
+    key = place.sha512 + (b"+" if approve else b"=") + place.signer.encode()
+    repeat = state.recent.get(key)
+    if repeat is not None:
+        return repeat
+    for one in (key,) if approve else (key, place.sha512):
+        state.recent[one] = place.index
+        state.order.append((place.index, one))
+    return None
+
+
+def _count_use(state: State, place: Place, device: str) -> None:
+    """Count the device ids that a counted key claims, valid or not, which leaves alone tell (trust.md, Statements)."""
+    use = place.signer, device
+    if use not in state.uses and any(
+        # Only while live: else a device's own key would be counted by those alone who follow that device.
+        one.statement.max_uses is not None and rights.alive(state, one, place.log_time)
+        for one in rights.grants(state, place.signer)
+    ):
+        state.use_counts[place.signer] = state.uses[use] = state.use_counts.get(place.signer, 0) + 1
+
+
+def _approve(state: State, place: Place) -> Verdict:
+    """Note a further signature, and judge again what waited for it."""
+    if place.sha512 not in state.recent:
+        return Void(f"it approves nothing of the last {BASE_WINDOW} entries")
+    live = rights.may_ever(state, place.signer, ("approve",), place.log_time)
+    if not live and not _pending_root_names(state, place.signer):
+        return Void(f"{rights.principal_of(state, place.signer)} lacks the right to approve")
+    approval = Approval(place.index, place.log_time, place.signer)
+    state.approvals[place.sha512] = (*state.approvals.get(place.sha512, ()), approval)
+    waiting = state.pending.get(place.sha512)
+    if waiting is None:
+        return Valid(None)
+    completing = Place(place.index, place.log_time, waiting.place.signer, place.sha512)
+    if waiting.type == "control":
+        control = waiting.statement
+        assert control is None or isinstance(control, Control)
+        verdict: Verdict = updates.control_leaf(state, waiting.place, completing, waiting.subject, control)
+    else:
+        assert waiting.statement is not None
+        verdict = _apply(state, completing, waiting.statement)
+    if not isinstance(verdict, Waiting):
+        state.pending.pop(place.sha512, None)
+    return Valid(waiting.statement) if isinstance(verdict, Waiting) else verdict
+
+
+def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
+    """Keep what a later payload will be judged by; stop where everybody needs it."""
+    if subject.type in ESSENTIAL:
+        state.blind_at = place.index
+        return Unknown(needed=True)
+    if subject.type == "release":
+        if state.root is not None:
+            state.withheld[place.sha512] = Withheld(place, state.root)
+    elif subject.type == "control":
+        verdict = updates.control_leaf(state, place, place, subject.id, None)
+        if isinstance(verdict, Waiting):
+            state.pending[place.sha512] = Pending(place, None, "control", subject.id)
+        elif isinstance(verdict, Void):
+            return verdict
+    return Unknown()
+
+
+def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) -> Verdict:
+    """Judge envelope and content."""
+    try:
+        statement = parse(payload)
+    except Malformed as error:
+        return Void(str(error))
+    fault = envelope_fault(state, place, subject, statement, payload)
+    if fault:
+        return Void(fault)
+    if isinstance(statement, Control):
+        verdict: Verdict = updates.control_leaf(state, place, place, subject.id, statement)
+    else:
+        verdict = _apply(state, place, statement, payload)
+    if isinstance(verdict, Waiting):
+        state.pending[place.sha512] = Pending(place, statement, subject.type, subject.id)
+    return verdict
+
+
+def envelope_fault(state: State, place: Place, subject: Subject, statement: Statement, payload: bytes) -> str:
+    """Say what is wrong with a statement's header at its place, or nothing (trust.md, Envelope and Log)."""
+    if subject_of(namespace_of(statement)) != subject:
+        return "its signature is for another type or subject"
+    if statement.by != place.signer:
+        return "it is signed by another key than it names"
+    if place.index == 0:
+        return (
+            "" if hashlib.sha256(payload).hexdigest() == state.fleet else "it is not the root that the fleet id names"
+        )
+    if statement.fleet != state.fleet:
+        return "it is for another fleet"
+    if not -AT_AFTER_MAX_S <= place.log_time - statement.at <= AT_BEFORE_MAX_S:
+        return "it was signed more than 24 h before its log time, or more than 5 min after"
+    if not 0 <= place.index - statement.base.size <= BASE_WINDOW:
+        return f"its base is not within the {BASE_WINDOW} entries before it"
+    if state.tree.root(statement.base.size).hex() != statement.base.root:
+        return "its base is not a state of this log"
+    return ""
+
+
+def _apply(state: State, at: Place, statement: Statement, payload: bytes | None = None) -> Verdict:
+    """Judge a statement at the leaf that completes it, and let it take effect."""
+    match statement:
+        case Root():
+            return rules.root(state, at, statement)
+        case Grant():
+            return rules.grant(state, at, statement)
+        case Revoke():
+            return rules.revoke(state, at, statement)
+        case Device():
+            return rules.device(state, at, statement)
+        case Release():
+            assert payload is not None
+            return updates.release(state, at, statement, _digest(payload), state.root)
+        case Rollout():
+            assert payload is not None
+            return updates.rollout(state, at, statement, _digest(payload))
+        case Control():
+            raise AssertionError("controls are judged by their leaf")
+        case _:
+            assert_never(statement)
+
+
+def supply(state: State, payload: bytes) -> Verdict:
+    """Judge a release or control payload that came later than its leaf: the same verdict as in its place."""
+    sha512 = hashlib.sha512(payload).digest()
+    try:
+        statement = parse(payload)
+    except Malformed as error:
+        return Void(str(error))
+    subject = subject_of(namespace_of(statement))
+    assert subject is not None
+    if isinstance(statement, Release):
+        withheld = state.withheld.pop(sha512, None)
+        if withheld is None:
+            if _digest(payload) not in state.releases:
+                state.absent.add(_digest(payload))
+            return Void("no entry waits for this payload")
+        fault = envelope_fault(state, withheld.place, subject, statement, payload)
+        if fault:
+            state.absent.add(_digest(payload))
+        return (
+            Void(fault) if fault else updates.release(state, withheld.place, statement, _digest(payload), withheld.root)
+        )
+    if isinstance(statement, Control):
+        return updates.read_control(
+            state, sha512, statement, lambda place: envelope_fault(state, place, subject, statement, payload)
+        )
+    return Void("only releases and controls may come later")
+
+
+def _digest(payload: bytes) -> Digest:
+    return Digest(hashlib.sha256(payload).hexdigest())

@@ -1,0 +1,215 @@
+"""Who may do what to which device: chains of grants, root thresholds, approvals; total, and never lenient.
+
+Rights are judged per device, by planner and agent alike; the right of a chain is the AND over its links
+(trust.md, Statements).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from nixfleet.model.ids import Fingerprint, Selector, Tags, covers, matches
+from nixfleet.model.statements import Action, Grant, Root, Rule
+from nixfleet.trust import fields
+from nixfleet.trust.replay.state import GrantRecord, State
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The right is there; `chain` holds the grants from the root down, none for the root itself."""
+
+    chain: tuple[Grant, ...] = ()
+
+    @property
+    def max_devices(self) -> int | None:
+        """The narrowest bound of the chain on the devices of one statement."""
+        return min((link.max_devices for link in self.chain if link.max_devices is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The right is not there, and why; `waits`: a co-signature or an approval could still give it."""
+
+    reason: str
+    waits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """What a right must reach: all devices that a selector could match, or devices as tagged before and after."""
+
+    select: Selector | None = None
+    tags: tuple[Tags, ...] = ()
+
+    def within(self, wide: Selector) -> bool:
+        """Tell whether a grant's selector reaches all of it."""
+        if self.select is not None:
+            return covers(wide, self.select)
+        return all(matches(wide, tags) for tags in self.tags)
+
+    def touches(self, rule: Selector) -> bool:
+        """Tell whether a rule's selector could apply to any of it; a selector overlaps unless provably disjoint."""
+        if self.select is not None:
+            return all(set(values) & set(self.select.get(tag, values)) for tag, values in rule.items())
+        return any(matches(rule, tags) for tags in self.tags)
+
+
+EVERYTHING = Over(select={})
+
+
+def authorise(
+    state: State, signer: Fingerprint, action: Action, device: str, now: int, sha512: bytes | None = None
+) -> Allowed | Denied:
+    """Judge a right over one enrolled device; `sha512` names the payload whose co-signatures count."""
+    record = state.devices.get(device)
+    if record is None or record.statement.state == "retired":
+        return Denied("the device is not enrolled" if record is None else "the device is retired")
+    return authorise_over(state, signer, action, Over(tags=(record.statement.tags,)), now, sha512)
+
+
+def authorise_over(
+    state: State,
+    signer: Fingerprint,
+    action: Action,
+    over: Over,
+    now: int,
+    sha512: bytes | None = None,
+    fits: Callable[[Allowed], bool] = lambda _: True,
+) -> Allowed | Denied:
+    """Judge a right with the co-signatures and approvals that the rules demand, at one moment.
+
+    `fits` turns away chains whose own limits the act would break.
+    """
+    reason = Denied(f"{principal_of(state, signer)} lacks the right to {action} here")
+    for allowed in candidates(state, signer, action, now, sha512):
+        if isinstance(allowed, Denied):
+            reason = allowed
+        elif all(over.within(link.select) for link in allowed.chain) and fits(allowed):
+            missing = approvals_missing(state, allowed, signer, action, over, now, sha512)
+            if not missing:
+                return allowed
+            reason = Denied(f"{missing} more approvals are needed", waits=True)
+    return reason
+
+
+def may_ever(state: State, signer: Fingerprint, actions: Iterable[Action], now: int) -> bool:
+    """Tell whether a key has any of these rights over any device now, co-signatures aside."""
+    if signer in state.revoked_keys:
+        return False
+    if signer in state.root_keys:
+        return True
+    wanted = set(actions)
+    return any(wanted & set(record.statement.actions) and alive(state, record, now) for record in grants(state, signer))
+
+
+def candidates(
+    state: State, signer: Fingerprint, action: Action, now: int, sha512: bytes | None
+) -> Iterator[Allowed | Denied]:
+    """Yield every live way in which a key has a right over some device."""
+    if signer in state.revoked_keys:
+        yield Denied(f"the key {signer} is revoked")
+        return
+    if signer in state.root_keys:
+        missing = cosignatures_missing(state, signer, sha512)
+        # trust.md, Statements: what the root does, its threshold does.
+        yield Denied(f"{missing} more root signatures are needed", waits=True) if missing else Allowed()
+    for record in grants(state, signer):
+        if action in record.statement.actions and alive(state, record, now):
+            yield Allowed(record.links)
+
+
+def grants(state: State, signer: Fingerprint) -> tuple[GrantRecord, ...]:
+    """Return the grants that name a key, dead ones too."""
+    return state.grants_of.get(signer, ())
+
+
+def alive(state: State, record: GrantRecord, now: int) -> bool:
+    """Tell whether no link of a chain is revoked, not yet or no longer valid, or issued by a revoked key."""
+    return all(
+        link.id not in state.revoked_grants
+        and link.by not in state.revoked_keys
+        and link.not_before <= now <= link.not_after
+        for link in record.links
+    )
+
+
+def cosignatures_missing(state: State, signer: Fingerprint, sha512: bytes | None) -> int:
+    """Count the root principals that still have to sign, for the threshold of the root in force."""
+    if state.root is None:
+        return 1
+    return threshold_missing(state, state.root, state.root_keys, signers(state, signer, sha512))
+
+
+def threshold_missing(state: State, root: Root, keys: dict[Fingerprint, str], signed: Iterable[Fingerprint]) -> int:
+    """Count what a root version's threshold lacks: distinct principals, not keys (trust.md, Approvals)."""
+    present = {keys[key] for key in signed if key in keys and key not in state.revoked_keys}
+    return max(0, root.threshold - len(present))
+
+
+def signers(state: State, signer: Fingerprint, sha512: bytes | None) -> list[Fingerprint]:
+    """Return everybody who signed a payload, the submitter first."""
+    further = state.approvals.get(sha512, ()) if sha512 is not None else ()
+    return [signer, *(approval.signer for approval in further)]
+
+
+def approvals_missing(
+    state: State, allowed: Allowed, signer: Fingerprint, action: Action, over: Over, now: int, sha512: bytes | None
+) -> int:
+    """Count the approvals that rules still demand, by distinct principals that may give them (trust.md, Approvals)."""
+    needed = max((rule.approvals for rule in rules(state, action, over)), default=0)
+    if not needed:
+        return 0
+    taken = set(names_of(state, signer))
+    for link in allowed.chain[1:]:  # an issuer below the root may not approve what it handed out
+        taken |= names_of(state, Fingerprint(link.by))
+    for key in signers(state, signer, sha512)[1:]:
+        names = names_of(state, key)
+        if not names & taken and _may_approve(state, key, over, now):
+            taken |= names
+            needed -= 1
+    return max(0, needed)
+
+
+def _may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
+    """Tell whether a grant straight from the root lets a live key approve this."""
+    return key not in state.revoked_keys and any(
+        "approve" in record.statement.actions
+        and len(record.links) == 1
+        and alive(state, record, now)
+        and over.within(record.statement.select)
+        for record in grants(state, key)
+    )
+
+
+def rules(state: State, action: Action, over: Over) -> list[Rule]:
+    """Return the rules of the root in force that bind an act."""
+    root = state.root
+    return [rule for rule in root.rules if action in rule.actions and over.touches(rule.select)] if root else []
+
+
+def note_missing(state: State, action: Action, over: Over, note: str | None) -> bool:
+    """Tell whether a rule asks for a ticket or a reason that a statement does not give."""
+    return not (note or "").strip() and any(rule.note_required for rule in rules(state, action, over))
+
+
+def names_of(state: State, key: Fingerprint) -> frozenset[str]:
+    """Return every principal name that a key ever had, so that nobody counts twice under two names."""
+    names = {record.principal for record in grants(state, key)}
+    if key in state.root_keys:
+        names.add(state.root_keys[key])
+    return frozenset(names)
+
+
+def principal_of(state: State, key: Fingerprint) -> str:
+    """Name a key's holder: by root, as ``issuer/name``, by its device, or by its fingerprint."""
+    if key in state.root_keys:
+        return state.root_keys[key]
+    for record in reversed(grants(state, key)):
+        return record.principal
+    device = state.device_of(key)
+    return state.devices[device].statement.name if device is not None else key
+
+
+def holds(record: GrantRecord | Grant, key: Fingerprint) -> bool:
+    """Tell whether a grant names a key."""
+    grant = record.statement if isinstance(record, GrantRecord) else record
+    return any(fields.fingerprint(text) == key for text in grant.to.keys)

@@ -1,0 +1,304 @@
+"""What root, grant, revoke and device statements may do, judged at the leaf that completes them.
+
+Each function returns a verdict and, when valid, lets the statement take effect. It must never judge an envelope:
+that is done before. Rules are trust.md's, Statements.
+"""
+
+from typing import Final
+
+from nixfleet.model.ids import MAX_INT, PROTOCOL, Fingerprint, Selector, covers, matches
+from nixfleet.model.statements import Action, Device, Grant, Revoke, Root
+from nixfleet.trust import fields
+from nixfleet.trust.replay import rights
+from nixfleet.trust.replay.rights import EVERYTHING, Allowed, Denied, Over
+from nixfleet.trust.replay.state import DeviceRecord, GrantRecord, Place, State, Valid, Verdict, Void, Waiting, keys_of
+
+_TOKEN: Final[tuple[Action, ...]] = ("enroll",)
+
+
+def root(state: State, at: Place, statement: Root) -> Verdict:
+    """Judge a root: it takes effect with the thresholds of the old and of the new version."""
+    keys = keys_of(statement)
+    if state.root is None:
+        if statement.version != 1:
+            return Void("root 1 still waits for co-signatures")
+        if at.signer not in keys:
+            return Void("root 1 is signed by none of its principals")
+        state.genesis, state.root_keys = statement, keys
+        state.log_keys = ((1, statement.log.key, statement.log.epoch),)
+    elif at.signer not in state.root_keys:
+        return Void("a root is signed by a root principal")
+    else:
+        fault = _successor_fault(state, state.root, statement)
+        if fault:
+            return Void(fault)
+    signed = rights.signers(state, at.signer, at.sha512)
+    missing = rights.threshold_missing(state, statement, keys, signed)
+    if state.root is not None:
+        missing = max(missing, rights.threshold_missing(state, state.root, state.root_keys, signed))
+    if missing:
+        return Waiting(statement, f"{missing} more root signatures are needed")
+    if state.root is not None:
+        state.log_keys = (*state.log_keys, (at.index + 1, statement.log.key, statement.log.epoch))
+    state.root, state.root_keys, state.genesis = statement, keys, None
+    if statement.protocol > PROTOCOL:
+        # trust.md, Versions: what comes after is for newer software to judge.
+        state.stopped_at = at.index
+    return Valid(statement)
+
+
+def _successor_fault(state: State, old: Root, new: Root) -> str:
+    if new.version != old.version + 1:
+        return f"root {new.version} does not follow root {old.version}"
+    if new.protocol < old.protocol:
+        return "the protocol never goes back"
+    if new.log.epoch not in {old.log.epoch, old.log.epoch + 1}:
+        return f"epoch {new.log.epoch} does not follow epoch {old.log.epoch}"
+    # trust.md, Losing: a new epoch takes up the log where the lost one is known.
+    if new.log.from_ != (new.base if new.log.epoch > old.log.epoch else None):
+        return "a new epoch, and it alone, says where it takes up the log"
+    live = {name for key, name in keys_of(new).items() if key not in state.revoked_keys}
+    if len(live) < new.threshold:
+        return "too few of its principals have a key that is not revoked"
+    return ""
+
+
+def grant(state: State, at: Place, statement: Grant) -> Verdict:
+    """Judge a grant: from the root's threshold, or from a holder of its parent and within that."""
+    if statement.id in state.grants:
+        return Void(f"grant {statement.id} exists already")
+    over = Over(select=statement.select)
+    if rights.note_missing(state, "grant", over, statement.note):
+        return Void("a rule asks for a note")
+    if statement.parent is None:
+        denied = _root_signed(state, at, statement, over)
+        if denied is not None:
+            return denied
+        return _add_grant(state, at, statement, statement.to.name, (statement,))
+    parent = state.grants.get(statement.parent)
+    if parent is None:
+        return Void(f"its parent {statement.parent} is not a grant of this log")
+    if not rights.holds(parent, at.signer):
+        return Void("its signer does not hold its parent")
+    if not rights.alive(state, parent, at.log_time):
+        return Void("its parent is not live")
+    wider = _wider_than(parent.statement, statement)
+    if wider:
+        return Void(f"it goes beyond its parent: {wider}")
+    allowed = Allowed(parent.links)
+    missing = rights.approvals_missing(state, allowed, at.signer, "grant", over, at.log_time, at.sha512)
+    if missing:
+        return Waiting(statement, f"{missing} more approvals are needed")
+    # trust.md, Approvals: principals are named by root, or issuer/name.
+    return _add_grant(state, at, statement, f"{parent.principal}/{statement.to.name}", (*parent.links, statement))
+
+
+def _root_signed(state: State, at: Place, statement: Grant | Revoke, over: Over) -> Verdict | None:
+    """Return None when the root's threshold stands behind an act, and what its rules demand."""
+    if at.signer not in state.root_keys:
+        return Void("only the root may do this")
+    missing = rights.cosignatures_missing(state, at.signer, at.sha512)
+    if missing:
+        return Waiting(statement, f"{missing} more root signatures are needed")
+    action: Action = "grant" if isinstance(statement, Grant) else "revoke"
+    missing = rights.approvals_missing(state, Allowed(), at.signer, action, over, at.log_time, at.sha512)
+    return Waiting(statement, f"{missing} more approvals are needed") if missing else None
+
+
+def _wider_than(parent: Grant, child: Grant) -> str:
+    """Say in what a grant goes beyond its parent: everything must be a part, depth smaller."""
+    if "grant" not in parent.actions:
+        return "it may not be handed on"
+    if not set(child.actions) <= set(parent.actions):
+        return "actions"
+    if not covers(parent.select, child.select):
+        return "devices"
+    if child.not_before < parent.not_before or child.not_after > parent.not_after:
+        return "time"
+    if child.depth >= parent.depth:
+        return "depth"
+    if (child.max_devices or MAX_INT) > (parent.max_devices or MAX_INT):
+        return "max_devices"
+    return ""
+
+
+def _add_grant(state: State, at: Place, statement: Grant, principal: str, links: tuple[Grant, ...]) -> Verdict:
+    record = GrantRecord(at, statement, principal, links)
+    state.grants[statement.id] = record
+    for text in statement.to.keys:
+        key = fields.fingerprint(text)
+        state.grants_of[key] = (*state.grants_of.get(key, ()), record)
+    return Valid(statement)
+
+
+def revoke(state: State, at: Place, statement: Revoke) -> Verdict:
+    """End a grant or key for the root, an issuer above, its holder, or who has `revoke` over all of it."""
+    grant_id, key = statement.subject.grant, statement.subject.key
+    if grant_id is not None:
+        fault, ended = _grant_fault(state, grant_id)
+    else:
+        assert key is not None
+        fault, ended = _key_fault(state, key), rights.grants(state, Fingerprint(key))
+    if fault:
+        return Void(fault)
+    over = Over(select=ended[0].statement.select) if grant_id is not None else EVERYTHING
+    if rights.note_missing(state, "revoke", over, statement.note):
+        return Void("a rule asks for a note")
+    if not _may_end(state, at, key, ended):
+        denied = _root_signed(state, at, statement, over)
+        if denied is not None:
+            return denied
+    if grant_id is not None:
+        state.revoked_grants[grant_id] = at.index
+    elif key is not None:
+        state.revoked_keys[Fingerprint(key)] = at.index
+    return Valid(statement)
+
+
+def _grant_fault(state: State, grant_id: str) -> tuple[str, tuple[GrantRecord, ...]]:
+    record = state.grants.get(grant_id)
+    if record is None:
+        return f"grant {grant_id} is not of this log", ()
+    return (f"grant {grant_id} is revoked already" if grant_id in state.revoked_grants else ""), (record,)
+
+
+def _key_fault(state: State, key: str) -> str:
+    if key in state.revoked_keys:
+        return f"the key {key} is revoked already"
+    return "too few root keys would be left; sign a new root first" if _leaves_no_root(state, key) else ""
+
+
+def _leaves_no_root(state: State, key: str) -> bool:
+    if state.root is None or key not in state.root_keys:
+        return False
+    left = {name for one, name in state.root_keys.items() if one != key and one not in state.revoked_keys}
+    return len(left) < state.root.threshold
+
+
+def _may_end(state: State, at: Place, key: str | None, ended: tuple[GrantRecord, ...]) -> bool:
+    """Tell whether somebody short of the root may end all these grants, or the key they name."""
+    if key is not None and at.signer == key:
+        return True
+    if key is not None and key in state.root_keys:
+        # A person ends their own lost key with another of theirs; nobody else a root key.
+        return state.root_keys.get(at.signer) == state.root_keys[Fingerprint(key)]
+    return bool(ended) and all(
+        rights.holds(record, at.signer)
+        or _issuer_above(state, at, record)
+        or _has_revoke(state, at, record.statement.select)
+        for record in ended
+    )
+
+
+def _issuer_above(state: State, at: Place, record: GrantRecord) -> bool:
+    above = (state.grants[link.id] for link in record.links[:-1])
+    return any(rights.holds(link, at.signer) and rights.alive(state, link, at.log_time) for link in above)
+
+
+def _has_revoke(state: State, at: Place, select: Selector) -> bool:
+    return any(
+        "revoke" in record.statement.actions
+        and rights.alive(state, record, at.log_time)
+        and covers(record.statement.select, select)
+        for record in rights.grants(state, at.signer)
+    )
+
+
+def device(state: State, at: Place, statement: Device) -> Verdict:
+    """Judge a device: it enters by `enroll`, changes by `device`, and may change its own key."""
+    old = state.devices.get(statement.device)
+    if old is None:
+        if statement.version != 1:
+            return Void("the device is not enrolled")
+        denied = _enroll(state, at, statement)
+    else:
+        if statement.version != old.statement.version + 1:
+            return Void(f"version {statement.version} does not follow {old.statement.version}")
+        if old.statement.state == "retired":
+            return Void("the device is retired; enrol the machine under a new id")
+        denied = _change(state, at, old, statement)
+    if denied is not None:
+        return denied
+    _set_device(state, at, old, statement)
+    return Valid(statement)
+
+
+def _enroll(state: State, at: Place, statement: Device) -> Verdict | None:
+    over = Over(tags=(statement.tags,))
+    if rights.note_missing(state, "enroll", over, statement.note):
+        return Void("a rule asks for a note")
+
+    def fits(allowed: Allowed) -> bool:
+        last = allowed.chain[-1] if allowed.chain else None
+        if last is None or last.actions != _TOKEN:
+            return True
+        # trust.md, Enrolment: a token gives exactly the tags of its selector, and so many devices.
+        exact = statement.tags.keys() == last.select.keys()
+        use = state.uses.get((at.signer, statement.device), 0)
+        return exact and (last.max_uses is None or use <= last.max_uses)
+
+    right = rights.authorise_over(state, at.signer, "enroll", over, at.log_time, at.sha512, fits)
+    if isinstance(right, Denied) and not right.waits:
+        return Void(f"{right.reason}, or its token is used up or is for other tags")
+    return _verdict(right, statement)
+
+
+def _change(state: State, at: Place, old: DeviceRecord, statement: Device) -> Verdict | None:
+    before = old.statement
+    if at.signer == old.key and _only_key_changes(before, statement):
+        return None
+    for tags in (before.tags, statement.tags):
+        over = Over(tags=(tags,))
+        if rights.note_missing(state, "device", over, statement.note):
+            return Void("a rule asks for a note")
+        right = rights.authorise_over(state, at.signer, "device", over, at.log_time, at.sha512)
+        if isinstance(right, Denied):
+            return _verdict(right, statement)
+    if statement.tags != before.tags and _newly_covered(state, at.log_time, before, statement):
+        over = Over(tags=(statement.tags,))
+        return _verdict(rights.authorise_over(state, at.signer, "deploy", over, at.log_time, at.sha512), statement)
+    return None
+
+
+def _only_key_changes(before: Device, after: Device) -> bool:
+    same = (before.name, before.tags, before.state, before.until) == (after.name, after.tags, after.state, after.until)
+    return same and before.key != after.key
+
+
+def _newly_covered(state: State, now: int, before: Device, after: Device) -> bool:
+    """Tell whether new tags bring a device under a rollout that could stand.
+
+    Whether it was cancelled is left out: an agent need not know the controls of rollouts that did not cover it.
+    """
+    return any(
+        rollout.statement.kind == "deploy"
+        and now <= rollout.statement.not_after
+        and matches(rollout.statement.select, after.tags)
+        and not matches(rollout.statement.select, before.tags)
+        for rollout in state.rollouts.values()
+    )
+
+
+def _set_device(state: State, at: Place, old: DeviceRecord | None, statement: Device) -> None:
+    enrolled_at = old.enrolled_at if old is not None else at.log_time
+    record = DeviceRecord(at, statement, fields.fingerprint(statement.key), enrolled_at)
+    state.devices[statement.device] = record
+    if old is not None:
+        left = tuple(one for one in state.names.get(old.statement.name, ()) if one != statement.device)
+        if left:
+            state.names[old.statement.name] = left
+        else:
+            state.names.pop(old.statement.name, None)
+        if state.device_keys.get(old.key) == statement.device:
+            del state.device_keys[old.key]
+    if statement.state != "retired":
+        state.names[statement.name] = (*state.names.get(statement.name, ()), statement.device)
+        # The first holder keeps a key: a statement that names another device's key does not take it over.
+        state.device_keys.setdefault(record.key, statement.device)
+
+
+def _verdict(right: Allowed | Denied, statement: Device) -> Verdict | None:
+    """Turn a missing right into a verdict."""
+    if isinstance(right, Allowed):
+        return None
+    return Waiting(statement, right.reason) if right.waits else Void(right.reason)

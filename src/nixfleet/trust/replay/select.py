@@ -1,0 +1,243 @@
+"""Which rollout a device should follow: order, staleness, rights at use (trust.md, Order and When judged).
+
+Pure: the device's clock and history are arguments. It must never look at pacing (gates, waves) nor at windows:
+those only delay, and are the machine's and `rollout.windows`' to judge.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from nixfleet.model.ids import Digest, Tags, matches
+from nixfleet.model.statements import CacheRef, Closure, Release, Rollout
+from nixfleet.trust.replay import rights
+from nixfleet.trust.replay.rights import Allowed, Denied, Over
+from nixfleet.trust.replay.state import ReleaseRecord, RolloutState, State
+
+Covers = Callable[[RolloutState], bool | None]
+"""Whether a rollout has something for the device that the log alone does not tell: a line of its own in a release
+with device lines, or for a rollback, that the device confirmed `of`; None while not known."""
+
+HoldKind = Literal["missing", "not-enrolled", "retired", "held", "paused", "expired", "line"]
+SkipKind = Literal["cancelled", "unauthorised", "approvals", "rule", "not-yet", "stale", "release"]
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A rollout that selects the device but does not count for it, and why."""
+
+    rollout: RolloutState
+    kind: SkipKind
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """The rollout to follow; `run` is the wanted number of tries, `closure` is given where a selector line says it."""
+
+    rollout: RolloutState
+    release: ReleaseRecord | None
+    closure: Closure | None
+    run: int
+    skipped: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nothing may start, and why; `until` (unix seconds) where a time ends it; `line`: fetch the own line first."""
+
+    kind: HoldKind
+    text: str
+    rollout: RolloutState | None = None
+    until: int | None = None
+    skipped: tuple[Skip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """No rollout counts for the device."""
+
+    skipped: tuple[Skip, ...] = ()
+
+
+Choice = Follow | Hold | Idle
+
+
+def choose(state: State, device: str, now: int, attempted_index: int = -1, covers: Covers = lambda _: None) -> Choice:
+    """Choose for a device; `now` is its clock (raised to the last log time), `attempted_index` its newest attempt's."""
+    now = max(now, state.last_time)
+    barred = _barred(state, device, now)
+    if barred is not None:
+        return barred
+    tags = state.devices[device].statement.tags
+    skipped: list[Skip] = []
+    for one in covering(state, tags, covers):
+        if one.index < attempted_index:
+            break  # trust.md, Order: never a lower one than it has attempted
+        skip = _skip(state, one, tags, now, covers)
+        if skip is None:
+            return _settle(state, one, device, now, covers, tuple(skipped))
+        skipped.append(skip)
+    return Idle(tuple(skipped))
+
+
+def _barred(state: State, device: str, now: int) -> Hold | None:
+    """Say what keeps a device from any update."""
+    if state.blind_at is not None:
+        return Hold("missing", f"the payload of entry {state.blind_at} is missing")
+    record = state.devices.get(device)
+    if record is None:
+        return Hold("not-enrolled", "the device is not enrolled")
+    if record.statement.state == "retired":
+        return Hold("retired", "the device is retired")
+    until = record.statement.until
+    if until is not None and now < until:
+        return Hold("held", "the device is held by a signed act", until=until)
+    return None
+
+
+def covering(state: State, tags: Tags, covers: Covers = lambda _: None) -> Iterator[RolloutState]:
+    """Yield the rollouts that cover a device with these tags, or could, highest index first."""
+    for one in reversed(state.rollouts.values()):
+        if matches(one.statement.select, tags) and _has_part(state, one, tags, covers) is not False:
+            yield one
+
+
+def _has_part(state: State, one: RolloutState, tags: Tags, covers: Covers) -> bool | None:
+    release = release_for(state, one)
+    if release is not None and release.statement.lines is not None:
+        return closure_for(release.statement, tags) is not None
+    return covers(one)
+
+
+def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers) -> Skip | None:
+    """Say why a rollout does not count for a device: not ready, or to be signed again."""
+    if one.cancelled:
+        return Skip(one, "cancelled", "it is cancelled")
+    right = right_of(state, one, tags, now)
+    if isinstance(right, Denied):
+        return Skip(one, "approvals" if right.waits else "unauthorised", right.reason)
+    rule = rule_fault(state, one.statement, tags)
+    if rule:
+        return Skip(one, "rule", rule)
+    if now < one.statement.not_before:
+        return Skip(one, "not-yet", "it has not begun")
+    # trust.md, Order: whoever signed it had not seen one that came before it; so it cannot be held back and
+    # played after a newer one.
+    for other in covering(state, tags, covers):
+        if one.statement.base.size <= other.index < one.index and isinstance(
+            right_of(state, other, tags, now), Allowed
+        ):
+            return Skip(one, "stale", f"entry {other.index} came before it; sign it again")
+    if one.statement.release is not None and not _release_unknown(state, one.statement):
+        fault = release_fault(state, one, right, tags, now)
+        if fault is not None:
+            return Skip(one, "approvals" if fault.waits else "release", fault.reason)
+    return None
+
+
+def right_of(state: State, one: RolloutState, tags: Tags, now: int) -> Allowed | Denied:
+    """Judge a rollout's signer, at use, over a device with these tags."""
+    right = rights.authorise_over(
+        state, one.place.signer, one.statement.kind, Over(tags=(tags,)), now, one.place.sha512
+    )
+    if isinstance(right, Allowed) and one.statement.kind == "rollback" and right.max_devices is not None:
+        first = state.rollouts.get(Digest(one.statement.of or ""))
+        release = release_for(state, first) if first is not None else None
+        if release is None or not _within(release.statement, right):
+            return Denied(f"its signer is limited to {right.max_devices} devices")
+    return right
+
+
+def rule_fault(state: State, statement: Rollout, tags: Tags) -> str:
+    """Say which rule of the root a rollout breaks for a device, or nothing; approvals are part of the right."""
+    over = Over(tags=(tags,))
+    if rights.note_missing(state, statement.kind, over, statement.note):
+        return "a rule asks for a note"
+    for rule in rights.rules(state, statement.kind, over):
+        if rule.max_in_flight is not None and statement.max_in_flight > rule.max_in_flight:
+            return f"a rule allows {rule.max_in_flight} in flight, not {statement.max_in_flight}"
+        if statement.soak_s < rule.min_soak_s:
+            return f"a rule asks for a soak of {rule.min_soak_s} s, not {statement.soak_s} s"
+    return ""
+
+
+def release_fault(state: State, one: RolloutState, right: Allowed, tags: Tags, now: int) -> Denied | None:
+    """Say why a rollout's release may not be used on a device: its signer's right is judged at use too."""
+    release = release_for(state, one)
+    if release is None:
+        return Denied("the release that it names is not a valid entry of this log")
+    over = Over(tags=(tags,))
+    signed = rights.authorise_over(state, release.place.signer, "release", over, now, release.place.sha512)
+    if isinstance(signed, Denied):
+        return Denied(f"its release: {signed.reason}", waits=signed.waits)
+    if rights.note_missing(state, "release", over, release.statement.note):
+        return Denied("its release: a rule asks for a note")
+    for limited in (right, signed):
+        if not _within(release.statement, limited):
+            # trust.md, Statements: max_devices forces device lines, so that it can be checked offline.
+            return Denied(f"a signer is limited to releases of at most {limited.max_devices} device lines")
+    if not caches_for(state, release.statement):
+        return Denied("the root no longer names any of its release's caches")
+    return None
+
+
+def _within(release: Release, right: Allowed) -> bool:
+    limit = right.max_devices
+    return limit is None or (release.targets is not None and release.targets.size <= limit)
+
+
+def _settle(
+    state: State, one: RolloutState, device: str, now: int, covers: Covers, skipped: tuple[Skip, ...]
+) -> Choice:
+    """Follow the rollout that won, or say what it waits for; nothing older comes in its place."""
+    release, tags = release_for(state, one), state.devices[device].statement.tags
+    if one.unread or (one.statement.release is not None and release is None):
+        return Hold("missing", "a payload that this rollout needs is missing", one, skipped=skipped)
+    if one.paused:
+        return Hold("paused", "the rollout is paused", one, skipped=skipped)
+    if now > one.statement.not_after:
+        return Hold("expired", "the rollout has expired", one, skipped=skipped)
+    closure = closure_for(release.statement, tags) if release is not None else None
+    if closure is None and covers(one) is None:
+        return Hold("line", "the device's own line is not known yet", one, skipped=skipped)
+    return Follow(one, release, closure, one.runs(device), skipped)
+
+
+def release_for(state: State, one: RolloutState) -> ReleaseRecord | None:
+    """Return the release that a rollout brings, None for a rollback or while it is not known."""
+    return state.releases.get(Digest(one.statement.release)) if one.statement.release is not None else None
+
+
+def _release_unknown(state: State, statement: Rollout) -> bool:
+    """Tell whether a payload that is not held could still be this rollout's release."""
+    digest = Digest(statement.release or "")
+    return digest not in state.releases and digest not in state.absent and bool(state.withheld)
+
+
+def closure_for(release: Release, tags: Tags) -> Closure | None:
+    """Return what an inline release has for these tags: the first match wins."""
+    return next((line.closure for line in release.lines or () if matches(line.select, tags)), None)
+
+
+def caches_for(state: State, release: Release) -> tuple[CacheRef, ...]:
+    """Return the release's caches that the root in force still names: only these may be used."""
+    return tuple(cache for cache in release.caches if state.root is not None and cache in state.root.caches)
+
+
+def is_left(confirmed: Sequence[str], path: str) -> bool:
+    """Tell whether a device left a path: confirmed it, then confirmed another (trust.md, Back).
+
+    `confirmed` are the system paths it confirmed, oldest first. Its last one is never left, so repairing local
+    drift is a deploy.
+    """
+    return path in confirmed and path != confirmed[-1]
+
+
+def authorise_path(
+    state: State, one: RolloutState, device: str, now: int, confirmed: Sequence[str], path: str
+) -> Allowed | Denied:
+    """Judge a rollout's signer for the very path it would bring: a left one needs `rollback` (trust.md, Back)."""
+    now = max(now, state.last_time)
+    action = "rollback" if is_left(confirmed, path) else one.statement.kind
+    return rights.authorise(state, one.place.signer, action, device, now, one.place.sha512)

@@ -1,0 +1,217 @@
+"""A verified view of a fleet's log: checkpoint, tree and replay in step; pure, all or nothing.
+
+The order of checks is trust.md's, What a device does, 1 and 2. It must never trust on first use: the fleet id, and
+where known a log state, are pinned before the first byte.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from nixfleet.errors import Untrusted
+from nixfleet.model.ids import MAX_LEAF_BYTES, FleetId
+from nixfleet.model.statements import LogState
+from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.merkle import Frontier
+from nixfleet.trust.note import Checkpoint, open_checkpoint, origin
+from nixfleet.trust.replay import ESSENTIAL, State, Verdict, Void, replay, supply
+from nixfleet.trust.sshsig import PublicKey, parse, parse_public_key
+
+ENTRIES_MAX = 1_000_000
+
+Entries = Sequence[tuple[bytes, bytes | None]]
+
+
+class Fork(Untrusted):
+    """The log was rewritten: it has another root at a size that is known."""
+
+
+class Behind(Untrusted):
+    """The coordinator's log is shorter than the one known, and a true beginning of it: an old backup."""
+
+
+class BadEntry(Untrusted):
+    """An entry does not hold; `index` is the first bad one."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        """Name the entry."""
+        super().__init__(f"entry {index}: {reason}")
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What an extension brought: verdicts of entries from `start` on; those before it were known."""
+
+    start: int
+    verdicts: tuple[Verdict, ...]
+    checkpoint: Checkpoint
+
+
+class LogView:
+    """A log as far as it is verified; `extend` moves it on or leaves it as it was."""
+
+    def __init__(self, fleet: str, pin: LogState | None) -> None:
+        self.state = State(FleetId(fleet))
+        self.checkpoint: Checkpoint | None = None
+        self._pin = pin
+        self._frontier = Frontier()
+
+    @classmethod
+    def pinned(cls, fleet: str, pin: LogState | None = None) -> Self:
+        """Start from a fleet id and, from a token or agent.toml, a state that the log must extend."""
+        return cls(fleet, pin)
+
+    @property
+    def fleet(self) -> str:
+        """The pinned fleet id."""
+        return self.state.fleet
+
+    @property
+    def size(self) -> int:
+        """How many entries are verified."""
+        return self.state.size
+
+    @property
+    def log(self) -> LogState:
+        """The verified log state: what a statement's `base` and a report's `log` say."""
+        return LogState(size=self.size, root=self._frontier.root().hex())
+
+    @property
+    def log_key(self) -> PublicKey:
+        """The log key in force, which signs gates. Raises: Untrusted before the first root."""
+        if not self.state.log_keys:
+            raise Untrusted("the log has no root yet")
+        return parse_public_key(self.state.log_keys[-1][1])
+
+    def extend(self, note: bytes, start: int, entries: Entries) -> Extended:
+        """Take a checkpoint and all entries from `start` up to it; those known already are left out.
+
+        Raises: Fork, Behind, BadEntry, Untrusted; then nothing has changed.
+        """
+        new = self._new(start, entries)
+        frontier = self._grown(new)
+        # A copy is only needed where the replay itself decides whether the checkpoint is to be trusted.
+        before = self.size
+        risky = not before or any(_may_turn(leaf, payload) for leaf, payload in new)
+        state = self.state.copy() if risky else self.state
+        checkpoint = None if risky else self._open(note, state, frontier)
+        verdicts = tuple(replay(state, state.size, leaf, payload) for leaf, payload in new)
+        if checkpoint is None:
+            _check_replayed(state, before, verdicts)
+            checkpoint = self._open(note, state, frontier)
+        self.state, self._frontier, self.checkpoint = state, frontier, checkpoint
+        return Extended(before, verdicts, checkpoint)
+
+    def supply(self, payload: bytes) -> Verdict:
+        """Take a release or control payload that came later than its leaf."""
+        return supply(self.state, payload)
+
+    def _new(self, start: int, entries: Entries) -> Entries:
+        """Leave out what is known, and refuse payloads that do not fit their leaves."""
+        if not 0 <= start <= self.size:
+            raise Untrusted(f"entries from {start} on do not join the {self.size} known ones")
+        if len(entries) > ENTRIES_MAX:
+            raise Untrusted(f"more than {ENTRIES_MAX} entries at once")
+        new = entries[self.size - start :]
+        for index, (data, payload) in enumerate(new, start=self.size):
+            if len(data) > MAX_LEAF_BYTES:
+                raise BadEntry(index, f"its leaf is larger than {MAX_LEAF_BYTES} bytes")
+            if payload is not None and hashlib.sha512(payload).digest() != data[8:72]:
+                raise BadEntry(index, "its payload is not the one that was signed")
+        return new
+
+    def _grown(self, new: Entries) -> Frontier:
+        """Append to the tree's frontier, and hold the log to the pinned state on the way."""
+        frontier = self._frontier
+        self._check_pin(frontier)
+        for leaf, _ in new:
+            frontier = frontier.append(leaf)
+            self._check_pin(frontier)
+        return frontier
+
+    def _check_pin(self, frontier: Frontier) -> None:
+        pin = self._pin
+        if pin is not None and frontier.size == pin.size and frontier.root().hex() != pin.root:
+            raise Fork(f"the log has another root at {pin.size} entries than the one pinned")
+
+    def _open(self, note: bytes, state: State, frontier: Frontier) -> Checkpoint:
+        """Verify the checkpoint by the log key at its end, then against the known and the computed root."""
+        checkpoint = _open_checkpoint(note, state)
+        known = self.state.tree
+        if checkpoint.size < known.size:
+            if checkpoint.root != known.root(checkpoint.size):
+                raise Fork(f"the log has another root at {checkpoint.size} entries than the one known")
+            raise Behind(f"the coordinator has {checkpoint.size} entries of the {known.size} known: an old backup")
+        if checkpoint.size == known.size and checkpoint.root != known.root():
+            raise Fork(f"the log has another root at {checkpoint.size} entries than the one known")
+        if checkpoint.size != frontier.size:
+            raise Untrusted(f"the checkpoint is for {checkpoint.size} entries, but {frontier.size} are given")
+        if checkpoint.root != frontier.root():
+            raise Untrusted(f"the entries do not lead to the checkpoint's root at {checkpoint.size}")
+        if self._pin is not None and checkpoint.size < self._pin.size:
+            raise Behind(f"the coordinator has {checkpoint.size} entries of the {self._pin.size} pinned: an old backup")
+        return checkpoint
+
+
+def verify_all(fleet: str, note: bytes, entries: Entries, pin: LogState | None = None) -> LogView:
+    """Replay a whole log offline, as `audit verify` does. Raises: BadEntry (the first), Fork, Untrusted."""
+    view = LogView.pinned(fleet, pin)
+    try:
+        view.extend(note, 0, entries)
+    except BadEntry:
+        raise
+    except Untrusted as error:
+        suspect = first_void(fleet, entries)
+        if suspect is None or isinstance(error, Behind):
+            raise
+        # Every statement witnesses the log before it, so a changed entry shows in itself or in a later one.
+        raise BadEntry(suspect[0], f"{suspect[1]} ({error})") from error
+    return view
+
+
+def first_void(fleet: str, entries: Entries) -> tuple[int, str] | None:
+    """Return the first entry without effect and why, None when all have one."""
+    state = State(FleetId(fleet))
+    for index, (leaf, payload) in enumerate(entries):
+        verdict = replay(state, index, leaf, payload)
+        if isinstance(verdict, Void):
+            return index, verdict.reason
+    return None
+
+
+def _open_checkpoint(note: bytes, state: State) -> Checkpoint:
+    """Verify a checkpoint by the key in force at the end that it names (trust.md, Log); keys may have changed."""
+    refused = Untrusted("the log has no root yet")
+    end: int | None = None
+    for first, key, epoch in reversed(state.log_keys):
+        try:
+            checkpoint = open_checkpoint(note, parse_public_key(key), origin(state.fleet, epoch))
+        except Untrusted as error:
+            refused = refused if end is not None else error
+        else:
+            if first <= checkpoint.size and (end is None or checkpoint.size < end):
+                return checkpoint
+            refused = Untrusted("the checkpoint is signed by a log key that was not in force at its end")
+        end = first
+    raise refused
+
+
+def _check_replayed(state: State, start: int, verdicts: Sequence[Verdict]) -> None:
+    if state.log_root is None:
+        first = verdicts[0] if verdicts else None
+        raise BadEntry(0, first.reason if isinstance(first, Void) else "it is not the first root of this fleet")
+    if state.blind_at is not None and state.blind_at >= start:
+        raise BadEntry(state.blind_at, "its payload is needed and missing")
+
+
+def _may_turn(data: bytes, payload: bytes | None) -> bool:
+    """Tell whether an entry could change the log key, or lacks a payload that everybody needs."""
+    try:
+        subject = subject_of(parse(Leaf.unpack(data).sshsig).namespace)
+    except Untrusted:
+        return False
+    if subject is None:
+        return False
+    return subject.type in {"root", "approve"} or (payload is None and subject.type in ESSENTIAL)
