@@ -22,6 +22,7 @@ from nixfleet.rollout import (
     Resumed,
     Start,
     Wait,
+    apply,
     next_wake,
     plan,
     status,
@@ -457,3 +458,19 @@ def test_summary_counts_add_up() -> None:
     assert 6 == result.total.total
     assert "running" == result.status
     assert msgspec.json.encode(result.total)
+
+
+def test_a_repeated_decision_moves_no_clock() -> None:
+    """A coordinator that carries out an old plan once more, later, changes nothing."""
+    fleet = Fleet(rollout(), (member(0), member(1, online=False)))
+    decisions = fleet.tick()
+    assert (fleet.state, fleet.members) == apply(fleet.state, fleet.members, decisions, at(500))
+    lapse = fleet.tick(3_600)
+    assert "Overdue" in _moves(lapse)
+    assert (fleet.state, fleet.members) == apply(fleet.state, fleet.members, lapse, at(9_000))
+
+
+def test_a_decision_about_an_older_try_changes_nothing() -> None:
+    """A start that was decided before a signed retry does not start the retried try."""
+    fleet = members(1, run=2)
+    assert fleet == apply(rollout(), fleet, [Start(device=member(0).device, run=1, wave=1)], at(5))[1]
