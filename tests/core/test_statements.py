@@ -1,0 +1,141 @@
+"""Strict reading: one file of payloads and verdicts, the same on every supported Python."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.factories import Fleet, device_id, fingerprint, key
+
+from nixfleet.model.statements import Device, Root, Statement
+from nixfleet.trust.statements import Malformed, digest, encode, namespace_of, parse, strict_decode
+
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "statements.json").read_text())
+
+
+def bytes_of(vector: dict[str, Any]) -> bytes:
+    """Return a vector's payload: text, or base64 where text cannot say it, repeated where it is long."""
+    if "base64" in vector:
+        return base64.b64decode(vector["base64"])
+    text: str = vector["text"] + vector.get("fill", "") * vector.get("times", 0) + vector.get("end", "")
+    return text.encode()
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: str(vector["name"]))
+def test_vector(vector: dict[str, Any]) -> None:
+    """Every payload of the vector file gets the verdict that stands beside it."""
+    payload = bytes_of(vector)
+    if vector["verdict"] == "valid":
+        assert vector["digest"] == digest(payload)
+        assert vector["namespace"] == namespace_of(parse(payload))
+        assert parse(payload) == parse(encode(parse(payload)))
+    else:
+        with pytest.raises(Malformed) as caught:
+            parse(payload)
+        assert vector["says"] in str(caught.value)
+
+
+def samples() -> list[bytes]:
+    """Make a payload of every type."""
+    fleet = Fleet()
+    fleet.grant("ops", "deploy", select={"env": ["prod"]})
+    fleet.revoke(key_name="someone")
+    fleet.device("web-01", tags={"env": "prod"})
+    release, _ = fleet.release("a")
+    fleet.control(fleet.rollout(release), "pause")
+    return [payload for _, payload in fleet.entries]
+
+
+SAMPLES = samples()
+
+
+@pytest.mark.parametrize("payload", SAMPLES, ids=lambda payload: type(parse(payload)).__name__)
+def test_every_type_reads_back(payload: bytes) -> None:
+    """What the strict writer wrote, the strict reader reads, and writes again to the same bytes."""
+    assert payload == encode(parse(payload))
+
+
+@given(st.binary(max_size=300))
+def test_parse_is_total(payload: bytes) -> None:
+    """Random bytes are malformed, never a crash."""
+    with pytest.raises(Malformed):
+        parse(payload)
+
+
+@given(st.sampled_from(SAMPLES), st.data())
+def test_a_changed_byte_is_refused_or_means_something_else(payload: bytes, data: st.DataObject) -> None:
+    """Damage never crashes the reader, and never yields the same statement in silence but for white space."""
+    place = data.draw(st.integers(0, len(payload) - 1))
+    byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != payload[place]))
+    changed = payload[:place] + bytes([byte]) + payload[place + 1 :]
+    try:
+        statement = parse(changed)
+    except Malformed:
+        return
+    assert statement != parse(payload)
+    assert digest(changed) != digest(payload)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.text(max_size=3),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+    )
+)
+def test_json_that_is_no_statement_is_malformed(value: object) -> None:
+    """Well-formed JSON of another shape is refused with a reason."""
+    with pytest.raises(Malformed):
+        parse(json.dumps(value).encode())
+
+
+def test_the_writer_refuses_what_no_reader_accepts() -> None:
+    """A statement that breaks a bound is not signed in the first place."""
+    device = parse(SAMPLES[3])
+    assert isinstance(device, Device)
+    with pytest.raises(Malformed, match="name"):
+        encode(msgspec.structs.replace(device, name="Not A Name"))
+    with pytest.raises(Malformed, match="until"):
+        encode(msgspec.structs.replace(device, until=5))
+    with pytest.raises(Malformed, match="newer"):
+        encode(msgspec.structs.replace(device, v=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"threshold": 2}, "threshold of 2"),
+        ({"rules": ({"select": {}, "actions": ["deploy"], "approvals": 1},)}, "above 1"),
+        ({"version": 2}, "root 1"),
+        ({"principals": [{"name": "a", "keys": [key("a").public.text] * 2}]}, "twice"),
+        ({"principals": [{"name": "a", "keys": [key("log").public.text]}]}, "log key"),
+        ({"principals": [{"name": "a", "keys": ["ssh-ed25519 " + "A" * 68]}]}, "key"),
+        ({"urls": ["ftp://x"]}, "urls"),
+        ({"principals": []}, "principals"),
+    ],
+)
+def test_a_root_against_itself_is_malformed(changes: dict[str, object], says: str) -> None:
+    """Each rule between a root's fields has its sentence."""
+    plain = json.loads(SAMPLES[0]) | changes
+    with pytest.raises(Malformed, match=says):
+        parse(json.dumps(plain).encode())
+
+
+def test_a_namespace_names_the_subject_of_device_and_control() -> None:
+    """An agent can tell from the leaf alone whether it needs the payload."""
+    statements: list[Statement] = [parse(payload) for payload in SAMPLES]
+    namespaces = [namespace_of(statement) for statement in statements]
+    assert f"nixfleet-device-v1@{device_id('web-01')}" == namespaces[3]
+    assert f"nixfleet-control-v1@{digest(SAMPLES[5])[:32]}" == namespaces[6]
+    assert "nixfleet-root-v1" == namespaces[0]
+
+
+def test_other_signed_structs_are_read_by_the_same_rules() -> None:
+    """`strict_decode` bounds size and refuses doubled keys for any struct."""
+    assert isinstance(strict_decode(SAMPLES[0], Root), Root)
+    with pytest.raises(Malformed, match="larger than 10 bytes"):
+        strict_decode(SAMPLES[0], Root, max_bytes=10)
+    assert fingerprint("admin") in SAMPLES[0].decode()
