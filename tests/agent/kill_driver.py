@@ -1,4 +1,4 @@
-"""Run one update on a made-up machine and die by SIGKILL at a chosen write of the journal (a helper of test_kill).
+"""Run one update on a made-up machine and die by SIGKILL at a chosen write of its journal (for test_agent_kill).
 
 Usage: kill_driver.py ROOT PATH NUMBER before|after
 """

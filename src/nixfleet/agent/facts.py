@@ -33,7 +33,7 @@ def gather(host: Host, nix_version: str) -> Facts:
         store_free_bytes=free_bytes,
         store_bytes=store_bytes,
         addresses=_local_addresses(host),
-        timezone=_short(_timezone(host)),
+        timezone=_short(timezone(host)),
     )
 
 
@@ -52,7 +52,7 @@ def _memory_bytes(host: Host) -> int:
     return 0
 
 
-def _timezone(host: Host) -> str:
+def timezone(host: Host) -> str:
     """Name the time zone by the link that localtime(5) describes."""
     zone = PurePosixPath(host.link("/etc/localtime"))
     parts = zone.parts

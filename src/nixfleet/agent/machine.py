@@ -64,6 +64,8 @@ from nixfleet.model.device import Attempt, Cause, Outcome, Phase
 
 BACK_TRIES = 3
 """How often going back is tried before the device is given up as failed."""
+AGAIN_MOST = 8
+"""How often one run is begun again by itself."""
 KEPT_SYSTEMS = 3
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
@@ -88,8 +90,7 @@ def step(state: State, event: Event, now: int) -> Next:
         case Offered():
             return _offered(state, event, now)
         case Delivered():
-            kept = tuple(one for one in state.outbox if (one.rollout, one.run) != (event.rollout, event.run))
-            return replace(state, outbox=kept), []
+            return replace(state, outbox=_without(state.outbox, event)), []
         case Restarted():
             return resume(state, event, now)
         case _:
@@ -112,7 +113,7 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
         case Phase.STAGED:
             return [Stage(offer=offer, previous=update.previous)]
         case Phase.ACTIVATING:
-            return [Activate(offer=offer)]
+            return [Activate(offer=offer, number=update.number)]
         case Phase.CHECKING:
             return [Check(offer=offer, baseline=update.baseline)]
         case Phase.CONFIRMING:
@@ -120,11 +121,13 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
         case Phase.REVERTING if update.settling:
             return [Contact(offer=offer)]
         case Phase.REVERTING:
-            return [GoBack(offer=offer, previous=update.previous, number=update.back_tries)]
+            return [
+                GoBack(offer=offer, previous=update.previous, number=update.number * BACK_TRIES + update.back_tries)
+            ]
         case Phase.CONFIRMED:
             return [Keep(offer=offer, paths=kept_paths(state))]
         case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
-            return [Tidy(offer=offer, delete=update.cause is Cause.UNTRUSTED)]
+            return [Tidy(offer=offer, delete=update.cause is Cause.UNTRUSTED and update.phase is Phase.FAILED)]
         case Phase.IDLE | Phase.REBOOT_PENDING:
             return []
         case _:
@@ -173,13 +176,23 @@ def wake_at(state: State) -> int | None:
 
 
 def fresh(state: State, offer: Offer) -> bool:
-    """Tell whether an offer is news: a higher rollout than ever attempted, or a signed retry of the last one."""
+    """Tell whether an offer is news: a higher rollout than ever attempted, a signed retry, or what mends itself."""
     if (offer.epoch, offer.index) > state.attempted:
         return True
     last = state.update
-    if last is None or last.offer.rollout != offer.rollout or last.outcome is Outcome.CONFIRMED:
+    if last is None or last.offer.rollout != offer.rollout or last.phase not in ENDED:
         return False
-    return last.phase in ENDED and offer.run > last.offer.run
+    if last.outcome is Outcome.CONFIRMED:
+        return False
+    return offer.run > last.offer.run or (offer.run == last.offer.run and _mends(last))
+
+
+def _mends(update: Update) -> bool:
+    """Tell whether an end says nothing of the release: no network, no space, or a coordinator that was out."""
+    return update.number < AGAIN_MOST and (
+        (update.outcome is Outcome.FAILED and update.cause in {Cause.NETWORK, Cause.SPACE})
+        or (update.outcome is Outcome.REVERTED and update.cause is Cause.NETWORK)
+    )
 
 
 def attempt(update: Update) -> Attempt:
@@ -214,8 +227,18 @@ def _offered(state: State, event: Offered, now: int) -> Next:
             # A switch is never left half-way: the offer comes again when this one has ended.
             return state, []
         state, _ = _end(state, update, Outcome.REFUSED, Cause.NONE, "a newer rollout took its place")
-    started = Update(phase=Phase.OFFERED, offer=offer, boot_id=event.boot_id, give_up_s=now + offer.timeout_s)
-    return _enter(replace(state, attempted=(offer.epoch, offer.index)), started)
+    same = update is not None and (update.offer.rollout, update.offer.run) == (offer.rollout, offer.run)
+    started = Update(
+        phase=Phase.OFFERED,
+        offer=offer,
+        boot_id=event.boot_id,
+        number=update.number + 1 if same and update is not None else 0,
+        give_up_s=now + offer.timeout_s,
+    )
+    state = replace(state, attempted=(offer.epoch, offer.index))
+    if event.refusal:
+        return _end(state, started, Outcome.REFUSED, Cause.UNTRUSTED, event.refusal)
+    return _enter(state, started)
 
 
 def _advance(state: State, update: Update, event: Event, now: int) -> Next:
@@ -400,6 +423,14 @@ def _remember(state: State, update: Update) -> State:
     # The path that runs now is no longer a left one: it came back by somebody with the right to bring it.
     left = tuple(path for path in left if path != offer.path)[-LEFT_ENTRIES:]
     return replace(state, confirmed=(*state.confirmed, one)[-HISTORY_ENTRIES:], left=left)
+
+
+def _without(outbox: tuple[Attempt, ...], event: Delivered) -> tuple[Attempt, ...]:
+    """Drop the oldest report of a run: a later end of the same run still has to be told."""
+    for number, one in enumerate(outbox):
+        if (one.rollout, one.run) == (event.rollout, event.run):
+            return (*outbox[:number], *outbox[number + 1 :])
+    return outbox
 
 
 def _short(path: str) -> str:

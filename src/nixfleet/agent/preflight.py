@@ -77,7 +77,7 @@ def platform_of(host: Host) -> str:
 def filesystem_of(host: Host, path: str) -> str:
     """Name the type of the file system that holds a path (proc_pid_mountinfo(5))."""
     best, kind = "", ""
-    real = os.path.realpath(host.at(path))
+    real = os.path.realpath(path)
     for line in host.read("/proc/self/mountinfo").splitlines():
         fields, divider, rest = line.partition(" - ")
         words = fields.split()

@@ -167,7 +167,7 @@ class Runner:
             case Stage():
                 return await self._stage(effect)
             case Activate():
-                return await self._activate(effect.offer)
+                return await self._activate(effect.offer, effect.number)
             case Check():
                 found, lines = await health.problems(self._host, self._settings.checks, effect.baseline, self.run_tool)
                 return Checked(problems=found, lines=self._told(lines))
@@ -260,8 +260,8 @@ class Runner:
         in_place = path == host.current_system() == host.profile_system()
         return Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
 
-    async def _activate(self, offer: Offer) -> Event:
-        job = self._job(offer, offer.verb)
+    async def _activate(self, offer: Offer, number: int) -> Event:
+        job = self._job(offer, f"{offer.verb}-{number}")
         if not job.started:
             await self._store.set_profile(offer.path, self._host.profile())
         return await self._switch(job, offer, offer.path, offer.verb)

@@ -49,6 +49,8 @@ class Update(_Value, frozen=True, kw_only=True):
     give_up_s: int
     """When failures before the switch stop being retried."""
     boot_id: str
+    number: int = 0
+    """How often this very run ended for want of network or space before; what mends itself is tried again."""
     retry_s: int | None = None
     tries: int = 0
     previous: str = ""
@@ -117,10 +119,11 @@ class Result(StrEnum):
 
 
 class Offered(msgspec.Struct, frozen=True, kw_only=True):
-    """A verified update may begin, in this boot."""
+    """A verified update may begin, in this boot; `refusal` says why it is turned down instead."""
 
     offer: Offer
     boot_id: str
+    refusal: str = ""
 
 
 class Withdrawn(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +268,7 @@ class Activate(msgspec.Struct, frozen=True, kw_only=True):
     """Set the profile and switch, or collect the end of the switch that was started. Answers: Switched, Trouble."""
 
     offer: Offer
+    number: int = 0
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -281,11 +285,12 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GoBack(msgspec.Struct, frozen=True, kw_only=True):
-    """Set the profile back and switch to the previous system; `number` counts tries. Answers: Switched, Trouble."""
+    """Set the profile back and switch to the previous system. Answers: Switched, Trouble."""
 
     offer: Offer
     previous: str
     number: int
+    """Tells this run's tries of going back apart, over all its repeats."""
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):

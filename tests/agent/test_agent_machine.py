@@ -37,6 +37,7 @@ from nixfleet.agent.update import (
     Tick,
     Tidy,
     Trouble,
+    Update,
     Verify,
     Withdrawn,
 )
@@ -245,6 +246,25 @@ def test_a_rollout_can_ask_for_less_contact(contact: str, events: tuple[Event, .
     assert phase(state) == Phase.CONFIRMED
 
 
+@pytest.mark.parametrize(("cause", "again"), [(Cause.NETWORK, True), (Cause.SPACE, True), (Cause.PREFLIGHT, False)])
+def test_what_mends_itself_is_begun_again_without_a_signature(cause: Cause, again: bool) -> None:
+    """A network or a disk that was short says nothing of the release; each try has a switch of its own."""
+    state, _ = drive(*TO_STAGED[:3], Trouble(cause=cause, reason="short"))
+    state, effects = step(state, offered(), 500)
+    assert again == bool(effects)
+    if again:
+        state, effects = drive(*TO_ACTIVATING[1:], state=state)
+        assert effects == [Activate(offer=OFFER, number=1)]
+        assert len(state.outbox) == 1
+
+
+def test_a_refused_offer_ends_with_its_reason_and_is_not_begun() -> None:
+    """What the log does not allow becomes an outcome that says so."""
+    state, effects = drive(Offered(offer=OFFER, boot_id="boot-1", refusal="nobody may bring it back"))
+    assert effects == [Tidy(offer=OFFER, delete=False)]
+    assert (state.outbox[0].outcome, state.outbox[0].reason) == (Outcome.REFUSED, "nobody may bring it back")
+
+
 def test_a_lower_or_equal_rollout_is_never_begun_again() -> None:
     """Order: never a lower rollout than attempted, and the same one only by a signed retry."""
     state, _ = drive(*TO_STAGED[:4], Trouble(cause=Cause.UNTRUSTED, reason="no"))
@@ -359,8 +379,8 @@ ANSWERS: st.SearchStrategy[Event] = st.one_of(
 def test_any_interleaving_ends_in_one_outcome_and_enters_the_switch_once(events: list[tuple[Event, int]]) -> None:
     """Whatever comes in whatever order: one outcome for each attempt, one switch at most, never a lower rollout."""
     state, now = State(), 0
-    entered: list[tuple[str, int]] = []
-    outcomes: list[tuple[str, int]] = []
+    entered: list[tuple[str, int, int]] = []
+    outcomes: list[tuple[str, int, int]] = []
     for event, elapsed in events:
         now += elapsed
         before = state
@@ -369,14 +389,22 @@ def test_any_interleaving_ends_in_one_outcome_and_enters_the_switch_once(events:
         assert state.attempted >= before.attempted
         was = before.update.phase if before.update else None
         if state.update and state.update.phase is Phase.ACTIVATING and was is not Phase.ACTIVATING:
-            entered.append((state.update.offer.rollout, state.update.offer.run))
-        outcomes += [(one.rollout, one.run) for one in state.outbox[len(before.outbox) :]]
+            entered.append(key_of(state.update))
+        ended = [one for one in (before.update, state.update) if one is not None]
+        new = {report.rollout for report in state.outbox[len(before.outbox) :]}
+        outcomes += [
+            key_of(one) for one in {one.offer.rollout: one for one in ended}.values() if one.offer.rollout in new
+        ]
         assert state == msgspec.json.decode(msgspec.json.encode(state), type=State)
     assert len(set(entered)) == len(entered)
     assert len(set(outcomes)) == len(outcomes)
     if state.update is not None:
-        key = (state.update.offer.rollout, state.update.offer.run)
-        assert (state.update.phase in ENDED) == (key in outcomes)
+        assert (state.update.phase in ENDED) == (key_of(state.update) in outcomes)
+
+
+def key_of(update: Update) -> tuple[str, int, int]:
+    """Tell one try from every other: the rollout, the signed run, and how often it mended by itself."""
+    return update.offer.rollout, update.offer.run, update.number
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,0 +1,477 @@
+"""The agent put together: log, decision, machine, runner and reports around one device.
+
+It decides nothing itself and starts no process; see `decide`, `machine` and `runner`. Nothing here may raise because
+a coordinator, a network or a cache misbehaves.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from nixfleet.agent import decide, enroll, facts, health, preflight
+from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
+from nixfleet.agent.host import Host
+from nixfleet.agent.identity import Identity
+from nixfleet.agent.journal import Journal
+from nixfleet.agent.link import Link, NotAdmitted, backoff_s, jittered
+from nixfleet.agent.machine import BEFORE_SWITCH, ENDED
+from nixfleet.agent.reporter import Reporter, Ticker
+from nixfleet.agent.runner import Runner, Store
+from nixfleet.agent.service import Clock, Service
+from nixfleet.agent.settings import Settings
+from nixfleet.agent.update import (
+    Contact,
+    Contacted,
+    Effect,
+    Event,
+    Nudged,
+    Offer,
+    Offered,
+    Ready,
+    Restarted,
+    Stage,
+    State,
+    Trouble,
+    Update,
+    Withdrawn,
+)
+from nixfleet.client.api import Client
+from nixfleet.client.mirror import Mirror
+from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Phase, Progress, Report
+from nixfleet.model.ids import PROTOCOL
+from nixfleet.model.statements import TargetLine
+from nixfleet.model.wire import Signed, Sync
+from nixfleet.trust.lines import verify_line
+from nixfleet.trust.reports import sign_report
+from nixfleet.trust.sshsig import SecretKey
+
+log = logging.getLogger("nixfleet.agent")
+
+CONTACT_S = 5.0
+LOOK_AGAIN_S = 3_600
+LINES_HELD = 64
+LINE_TRIES = 4
+
+
+class VersionedStore(Store, Protocol):
+    """A store that can also tell its version, which is a fact."""
+
+    async def version(self) -> tuple[int, int, int]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent is made of; `settings` are the effective ones."""
+
+    settings: Settings
+    host: Host
+    store: VersionedStore
+    clock: Clock
+    identity: Identity
+    key: SecretKey
+    token: JoinToken | None
+    mirror: Mirror
+    journal: Journal
+    make_client: Callable[..., Client] = Client
+    supervised: bool = False
+    """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
+
+
+class Agent:
+    """One device's agent; `run` keeps it going until it is told to stop."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.waits = ""
+        """Why nothing begins; empty when nothing is wanted."""
+        self.replaced = False
+        """The new system brings another agent, which has to finish the update."""
+        self._parts = parts
+        self._settings, self._host, self._mirror = parts.settings, parts.host, parts.mirror
+        self._stop = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._admitted = asyncio.Event()
+        self._considering = asyncio.Lock()
+        self._gates: tuple[bytes, ...] = ()
+        self._lines: dict[str, TargetLine | None] = {}
+        self._token_spent = False
+        self._told: Facts | None = None
+        self._nix_version = ""
+        self._wake: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker = Ticker(self._send_progress, lines=parts.settings.report_lines)
+        self._reporter = Reporter(lambda: self.service, self._make_report, self._send_report)
+        self.link = Link(
+            mirror=parts.mirror,
+            urls=(*parts.settings.urls, *parts.identity.urls),
+            clock=parts.clock.wall,
+            poll_s=parts.settings.poll_s,
+            key=self._request_key,
+            admit=self._admit,
+            synced=self._synced,
+            make_client=parts.make_client,
+        )
+        self._runner = Runner(
+            host=parts.host,
+            store=parts.store,
+            settings=parts.settings,
+            watcher=self._ticker,
+            cache_base=lambda: self.link.base_url,
+            names=self._names,
+        )
+        self.service = Service(parts.journal, self._perform, parts.clock, self._changed)
+
+    # Life
+
+    async def run(self) -> None:
+        """Resume what the journal holds, then follow the log until `stop`."""
+        await self._start()
+        running = [
+            asyncio.create_task(self.link.run(), name="link"),
+            asyncio.create_task(self._report_for_ever(), name="reports"),
+            asyncio.create_task(self._ticker.run(), name="progress"),
+        ]
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([stop, *running], return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stop}:
+                task.result()  # these run for ever: one that ended is a fault of this program
+        finally:
+            await self._end([stop, *running])
+
+    async def run_once(self) -> None:
+        """Sync once, bring an update that is wanted to its end, deliver its outcome, and return.
+
+        Raises: Unreachable, Untrusted, Refused when the device is not enrolled yet.
+        """
+        await self._start()
+        ticker = asyncio.create_task(self._ticker.run(), name="progress")
+        try:
+            await self.link.session(self._finish_once)
+        finally:
+            await self._end([ticker])
+
+    async def _finish_once(self) -> None:
+        """Wait for the end of the update under way, then deliver what there is to tell."""
+        stop = asyncio.create_task(self._stop.wait())
+        settled = asyncio.create_task(self._settled.wait())
+        await asyncio.wait([stop, settled], return_when=asyncio.FIRST_COMPLETED)
+        for task in (stop, settled):
+            task.cancel()
+        await self.service.idle()
+        await self._reporter.deliver()
+
+    def stop(self) -> None:
+        """End cleanly; a switch that runs goes on, and its end is collected by the next start."""
+        self._stop.set()
+
+    async def _start(self) -> None:
+        try:
+            self._nix_version = ".".join(map(str, await self._parts.store.version()))
+        except NixfleetError as error:
+            log.warning("%s", error)
+        host = self._host
+        self.service.start(Restarted(boot_id=host.boot_id(), current=host.current_system()))
+        self._settle(self.service.state)
+
+    async def _end(self, running: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+        await self.service.close()
+        for task in (*running, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*running, *self._tasks, return_exceptions=True)
+
+    def _settle(self, state: State) -> None:
+        """Note whether an update is under way."""
+        if state.update is None or state.update.phase in {*ENDED, Phase.REBOOT_PENDING}:
+            self._settled.set()
+        else:
+            self._settled.clear()
+
+    # Membership
+
+    def _is_member(self) -> bool:
+        return enroll.is_member(self._mirror.state, self._parts.identity, self._parts.key)
+
+    def _request_key(self) -> SecretKey:
+        """Sign requests with the token's key until the log has this device, then with its own."""
+        token = self._parts.token
+        joining = token is not None and not self._token_spent and not self._is_member()
+        return enroll.token_key(token) if joining and token is not None else self._parts.key
+
+    async def _admit(self, link: Link) -> None:
+        """Wait until the log has this device: join by token, else ask and ask again. Raises: Unreachable, Untrusted."""
+        asked = 0
+        while not self._is_member():
+            reason = ""
+            try:
+                await link.sync()
+                if self._is_member():
+                    break
+                reason = await self._join(link)
+            except NotAdmitted as error:
+                reason = str(error) if self._parts.token is not None else ""
+                self._token_spent = self._parts.token is not None
+            if not self._is_member():
+                await self._ask(link, reason)
+                await asyncio.sleep(jittered(self._settings.poll_s) if asked < 20 else backoff_s(20))
+                asked += 1
+        self._admitted.set()
+        self._reporter.want()
+
+    async def _join(self, link: Link) -> str:
+        """Join by token; give the reason when that does not work."""
+        token = self._parts.token
+        if token is None or self._token_spent:
+            return ""
+        parts = self._parts
+        try:
+            submission = enroll.join(
+                self._mirror.state,
+                self._mirror.log_state,
+                parts.identity,
+                parts.key,
+                token,
+                self._settings,
+                name=enroll.name_of(self._settings, self._host.hostname()),
+                now=link.wall(),
+            )
+            await link.client.append([submission])
+            await link.sync()
+        except (Refused, UserError) as error:
+            log.warning("cannot join by token: %s", error)
+            self._token_spent = True
+            return str(error)
+        log.info("joined the fleet as %s", parts.identity.device)
+        return ""
+
+    async def _ask(self, link: Link, reason: str) -> None:
+        parts = self._parts
+        name = enroll.name_of(self._settings, self._host.hostname())
+        told = facts.gather(self._host, self._nix_version)
+        asked = enroll.request(
+            parts.identity, parts.key, self._settings, name=name, now=link.wall(), facts=told, reason=reason
+        )
+        await link.client.enroll_request(asked)
+        log.info("waiting to be enrolled as %s with the key %s", name, parts.key.public.fingerprint)
+
+    def _names(self) -> set[str]:
+        record = self._mirror.state.devices.get(self._parts.identity.device)
+        return {record.statement.name} if record is not None else set()
+
+    # Decisions
+
+    async def _synced(self, sync: Sync) -> None:
+        """Look again at what is wanted, after each verified sync."""
+        self._gates = sync.gates
+        if sync.ask:
+            self._reporter.want()
+        if self._is_member():
+            await self.consider()
+
+    async def consider(self) -> None:
+        """Begin what the log wants of this device, or note why not; withdraw what it no longer wants."""
+        async with self._considering:
+            if self.link.trouble:
+                self._note(self.link.trouble)
+                return
+            self._reconsider()
+            for _ in range(LINE_TRIES):
+                decision = decide.decide(
+                    self._mirror.state,
+                    self._mirror.log_view.log_key,
+                    self._me(),
+                    self.service.state,
+                    self._gates,
+                    self._lines,
+                )
+                if not isinstance(decision, NeedLine):
+                    break
+                if not await self._learn_line(decision):
+                    return
+            if isinstance(decision, Proceed):
+                self._note("")
+                boot_id = self._host.boot_id()
+                self.service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
+            elif isinstance(decision, Wait):
+                self._note(decision.reason)
+                self._look_again(decision.until_s)
+
+    def _reconsider(self) -> None:
+        """Judge again an update that has changed nothing yet."""
+        update = self.service.state.update
+        if update is None or update.phase not in BEFORE_SWITCH:
+            return
+        verdict = decide.still(self._mirror.state, self._me(), self.service.state, update.offer, self._lines)
+        if isinstance(verdict, Withdrawn):
+            self.service.feed(verdict)
+        elif verdict is None and update.phase is Phase.STAGED and update.retry_s is not None:
+            self.service.feed(Nudged())
+
+    async def _learn_line(self, need: NeedLine) -> bool:
+        """Fetch and prove this device's own line of a release; False, with a note, when that does not work."""
+        record = next((one for digest, one in self._mirror.state.releases.items() if digest == need.release), None)
+        targets = record.statement.targets if record is not None else None
+        try:
+            told = await self.link.client.line(need.rollout)
+            line = None
+            if told is not None and targets is not None:
+                device = self._parts.identity.device
+                line = verify_line(told.line, told.index, told.size, told.hashes, targets, device)
+        except Untrusted as error:
+            self._note(f"the line that the coordinator serves does not hold: {error}")
+            return False
+        except NixfleetError as error:
+            self._note(f"its line could not be fetched: {error}")
+            self._look_again(self.link.wall() + int(self._settings.poll_s))
+            return False
+        while len(self._lines) >= LINES_HELD:
+            self._lines.pop(next(iter(self._lines)))
+        self._lines[need.release] = line
+        return True
+
+    def _me(self) -> Me:
+        return Me(
+            device=self._parts.identity.device,
+            timezone=facts.timezone(self._host),
+            wall_s=self.link.wall(),
+            orphan_s=self._settings.orphan_s,
+        )
+
+    def _note(self, reason: str) -> None:
+        """Remember, and tell, why nothing begins."""
+        if reason == self.waits:
+            return
+        self.waits = reason
+        if reason:
+            log.info("waiting: %s", reason)
+        try:
+            (Path(self._settings.state_dir) / "waits").write_text(reason)
+        except OSError as error:
+            log.debug("%s", error)
+        self._reporter.want()
+
+    def _look_again(self, until_s: int | None) -> None:
+        """Consider again when a time has come that no sync announces."""
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        if until_s is not None:
+            wait_s = min(max(until_s - self.link.wall(), 1), LOOK_AGAIN_S)
+            self._wake = asyncio.get_running_loop().call_later(wait_s, self._consider_soon)
+
+    def _consider_soon(self) -> None:
+        if self._is_member():
+            task = asyncio.create_task(self.consider(), name="consider")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    # The machine's world
+
+    async def _perform(self, effect: Effect) -> Event | None:
+        if isinstance(effect, Contact):
+            return await self._contact(effect.offer)
+        answer = await self._runner.perform(effect)
+        if isinstance(effect, Stage) and isinstance(answer, Ready):
+            return await self._ask_once_more(effect.offer, answer)
+        return answer
+
+    async def _ask_once_more(self, offer: Offer, ready: Ready) -> Event:
+        """Sync again right before the switch: revoked meanwhile? (trust.md, What a device does, 6)."""
+        try:
+            await self.link.sync()
+        except NixfleetError as error:
+            if offer.contact != "none":
+                return Trouble(cause=Cause.NETWORK, reason=f"no sync before the switch: {error}"[:300], later=True)
+        return decide.still(self._mirror.state, self._me(), self.service.state, offer, self._lines) or ready
+
+    async def _contact(self, offer: Offer) -> Event:
+        """Try for a full signed sync over a new connection, until it works or the machine gives up."""
+        while True:
+            try:
+                await self.link.sync(fresh=True)
+            except NixfleetError as error:
+                log.info("the coordinator is not reached yet: %s", error)
+            else:
+                return Contacted(by="coordinator")
+            others = [cache.url for cache in offer.caches if cache.url.startswith("http")]
+            for url in others:
+                if await asyncio.to_thread(health.answers, f"{url.rstrip('/')}/nix-cache-info", CONTACT_S) == 200:
+                    self.service.feed(Contacted(by="cache"))
+                    break
+            await asyncio.sleep(jittered(CONTACT_S))
+
+    def _changed(self, before: State, after: State) -> None:
+        """React to a durable change: tell it, look for the next update, make way for a new agent."""
+        self._settle(after)
+        old, new = before.update, after.update
+        if new is None or (old is not None and _shown(old) == _shown(new)):
+            return
+        name, why = new.offer.path[44:] or new.offer.path, f": {new.reason}" if new.reason else ""
+        log.info("%s %s%s", name, new.phase.value, why)
+        self._reporter.want()
+        if new.phase in ENDED:
+            self._consider_soon()
+        supervised = self._parts.supervised and new.phase is Phase.CHECKING
+        if supervised and preflight.agent_changes(self._host, new.previous, new.offer.path):
+            # The journal says where to go on: only the new agent may confirm.
+            self.replaced = True
+            self._stop.set()
+
+    # Reports
+
+    async def _report_for_ever(self) -> None:
+        await self._admitted.wait()
+        await self._reporter.run()
+
+    async def _make_report(self, attempt: Attempt | None) -> Signed:
+        parts, host = self._parts, self._host
+        failed = await health.failed_units(host, self._runner.run_tool)
+        update = self.service.state.update
+        baseline = update.baseline if update is not None else ()
+        new = [unit for unit in failed if unit not in baseline]
+        told = facts.gather(host, self._nix_version)
+        report = Report(
+            v=1,
+            fleet=parts.identity.fleet,
+            device=parts.identity.device,
+            seq=self._next_seq(),
+            at=self.link.wall(),
+            log=self._mirror.log_state,
+            protocol=PROTOCOL,
+            boot_id=host.boot_id(),
+            system=host.current_system()[:300],
+            booted=host.booted_system()[:300],
+            healthy=not new,
+            note=(f"failed units: {', '.join(new)}" if new else self.waits)[:300],
+            attempt=attempt,
+            facts=None if _same(told, self._told) else told,
+        )
+        return sign_report(report, parts.key)
+
+    async def _send_report(self, signed: Signed) -> None:
+        await self.link.send_report(signed)
+        self._told = facts.gather(self._host, self._nix_version)
+
+    def _next_seq(self) -> int:
+        try:
+            return self._parts.journal.next_seq()
+        except OSError as error:
+            raise Unreachable(f"the journal cannot be written: {error.strerror or error}") from error
+
+    async def _send_progress(self, progress: Progress) -> None:
+        await self.link.client.progress(progress)
+
+
+def _shown(update: Update) -> tuple[object, ...]:
+    """Give what of an update is worth a line and a report when it changes."""
+    return update.phase, update.offer, update.number, update.reason
+
+
+def _same(told: Facts, before: Facts | None) -> bool:
+    """Tell whether facts are old news; free space always changes a little."""
+    return before is not None and told == msgspec.structs.replace(before, store_free_bytes=told.store_free_bytes)

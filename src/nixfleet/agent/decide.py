@@ -1,0 +1,243 @@
+"""From a verified log to an offer: which update this device may make now, or why none.
+
+The order of checks is trust.md's, What a device does, 3 and 4. Pure: the log, the gates, the lines and the clock come
+in as arguments. It must never accept a gate, a line or a statement that is not verified, and never act.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import assert_never
+
+import msgspec
+
+from nixfleet.agent import machine
+from nixfleet.agent.update import Held, Offer, State, Withdrawn
+from nixfleet.errors import Untrusted
+from nixfleet.model.ids import Digest
+from nixfleet.model.statements import CacheRef, Closure, Rollout, TargetLine
+from nixfleet.rollout.windows import opens_at, zone_name, zone_of
+from nixfleet.trust import replay as logs
+from nixfleet.trust.gate import Gate, fresh, open_gate
+from nixfleet.trust.replay import Denied, Follow, Hold, Idle, RolloutState
+from nixfleet.trust.sshsig import PublicKey
+
+Lines = Mapping[str, TargetLine | None]
+"""This device's own proven line by release digest; None: the release has none for it."""
+
+
+class Me(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision needs to know of this device; `wall_s` is its clock in unix seconds."""
+
+    device: str
+    timezone: str
+    wall_s: int
+    orphan_s: int
+
+
+class Proceed(msgspec.Struct, frozen=True, kw_only=True):
+    """The update may begin; `refusal` says why it must be turned down instead."""
+
+    offer: Offer
+    refusal: str = ""
+
+
+class NeedLine(msgspec.Struct, frozen=True, kw_only=True):
+    """The device's own line of this rollout's release must be fetched and proven first."""
+
+    rollout: str
+    release: str
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing begins, and why; an empty reason: nothing is wanted. `until_s`: when to look again without a sync."""
+
+    reason: str = ""
+    until_s: int | None = None
+
+
+Decision = Proceed | NeedLine | Wait
+
+
+def decide(log: logs.State, log_key: PublicKey, me: Me, state: State, gates: Sequence[bytes], lines: Lines) -> Decision:
+    """Choose, authorise and pace: the next update of this device, a line to fetch, or the reason to wait."""
+    choice = _choose(log, me, state, lines)
+    match choice:
+        case Hold(kind="line", rollout=one) if one is not None and one.statement.release is not None:
+            return NeedLine(rollout=one.digest, release=one.statement.release)
+        case Hold():
+            return Wait(reason=choice.text, until_s=choice.until)
+        case Idle():
+            return Wait(reason=_skipped(choice))
+        case Follow():
+            return _follow(log, log_key, me, state, gates, lines, choice)
+        case _:
+            assert_never(choice)
+
+
+def still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> Held | Withdrawn | None:
+    """Judge an update once more right before the switch: revoked, paused or overtaken meanwhile? None: go on."""
+    choice = _choose(log, me, state, lines)
+    match choice:
+        case Hold(kind="expired" | "retired" | "not-enrolled"):
+            return Withdrawn(reason=choice.text)
+        case Hold():
+            return Held(reason=choice.text)
+        case Idle():
+            mine = [skip.text for skip in choice.skipped if skip.rollout.digest == offer.rollout]
+            return Withdrawn(reason=mine[0] if mine else "the rollout no longer covers this device")
+        case Follow() if choice.rollout.digest != offer.rollout:
+            return Withdrawn(reason="a newer rollout took its place")
+        case Follow():
+            pass
+        case _:
+            assert_never(choice)
+    right = logs.authorise_path(log, choice.rollout, me.device, me.wall_s, _confirmed(state), offer.path)
+    if isinstance(right, Denied):
+        return Withdrawn(reason=right.reason)
+    closed = _window(choice.rollout.statement, me, log)
+    return Held(reason=closed.reason) if closed is not None else None
+
+
+def gates_for(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str, rollout: str) -> list[Gate]:
+    """Open the gates for this device and rollout; one that does not verify is no gate."""
+    found: list[Gate] = []
+    for data in gates:
+        try:
+            gate = open_gate(data, log_key, fleet)
+        except Untrusted:
+            continue
+        if (gate.device, gate.rollout) == (device, rollout):
+            found.append(gate)
+    return found
+
+
+def _choose(log: logs.State, me: Me, state: State, lines: Lines) -> logs.Choice:
+    def covers(one: RolloutState) -> bool | None:
+        if one.statement.kind == "rollback":
+            # Only a device that confirmed it has something to go back from.
+            return _kept(state, one) is not None
+        release = one.statement.release
+        return None if release is None or release not in lines else lines[release] is not None
+
+    epoch = log.log_root.log.epoch if log.log_root is not None else 0
+    attempted_index = state.attempted[1] if state.attempted[0] == epoch else -1
+    return logs.choose(log, me.device, me.wall_s, attempted_index, covers)
+
+
+def _follow(
+    log: logs.State,
+    log_key: PublicKey,
+    me: Me,
+    state: State,
+    gates: Sequence[bytes],
+    lines: Lines,
+    choice: Follow,
+) -> Decision:
+    one = choice.rollout
+    offer = _offer(log, me, state, lines, choice)
+    if offer is None:
+        return Wait(reason="the rollout has nothing for this device")
+    if not machine.fresh(state, offer):
+        return Wait()
+    now = max(me.wall_s, log.last_time)
+    right = logs.authorise_path(log, one, me.device, now, _confirmed(state), offer.path)
+    gate = _gate(gates_for(gates, log_key, log.fleet, me.device, one.digest), one, choice.run, now)
+    if isinstance(gate, Wait):
+        return gate
+    offer = msgspec.structs.replace(offer, run=gate.run)
+    if not machine.fresh(state, offer):
+        return Wait()
+    if isinstance(right, Denied):
+        return Proceed(offer=offer, refusal=f"{right.reason}: this device has left {offer.path[44:]}")
+    if one.statement.mode == "test":
+        return Proceed(offer=offer, refusal="this agent does not try systems for a time (mode test)")
+    return _window(one.statement, me, log) or Proceed(offer=offer)
+
+
+def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int) -> Gate | Wait:
+    """Find an open gate: by the log key, at most 10 minutes old, for a signed run, its wave opened by signatures."""
+    newest = max(gates, key=lambda gate: gate.time, default=None)
+    if newest is None:
+        return Wait(reason="its wave is not open yet")
+    if not fresh(newest, now):
+        return Wait(reason="the word that its wave is open is older than 10 minutes")
+    if newest.log_size <= one.index:
+        return Wait(reason="the word that its wave is open is older than the rollout")
+    if newest.run > run:
+        return Wait(reason=f"nobody signed try {newest.run} on this device")
+    if not one.wave_open(newest.wave):
+        return Wait(reason=f"wave {newest.wave} waits for a signature")
+    return newest
+
+
+def _window(statement: Rollout, me: Me, log: logs.State) -> Wait | None:
+    """Say when the window opens next, if it is closed now."""
+    if statement.window is None:
+        return None
+    name = zone_name(statement.window, me.timezone)
+    zone, now = zone_of(name), max(me.wall_s, log.last_time)
+    if zone is None:
+        return Wait(reason=f"the time zone {name} of its window is not known here")
+    opens_s = opens_at(statement.window, zone, now)
+    if opens_s is not None and opens_s <= now:
+        return None
+    return Wait(
+        reason=f"outside its window ({statement.window.from_} to {statement.window.to} {name})", until_s=opens_s
+    )
+
+
+def _offer(log: logs.State, me: Me, state: State, lines: Lines, choice: Follow) -> Offer | None:
+    one = choice.rollout
+    root = log.root
+    assert root is not None, "nothing is chosen before the first root"
+    closure = choice.closure or lines.get(one.statement.release or "")
+    base = _limits(one.statement, me, root.log.epoch, one, choice.run)
+    if choice.release is not None and closure is not None:
+        return _bringing(base, closure, logs.caches_for(log, choice.release.statement))
+    kept = _kept(state, one)
+    return msgspec.structs.replace(base, path=kept) if kept else None
+
+
+def _limits(statement: Rollout, me: Me, epoch: int, one: RolloutState, run: int) -> Offer:
+    activation = statement.activation
+    return Offer(
+        rollout=one.digest,
+        epoch=epoch,
+        index=one.index,
+        run=run,
+        path="",
+        verb="boot" if statement.mode == "boot" else "switch",
+        confirm_s=activation.confirm_s,
+        contact=activation.contact,
+        leave=activation.leave,
+        rename=activation.rename,
+        timeout_s=statement.device_timeout_s,
+        orphan_s=me.orphan_s,
+    )
+
+
+def _bringing(base: Offer, closure: Closure | TargetLine, caches: tuple[CacheRef, ...]) -> Offer:
+    return msgspec.structs.replace(
+        base,
+        path=closure.path,
+        system=closure.system,
+        digest=closure.digest,
+        nar_bytes=closure.nar_size,
+        caches=caches,
+    )
+
+
+def _kept(state: State, one: RolloutState) -> str | None:
+    """Name the system that this device journalled when it confirmed the rollout that is taken back."""
+    found = [entry.previous for entry in state.confirmed if entry.rollout == Digest(one.statement.of or "")]
+    return found[-1] if found else None
+
+
+def _confirmed(state: State) -> tuple[str, ...]:
+    """List what this device confirmed as `is_left` wants it: what it left, then what it confirmed last."""
+    return (*state.left, state.confirmed[-1].path) if state.confirmed else state.left
+
+
+def _skipped(choice: Idle) -> str:
+    """Say why the newest rollout that selects this device does not count; nothing when it was cancelled."""
+    found = next(iter(choice.skipped), None)
+    return "" if found is None or found.kind == "cancelled" else found.text

@@ -1,0 +1,186 @@
+"""The way to the coordinator: sync, stream, poll, come back; everything that arrives goes through the mirror.
+
+It keeps trying for ever, with jitter and backoff, and never hands on anything that the mirror has not verified. It
+decides nothing about updates.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
+
+from nixfleet.client.api import Client
+from nixfleet.client.mirror import Mirror
+from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.wire import Signed, Sync
+from nixfleet.trust.sshsig import SecretKey
+
+log = logging.getLogger("nixfleet.agent")
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MOST_S = 300.0
+STREAM_BREAKS = 2
+"""Streams that end in a row before their first event make the link poll (docs/protocol.md, An agent's life)."""
+STREAM_AGAIN_POLLS = 40
+
+
+class NotAdmitted(NixfleetError):
+    """The coordinator does not let this key read the log: the device is not enrolled, or no longer."""
+
+
+class Link:
+    """Keeps a device's copy of the log at the coordinator's newest state."""
+
+    def __init__(
+        self,
+        *,
+        mirror: Mirror,
+        urls: Sequence[str],
+        clock: Callable[[], int],
+        poll_s: int,
+        key: Callable[[], SecretKey],
+        admit: Callable[["Link"], Awaitable[None]],
+        synced: Callable[[Sync], Awaitable[None]],
+        make_client: Callable[..., Client] = Client,
+    ) -> None:
+        """Prepare; `key` signs requests, `admit` is awaited until the device is a member, `synced` after each sync."""
+        self.mirror = mirror
+        self.trouble = ""
+        """Why nothing may start: a fork, an old backup, a log that does not hold. Empty while all is well."""
+        self._urls = tuple(urls)
+        self._clock = clock
+        self._poll_s = poll_s
+        self._key = key
+        self._admit = admit
+        self._synced = synced
+        self._make_client = make_client
+        self._client: Client | None = None
+        self._taking = asyncio.Lock()
+        self._breaks = 0
+
+    @property
+    def client(self) -> Client:
+        """The client in use. Raises: Unreachable before the first connection."""
+        if self._client is None:
+            raise Unreachable("no coordinator has answered yet")
+        return self._client
+
+    @property
+    def base_url(self) -> str:
+        """The address that answered last."""
+        return self._client.url if self._client is not None else self.urls()[0]
+
+    def urls(self) -> tuple[str, ...]:
+        """List where to try: the root's addresses first, then agent.toml's and the token's (trust.md, Starting)."""
+        root = self.mirror.state.root
+        return tuple(dict.fromkeys((*(root.urls if root is not None else ()), *self._urls)))
+
+    def wall(self) -> int:
+        """Give unix seconds as the coordinator counts them, as far as known; never below the last log time."""
+        skew_s = self._client.skew_s if self._client is not None else 0
+        return max(self._clock() + skew_s, self.mirror.state.last_time)
+
+    async def run(self) -> None:
+        """Stay connected for ever."""
+        failures = 0
+        while True:
+            begun = asyncio.get_running_loop().time()
+            try:
+                await self.session()
+            except NixfleetError as error:
+                log.warning("%s", error)
+            # A session that held for a while was a success: a coordinator's restart is met with a short wait.
+            failures = 0 if asyncio.get_running_loop().time() - begun > BACKOFF_MOST_S / 10 else failures + 1
+            await asyncio.sleep(backoff_s(failures))
+
+    async def session(self, instead: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Connect, be admitted, catch up, and listen until the connection breaks, or do something else `instead`.
+
+        Raises: Unreachable, Untrusted, Refused, NotAdmitted, UserError.
+        """
+        urls = self.urls()
+        async with AsyncExitStack() as stack:
+            self._client = await stack.enter_async_context(self._new_client(urls))
+            await self._admit(self)
+            await self.sync()
+            if instead is not None:
+                await instead()
+                return
+            while self.urls() == urls:
+                await (self._poll() if self._breaks >= STREAM_BREAKS else self._listen())
+
+    async def sync(self, *, fresh: bool = False) -> None:
+        """Take everything up to the coordinator's checkpoint; with `fresh`, over a new connection.
+
+        Raises: Unreachable, NotAdmitted, Untrusted (then `trouble` says why nothing may start).
+        """
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._new_client(self.urls())) if fresh else self.client
+            client.use_key(self._key())
+            while True:
+                try:
+                    answer = await client.sync(self.mirror.next_index)
+                except (Refused, Untrusted) as error:
+                    raise NotAdmitted(f"the coordinator does not admit this device: {error}") from error
+                if await self._take(client, answer):
+                    return
+
+    async def _listen(self) -> None:
+        """Handle the event stream until it breaks. Raises: Unreachable."""
+        heard = False
+        try:
+            self.client.use_key(self._key())
+            async with aclosing(self.client.agent_events(self.mirror.next_index)) as events:
+                async for event in events:
+                    heard, self._breaks = True, 0
+                    if not await self._take(self.client, event):
+                        await self.sync()
+        except Unreachable as error:
+            if heard:
+                raise
+            self._breaks += 1
+            log.info("the event stream does not come through (%s)", error)
+
+    async def _poll(self) -> None:
+        """Poll where a proxy breaks streams, and try a stream again now and then. Raises: Unreachable."""
+        for _ in range(STREAM_AGAIN_POLLS):
+            await asyncio.sleep(jittered(self._poll_s))
+            await self.sync()
+        self._breaks = STREAM_BREAKS - 1
+
+    async def _take(self, client: Client, answer: Sync) -> bool:
+        """Verify and keep an answer, and tell of it; False while more is to come."""
+        async with self._taking:
+            try:
+                taken = self.mirror.take(answer)
+            except Untrusted as error:
+                self.trouble = f"{self.mirror.verified}: {error}" if self.mirror.verified != "ok" else str(error)
+                log.error("the log does not hold, nothing will be started: %s", error)  # noqa: TRY400 - one line, no trace
+                raise
+            if taken is None:
+                return False
+            self.trouble = ""
+            # Payloads of entries from before it was a member; one missing, and it starts no update.
+            await self.mirror.fill(client)
+        await self._synced(answer)
+        return True
+
+    def _new_client(self, urls: Sequence[str]) -> Client:
+        if not urls:
+            raise UserError("no coordinator is known: set urls in agent.toml")
+        return self._make_client(urls, fleet=self.mirror.fleet, key=self._key(), clock=self._clock)
+
+    async def send_report(self, signed: Signed) -> None:
+        """Deliver a report; it is durable when this returns. Raises: Unreachable, Refused, Untrusted."""
+        await self.client.report(signed)
+
+
+def backoff_s(failures: int) -> float:
+    """Give how long to wait after so many failures in a row, jittered: a fleet must not come back all at once."""
+    return jittered(min(BACKOFF_FIRST_S * 2 ** min(failures, 12), BACKOFF_MOST_S))
+
+
+def jittered(span_s: float) -> float:
+    """Spread a wait over half to all of its span."""
+    return span_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing

@@ -1,0 +1,209 @@
+"""``nixfleet agent``: arguments, the single-instance lock, signals and exit codes; the edge where clocks are made.
+
+It must never import what the agent does not need (textual, litestar, sqlalchemy, click), nor log a secret.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nixfleet.agent import identity as identities
+from nixfleet.agent import settings as configs
+from nixfleet.agent.agent import Agent, Parts
+from nixfleet.agent.host import Host
+from nixfleet.agent.journal import Journal, Record, load
+from nixfleet.agent.preflight import VOLATILE, filesystem_of
+from nixfleet.agent.service import Clock
+from nixfleet.agent.settings import Settings
+from nixfleet.client.mirror import Mirror
+from nixfleet.errors import NixfleetError, UserError
+from nixfleet.nix import Nix
+
+log = logging.getLogger("nixfleet.agent")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``nixfleet agent ARGV`` and give its exit code (docs/agent.md)."""
+    arguments = _parser().parse_args(argv)
+    _log_to_stderr(verbose=arguments.verbose)
+    try:
+        settings = configs.load(arguments.config, os.environ, _flags(arguments))
+        match arguments.command:
+            case "status":
+                return _status(settings, as_json=arguments.json)
+            case "check":
+                return _check(settings)
+            case _:
+                return _run(settings, once=arguments.once)
+    except NixfleetError as error:
+        print(f"nixfleet agent: {error}", file=sys.stderr)  # noqa: T201 - the one line that says what is wrong
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nixfleet agent", description="The agent on a device.", allow_abbrev=False)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, default=configs.DEFAULT_FILE, help="default: %(default)s")
+    shared.add_argument("--state-dir", help="where the journal and the copy of the log are")
+    shared.add_argument("--verbose", action="store_true", help="say more on standard error")
+    commands = parser.add_subparsers(dest="command", metavar="run|status|check")
+    run = commands.add_parser("run", parents=[shared], help="follow the log and bring updates (the default)")
+    run.add_argument("--once", action="store_true", help="sync once, bring what is wanted to its end, and exit")
+    status = commands.add_parser("status", parents=[shared], help="say where this device stands, without the network")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    commands.add_parser("check", parents=[shared], help="check the settings, the key and the state folder")
+    parser.set_defaults(config=configs.DEFAULT_FILE, state_dir=None, verbose=False, once=False, json=False)
+    return parser
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, str]:
+    return {"state_dir": arguments.state_dir} if arguments.state_dir is not None else {}
+
+
+def _log_to_stderr(*, verbose: bool) -> None:
+    """One line per event; the journal of systemd adds the time."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _run(settings: Settings, *, once: bool) -> int:
+    folder = _state_folder(settings)
+    with _only_one(folder):
+        return asyncio.run(_serve(_parts(settings, Host(), folder), once=once))
+
+
+def _parts(settings: Settings, host: Host, folder: Path) -> Parts:
+    found, key, token = identities.establish(host, settings)
+    rate = settings.fetch.rate_bytes_s
+    # Nix counts in KiB a second; versions without the setting warn and go on.
+    options = (("download-speed", str(max(rate >> 10, 1))),) if rate else ()
+    return Parts(
+        settings=identities.effective(settings, found),
+        host=host,
+        store=Nix(options=options),
+        clock=Clock(wall=_wall_s, boot=_boot_s),
+        identity=found,
+        key=key,
+        token=token,
+        mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
+        journal=Journal(folder),
+        supervised="INVOCATION_ID" in os.environ,
+    )
+
+
+async def _serve(parts: Parts, *, once: bool) -> int:
+    agent = Agent(parts)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.stop)
+    log.info(
+        "device %s of fleet %s, key %s", parts.identity.device, parts.identity.fleet[:12], parts.key.public.fingerprint
+    )
+    await (agent.run_once() if once else agent.run())
+    log.info("ends, so that the new system's agent takes over" if agent.replaced else "ends")
+    return 0
+
+
+def _state_folder(settings: Settings) -> Path:
+    """Make the state folder, for root alone. Raises: UserError."""
+    folder = Path(settings.state_dir)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_mode & 0o077:
+            folder.chmod(0o700)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from error
+    return folder
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the state folder against a second agent (flock(2): let go by the kernel, whatever happens)."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"another agent is running on {folder}; stop it first") from None
+        yield
+
+
+def _status(settings: Settings, *, as_json: bool) -> int:
+    """Say where this device stands, from the state folder alone."""
+    folder = Path(settings.state_dir)
+    found = load(folder / "identity.json", identities.Identity)
+    if found is None:
+        raise UserError(f"{folder}: this device has not joined a fleet yet; has the agent run?")
+    record = load(folder / "journal.json", Record) or Record()
+    host, update = Host(), record.state.update
+    told: dict[str, Any] = {
+        "device": found.device,
+        "fleet": found.fleet,
+        "system": host.current_system(),
+        "booted": host.booted_system(),
+        "phase": update.phase if update is not None else "idle",
+        "waits": _read(folder / "waits"),
+        "update": update,
+        "undelivered": record.state.outbox,
+        "confirmed": record.state.confirmed[-5:],
+    }
+    if as_json:
+        print(json.dumps(msgspec.to_builtins(told)))  # noqa: T201 - what was asked for
+        return 0
+    print(f"device   {found.device} of fleet {found.fleet[:12]}")  # noqa: T201 - what was asked for
+    print(f"system   {told['system'] or 'unknown'}")  # noqa: T201 - what was asked for
+    end = f" ({update.cause.value}): {update.reason}" if update is not None and update.reason else ""
+    what = f" {update.offer.path}" if update is not None else ""
+    print(f"phase    {told['phase']}{what}{end}")  # noqa: T201 - what was asked for
+    print(f"waits    {told['waits'] or 'for nothing'}")  # noqa: T201 - what was asked for
+    for one in record.state.outbox:
+        print(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}")  # noqa: T201 - what was asked for
+    return 0
+
+
+def _check(settings: Settings) -> int:
+    """Check what the agent needs on this machine, changing nothing. Raises: the first thing that is wrong."""
+    host, folder = Host(), Path(settings.state_dir)
+    found = load(folder / "identity.json", identities.Identity)
+    if found is not None:
+        identities.read_key(host, found)
+        Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device)
+    elif identities.read_token(host, settings) is None and (settings.fleet is None or settings.checkpoint is None):
+        raise UserError("no fleet is pinned: set token_file, or fleet and checkpoint (and urls), in agent.toml")
+    kind = filesystem_of(host, str(folder))
+    if kind in VOLATILE and not settings.volatile_state:
+        raise UserError(f"the state folder {folder} is on {kind}: a reboot would lose the way back")
+    version = asyncio.run(Nix().version())
+    print(f"ok: settings, {'identity, log, ' if found else ''}Nix {'.'.join(map(str, version))}")  # noqa: T201 - the answer
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()[:1_000]
+    except OSError:
+        return ""
+
+
+def _wall_s() -> int:
+    return int(time.time())  # noqa: TID251 - the edge where the clock is made
+
+
+def _boot_s() -> int:
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
