@@ -42,7 +42,7 @@ from nixfleet.model.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
     from types import TracebackType
 
     from nixfleet.model.device import Progress
@@ -101,6 +101,10 @@ class Client:
     def use_key(self, key: SecretKey | None) -> None:
         """Sign requests with another key from now on, as after joining or a new session."""
         self._way.use_key(key)
+
+    def renew_with(self, renew: Callable[[], Awaitable[SecretKey]]) -> None:
+        """When the coordinator does not know the key of a signed request, get another one once and ask again."""
+        self._way.renew_with(renew)
 
     # The fleet and its log
 

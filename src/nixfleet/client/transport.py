@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import nixfleet
 from nixfleet.client.faults import Skewed, from_answer, not_ours, translated
-from nixfleet.errors import Unreachable, UserError
+from nixfleet.errors import Unreachable, Untrusted, UserError
 from nixfleet.trust import httpsig
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Transport:
         self._timeout_s = timeout_s
         self._silence_s = silence_s
         self._skew_s = 0
+        self._renew: Callable[[], Awaitable[SecretKey]] | None = None
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -113,6 +114,10 @@ class Transport:
     def use_key(self, key: SecretKey | None) -> None:
         """Sign requests with this key from now on."""
         self._key = key
+
+    def renew_with(self, renew: Callable[[], Awaitable[SecretKey]]) -> None:
+        """Ask for another key, once for each call, when the coordinator does not take the one in use."""
+        self._renew = renew
 
     async def send(self, call: Call) -> bytes:
         """Send a call and read the whole answer. Raises: any of our errors."""
@@ -170,7 +175,16 @@ class Transport:
             await response.aclose()
 
     async def _response(self, url: str, call: Call) -> httpx.Response:
-        """Open an answer of status 2xx and the expected kind; a skewed clock is put right once."""
+        """Open an answer of status 2xx and the expected kind; a wrong clock and an ended session are put right once."""
+        try:
+            return await self._timed(url, call)
+        except Untrusted as error:
+            if self._renew is None or not call.signed or isinstance(error, Skewed):
+                raise
+            self._key = await self._renew()
+            return await self._timed(url, call)
+
+    async def _timed(self, url: str, call: Call) -> httpx.Response:
         try:
             return await self._judged(url, call)
         except Skewed as skewed:

@@ -1,0 +1,300 @@
+"""Administrative acts: built on the verified log, signed by a person's key, appended, and checked to be in the log.
+
+It must never sign on a log that does not verify, nor call done what the replay does not.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from nixfleet.client import acts
+from nixfleet.client.acts import Head, RolloutWishes
+from nixfleet.client.api import Client
+from nixfleet.client.mirror import Mirror
+from nixfleet.errors import Conflict, Untrusted, UserError
+from nixfleet.model.device import JoinToken
+from nixfleet.model.ids import PROTOCOL, Digest, Tags
+from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Statement, Verb
+from nixfleet.model.views import EnrollView
+from nixfleet.model.wire import Submission
+from nixfleet.trust import token
+from nixfleet.trust.replay import State, Valid, Waiting
+from nixfleet.trust.signers import Signer
+from nixfleet.trust.sshsig import SecretKey
+from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
+
+TRIES: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """A statement in the log: its index, its digest, and what it still waits for (approvals), if anything."""
+
+    index: int
+    digest: Digest
+    waits: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What is to be signed: a statement, and a release's device lines as exact texts."""
+
+    statement: Statement
+    lines: tuple[str, ...] = ()
+
+
+Build = Callable[[Head, State], Sequence[Act]]
+
+
+def sign(signer: Signer, statement: Statement) -> tuple[bytes, bytes]:
+    """Give a statement's payload and the signature over it; may wait for a person."""
+    payload = encode(statement)
+    return payload, signer.sign(namespace_of(statement), payload)
+
+
+class Admin:
+    """A person at work on a fleet; every act returns once it is in the log and verified there.
+
+    Each raises: UserError for what cannot be, Refused without the right, Untrusted when log and coordinator disagree,
+    Conflict when others were faster three times, Unreachable.
+    """
+
+    def __init__(self, client: Client, mirror: Mirror, signer: Signer, clock: Callable[[], int]) -> None:
+        """Act through `client` on the log in `mirror`; `clock` gives unix seconds."""
+        self._client = client
+        self._mirror = mirror
+        self._signer = signer
+        self._clock = clock
+
+    @property
+    def state(self) -> State:
+        """What the log said when we last looked."""
+        return self._mirror.state
+
+    async def act(self, build: Build, *, note: str | None = None) -> tuple[Acted, ...]:
+        """Build acts on the newest log, sign, append all or none, and verify them in the log.
+
+        When somebody else was faster, what was built is thrown away and built anew on the new log.
+        """
+        for tries_left in reversed(range(TRIES)):
+            await self._mirror.catch_up(self._client)
+            size = self._mirror.size
+            built = build(self._head(note), self._mirror.state)
+            submissions = await asyncio.to_thread(self._signed, built)
+            try:
+                return await self._append(submissions, size)
+            except Conflict:
+                # Our own request may have been the faster one: its answer got lost and it was sent again.
+                if acted := await self._already(submissions, size):
+                    return acted
+                if not tries_left:
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    async def approve(self, of: str) -> Acted:
+        """Sign another's statement (by digest) as well: an approval, or a root's co-signature."""
+        payload = await self._client.payload(of)
+        if digest(payload) != of:
+            raise Untrusted(f"{self._client.url} sent another payload than that of {of[:12]}")
+        await self._mirror.catch_up(self._client)
+        signature = await asyncio.to_thread(self._signer.sign, NAMESPACE_APPROVE, payload)
+        (acted,) = await self._append([Submission(payload=payload, signature=signature)], None)
+        return acted
+
+    def _head(self, note: str | None) -> Head:
+        if self._mirror.state.root is None:
+            raise Untrusted("the log has no root in force yet")
+        fingerprint = self._signer.key.fingerprint
+        return Head(self._mirror.fleet, fingerprint, self._clock(), self._mirror.log_state, note or None)
+
+    def _signed(self, built: Sequence[Act]) -> list[Submission]:
+        submissions = []
+        for act in built:
+            payload, signature = sign(self._signer, act.statement)
+            submissions.append(Submission(payload=payload, signature=signature, lines=act.lines))
+        return submissions
+
+    async def _append(self, submissions: Sequence[Submission], size: int | None) -> tuple[Acted, ...]:
+        answer = await self._client.append(submissions, size)
+        await self._mirror.catch_up(self._client)
+        if len(answer.indexes) != len(submissions):
+            raise Untrusted(f"{self._client.url} answered for {len(answer.indexes)} of {len(submissions)} statements")
+        return tuple(map(self._verified, answer.indexes, submissions))
+
+    async def _already(self, submissions: Sequence[Submission], size: int) -> tuple[Acted, ...]:
+        """Find what was just signed among the entries from `size` on; nothing unless it is all there."""
+        await self._mirror.catch_up(self._client)
+        at = {self._mirror.payload(index): index for index in range(size, self._mirror.size)}
+        if not all(one.payload in at for one in submissions):
+            return ()
+        return tuple(self._verified(at[one.payload], one) for one in submissions)
+
+    def _verified(self, index: int, submission: Submission) -> Acted:
+        """Find a statement in the verified log: an act that is not there did not happen (trust.md, Log)."""
+        if not 0 <= index < self._mirror.size or self._mirror.payload(index) != submission.payload:
+            raise Untrusted(f"{self._client.url} says it appended entry {index}, but the log does not have it there")
+        verdict = self._mirror.verdict(index)
+        match verdict:
+            case Valid():
+                return Acted(index, digest(submission.payload))
+            case Waiting(reason=reason):
+                return Acted(index, digest(submission.payload), reason)
+            case _:
+                raise Untrusted(f"entry {index} is in the log without effect: {self._mirror.entry(index).why}")
+
+    # Devices
+
+    async def make_token(
+        self, tags: Tags, uses: int, days: int, *, urls: Sequence[str] = (), note: str | None = None
+    ) -> str:
+        """Grant a fresh key to enrol `uses` devices with exactly these tags; gives it as one line of text, a secret."""
+        key, grant = SecretKey.generate(), secrets.token_hex(16)
+
+        def build(head: Head, _: State) -> list[Act]:
+            return [Act(acts.token_grant(head, id=grant, key=key.public.text, tags=tags, uses=uses, days=days))]
+
+        await self.act(build, note=note)
+        root = self._mirror.state.root
+        assert root is not None
+        return token.make(
+            JoinToken(
+                v=PROTOCOL,
+                urls=tuple(urls) or root.urls,
+                fleet=self._mirror.fleet,
+                log=self._mirror.log_state,
+                seed=key.seed.hex(),
+            )
+        )
+
+    async def enroll(
+        self,
+        request: EnrollView,
+        *,
+        name: str = "",
+        tags: Tags | None = None,
+        replace: bool = False,
+        note: str | None = None,
+    ) -> Acted:
+        """Enrol a device that asks, under its own name and tags unless others are given."""
+
+        def build(head: Head, state: State) -> list[Act]:
+            made = acts.enroll(
+                head,
+                state,
+                device=request.device,
+                key=request.key,
+                name=name or request.name,
+                tags=request.tags if tags is None else tags,
+                replace=replace,
+            )
+            return [Act(statement) for statement in made]
+
+        return (await self.act(build, note=note))[-1]
+
+    async def tag(
+        self, devices: Sequence[str], changes: Mapping[str, str | None], *, note: str | None = None
+    ) -> tuple[Acted, ...]:
+        """Set tags of devices (names or ids), or remove those whose value is None."""
+        return await self._each(devices, note, lambda head, state, one: acts.change_tags(head, state, one, changes))
+
+    async def hold(self, devices: Sequence[str], until: int, *, note: str | None = None) -> tuple[Acted, ...]:
+        """Let devices take no updates until a time (unix seconds)."""
+        if until <= self._clock():
+            raise UserError("the time to hold until is over already")
+        return await self._each(
+            devices, note, lambda head, state, one: acts.change_device(head, state, one, state="held", until=until)
+        )
+
+    async def unhold(self, devices: Sequence[str], *, note: str | None = None) -> tuple[Acted, ...]:
+        """Let held devices take updates again."""
+        return await self._each(
+            devices, note, lambda head, state, one: acts.change_device(head, state, one, state="active", until=None)
+        )
+
+    async def retire(self, devices: Sequence[str], *, note: str | None = None) -> tuple[Acted, ...]:
+        """End the membership of devices; they keep running what they run."""
+        return await self._each(
+            devices, note, lambda head, state, one: acts.change_device(head, state, one, state="retired", until=None)
+        )
+
+    async def _each(
+        self, devices: Sequence[str], note: str | None, change: Callable[[Head, State, str], Statement]
+    ) -> tuple[Acted, ...]:
+        if not devices:
+            raise UserError("no device is named")
+
+        def build(head: Head, state: State) -> list[Act]:
+            ids = dict.fromkeys(acts.find_device(state, text) for text in devices)
+            return [Act(change(head, state, one)) for one in ids]
+
+        return await self.act(build, note=note)
+
+    # Releases and rollouts
+
+    async def release(
+        self,
+        name: str,
+        *,
+        devices: Mapping[str, Closure] | None = None,
+        lines: Sequence[SelectLine] | None = None,
+        caches: Sequence[CacheRef] | None = None,
+        source: Source | None = None,
+        note: str | None = None,
+    ) -> Acted:
+        """Publish a release: closures by device (name or id), or selector lines of which the first match wins."""
+
+        def build(head: Head, state: State) -> list[Act]:
+            targets = {acts.find_device(state, text): closure for text, closure in (devices or {}).items()}
+            if len(targets) != len(devices or {}):
+                raise UserError("a device is named twice")
+            made, tree = acts.release_of(head, state, name, targets=targets, lines=lines, caches=caches, source=source)
+            return [Act(made, () if tree is None else tree.texts)]
+
+        (acted,) = await self.act(build, note=note)
+        return acted
+
+    async def rollout(self, release: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
+        """Start a rollout of a release, given by name (its newest), digest or prefix."""
+
+        def build(head: Head, state: State) -> list[Act]:
+            return [Act(acts.rollout_of(head, state, wishes, release=acts.find_release(state, release)))]
+
+        (acted,) = await self.act(build, note=note)
+        return acted
+
+    async def rollback(self, of: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
+        """Take a rollout back: each device that confirmed it returns to the system it had before."""
+
+        def build(head: Head, state: State) -> list[Act]:
+            return [Act(acts.rollout_of(head, state, wishes, of=acts.find_rollout(state, of)))]
+
+        (acted,) = await self.act(build, note=note)
+        return acted
+
+    async def control(
+        self,
+        rollout: str,
+        verb: Verb,
+        *,
+        wave: int | None = None,
+        devices: Literal["failed"] | Sequence[str] | None = None,
+        note: str | None = None,
+    ) -> Acted:
+        """Pause, resume, advance (`wave`), retry (`devices`: names, ids or ``failed``) or cancel a rollout."""
+
+        def build(head: Head, state: State) -> list[Act]:
+            which = devices
+            if which is not None and not isinstance(which, str):
+                which = [acts.find_device(state, text) for text in which]
+            found = acts.find_rollout(state, rollout)
+            return [Act(acts.control_of(head, state, found, verb, wave=wave, devices=which))]
+
+        (acted,) = await self.act(build, note=note)
+        return acted
+
+    async def revoke(self, *, grant: str | None = None, key: str | None = None, note: str | None = None) -> Acted:
+        """End a grant (by id) or a key (by fingerprint)."""
+        (acted,) = await self.act(lambda head, _: [Act(acts.revoke_of(head, grant=grant, key=key))], note=note)
+        return acted
