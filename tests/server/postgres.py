@@ -56,7 +56,7 @@ def cluster() -> Iterator[str]:
             "UTF8",
             "--locale=C",
         ]
-        subprocess.run([*run, *init], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        subprocess.run([*map(str, run), *map(str, init)], check=True, stdout=subprocess.DEVNULL, cwd="/")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -1,6 +1,18 @@
 """The tables, as of the newest migration; who reads and writes them is `store` alone."""
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, UniqueConstraint
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
 
 metadata = MetaData()
 
@@ -56,6 +68,10 @@ attempts = Table(
     Column("run", Integer, primary_key=True, autoincrement=False),
     Column("offered_s", BigInteger),
     Column("offered_at", BigInteger),
+    Column("waiting_s", BigInteger),
+    Column("overdue_s", BigInteger),
+    Column("parked_s", BigInteger),
+    Column("excused", Boolean, nullable=False),
     Column("outcome_s", BigInteger),
     Column("outcome_at", BigInteger),
     Column("healthy_s", BigInteger),

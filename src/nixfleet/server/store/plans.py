@@ -7,7 +7,7 @@ from sqlalchemy import func, select, update
 
 from nixfleet.errors import Conflict
 from nixfleet.server import tables
-from nixfleet.server.store.database import Database, many
+from nixfleet.server.store.database import Database, Insert, many
 from nixfleet.server.store.rows import AttemptRow, ClockRow, RolloutRow
 
 _rollouts = tables.rollouts
@@ -32,8 +32,8 @@ class PlanTables:
             row = (await connection.execute(select(_rollouts).where(_rollouts.c.rollout == rollout))).first()
         return None if row is None else RolloutRow(*row)
 
-    async def decide(self, row: RolloutRow, starts: Sequence[AttemptRow]) -> None:
-        """Store a decision with its starts, all or nothing; `row.version` is the one that was read, 0 for none yet.
+    async def decide(self, row: RolloutRow, tries: Sequence[AttemptRow]) -> None:
+        """Store a decision and the tries it changes, all or nothing; `row.version` is what was read, 0 for none yet.
 
         Raises:
             Conflict: another coordinator decided first.
@@ -49,16 +49,17 @@ class PlanTables:
                 done = await connection.execute(update(_rollouts).where(where).values(**fresh))
                 if done.rowcount != 1:
                     raise Conflict("another coordinator decided first")
-            statement = self._db.insert(_attempts)
-            start = statement.on_conflict_do_update(
-                index_elements=["rollout", "device", "run"],
-                set_={
-                    "offered_s": func.coalesce(_attempts.c.offered_s, statement.excluded.offered_s),
-                    "offered_at": func.coalesce(_attempts.c.offered_at, statement.excluded.offered_at),
-                    "changed_at": statement.excluded.changed_at,
-                },
-            )
-            await many(connection, start, [asdict(start) for start in starts])
+            await many(connection, self._plan_tries(), [asdict(row) for row in tries])
+
+    def _plan_tries(self) -> Insert:
+        """Set the planner's clocks of a try, each once; what the device told of it stays."""
+        statement = self._db.insert(_attempts)
+        once = ("offered_s", "offered_at", "waiting_s", "overdue_s", "parked_s")
+        clocks = {name: func.coalesce(_attempts.c[name], statement.excluded[name]) for name in once}
+        return statement.on_conflict_do_update(
+            index_elements=["rollout", "device", "run"],
+            set_={**clocks, "excused": statement.excluded.excused, "changed_at": statement.excluded.changed_at},
+        )
 
     async def clock(self) -> ClockRow | None:
         """Read the running clock."""

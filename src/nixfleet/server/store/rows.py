@@ -51,6 +51,10 @@ class AttemptRow:
     changed_at: int
     offered_s: int | None = None
     offered_at: int | None = None
+    waiting_s: int | None = None
+    overdue_s: int | None = None
+    parked_s: int | None = None
+    excused: bool = False
     outcome_s: int | None = None
     outcome_at: int | None = None
     healthy_s: int | None = None

@@ -72,6 +72,12 @@ class StatusTables:
         async with self._db.read() as connection:
             return [DeviceRow(*row) for row in await connection.execute(query)]
 
+    async def device(self, device: str) -> DeviceRow | None:
+        """Read one device's newest report."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_devices).where(_devices.c.device == device))).first()
+        return None if row is None else DeviceRow(*row)
+
     async def attempts(self, rollouts: Sequence[str], changed_after: int = -1) -> list[AttemptRow]:
         """Read all tries of these rollouts that changed after a unix time."""
         found: list[AttemptRow] = []

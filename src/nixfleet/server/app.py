@@ -1,0 +1,113 @@
+"""The web application: routes put together, errors turned into answers; it holds no rule of its own."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Litestar, Request, Response
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.types import ControllerRouterHandler
+
+import nixfleet
+from nixfleet.errors import NixfleetError, Unreachable, UserError
+from nixfleet.model.wire import ErrorBody
+from nixfleet.server.auth import Auth
+from nixfleet.server.cache import BinaryCache
+from nixfleet.server.coordinator.core import Coordinator
+from nixfleet.server.faults import Bound, status_of
+from nixfleet.server.routes.cache import cache_routes
+from nixfleet.server.routes.devices import device_routes
+from nixfleet.server.routes.health import health_routes
+from nixfleet.server.routes.log import log_routes
+from nixfleet.server.routes.people import people_routes
+from nixfleet.server.routes.reports import report_routes
+from nixfleet.server.routes.streams import stream_routes
+from nixfleet.server.routes.views import view_routes
+from nixfleet.server.settings import CACHE, CACHE_KEY, ServerSettings
+from nixfleet.trust.narinfo import CacheKey
+
+_log = logging.getLogger(__name__)
+_QUERY_CHARS = 4_096
+ALWAYS = "always"
+"""Mark (`opt`) of routes that answer before the coordinator is ready."""
+
+
+def make_app(coordinator: Coordinator, settings: ServerSettings) -> Litestar:
+    """Put the application together; it answers 503 until the coordinator has started."""
+    auth = Auth(coordinator)
+    handlers: list[ControllerRouterHandler] = [
+        *health_routes(coordinator, settings),
+        *log_routes(coordinator, auth),
+        *report_routes(coordinator, auth),
+        *stream_routes(coordinator, auth),
+        *device_routes(coordinator, auth),
+        *view_routes(coordinator, auth),
+        *people_routes(coordinator, auth),
+        *cache_routes(_cache(coordinator, settings), auth.releaser),
+    ]
+
+    def entrance(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if len(connection.scope["query_string"]) > _QUERY_CHARS:
+            raise Bound(f"a query is longer than {_QUERY_CHARS} characters")
+        if not coordinator.ready and not handler.opt.get(ALWAYS):
+            raise Unreachable("the coordinator is starting; try again in a moment")
+
+    def ours(_request: Request[Any, Any, Any], error: NixfleetError) -> Response[bytes]:
+        status, kind = status_of(error)
+        return _answer(status, kind, str(error), coordinator)
+
+    def litestars(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+        status = HTTPStatus(error.status_code)
+        kind = _KINDS.get(status, "user" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
+        return _answer(status, kind, _in_words(error), coordinator)
+
+    def bugs(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        text = "the coordinator failed on this request; its log says more"
+        return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", text, coordinator)
+
+    return Litestar(
+        route_handlers=handlers,
+        guards=[entrance],
+        exception_handlers={NixfleetError: ours, HTTPException: litestars, Exception: bugs},
+        openapi_config=OpenAPIConfig(
+            title="nixfleet coordinator",
+            version=nixfleet.__version__,
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        ),
+        logging_config=None,
+        debug=False,
+    )
+
+
+_KINDS = {HTTPStatus.NOT_FOUND: "unknown", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "bound"}
+
+
+def _cache(coordinator: Coordinator, settings: ServerSettings) -> BinaryCache:
+    """Open the built-in cache. Raises: UserError."""
+    path = settings.data_dir / CACHE_KEY
+    try:
+        key = CacheKey.parse(path.read_text())
+        return BinaryCache(settings.data_dir / CACHE, key, clock=coordinator.wall_s)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _in_words(error: HTTPException) -> str:
+    """Make one sentence of a validation error: where, and what."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    for item in extra:
+        if isinstance(item, dict) and item.get("message"):
+            return f"{item.get('key') or 'body'}: {item['message']}"
+    return error.detail or HTTPStatus(error.status_code).phrase.lower()
+
+
+def _answer(status: HTTPStatus, kind: str, text: str, coordinator: Coordinator) -> Response[bytes]:
+    body = ErrorBody(error=text[:2_000], kind=kind, server_time=coordinator.wall_s())
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")

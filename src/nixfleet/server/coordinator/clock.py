@@ -1,0 +1,65 @@
+"""The running clock: time is only time in which a coordinator ran (rollouts-and-agent.md, Rollout engine).
+
+A laptop that slept must not wake to a fleet that is overdue and a soak that passed.
+"""
+
+from collections.abc import Callable
+
+from nixfleet.errors import Conflict
+from nixfleet.rollout import Clock
+from nixfleet.server.store import ClockRow, Store
+
+BEAT_S = 15
+GAP_S = 60
+"""Longer without a beat is time in which no coordinator ran."""
+RECONNECT_S = 90
+"""How long all agents may take to come back after a gap: their 60 s without a ping, and jitter."""
+
+Wall = Callable[[], float]
+"""A clock: unix seconds."""
+
+
+class RunClock:
+    """Wall time and running time; several coordinators on one database move the same running time on."""
+
+    def __init__(self, store: Store, wall: Wall) -> None:
+        self._plans = store.plans
+        self._wall = wall
+        self._row = ClockRow(0, 0)
+        self.reconnect_s = 0
+        """Running-clock time until which nobody is overdue."""
+
+    def wall_s(self) -> int:
+        """Give unix seconds."""
+        return int(self._wall())
+
+    def now(self) -> Clock:
+        """Give both clocks; in a gap, running time stands still."""
+        wall_s = self.wall_s()
+        passed_s = wall_s - self._row.beat_s
+        return Clock(wall_s=wall_s, run_s=self._row.run_s + (passed_s if 0 <= passed_s <= GAP_S else 0))
+
+    async def start(self) -> None:
+        """Take up the stored clock; every start is followed by a reconnect period."""
+        row = await self._plans.clock()
+        if row is None:
+            row = ClockRow(0, self.wall_s())
+            try:
+                await self._plans.beat(None, row)
+            except Conflict:
+                row = await self._plans.clock() or row
+        self._row = row
+        await self.beat()
+        self.reconnect_s = self._row.run_s + RECONNECT_S
+
+    async def beat(self) -> None:
+        """Write the running clock down; on losing the race, take the other coordinator's."""
+        now = self.now()
+        if now.wall_s - self._row.beat_s > GAP_S:
+            self.reconnect_s = now.run_s + RECONNECT_S
+        fresh = ClockRow(now.run_s, now.wall_s)
+        try:
+            await self._plans.beat(self._row, fresh)
+        except Conflict:
+            fresh = await self._plans.clock() or fresh
+        self._row = fresh

@@ -1,0 +1,359 @@
+"""The coordinator put together: what happens on an append, a report, a stream, a beat of the clock."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+
+from nixfleet.errors import NixfleetError, UserError
+from nixfleet.model.device import Progress, Report
+from nixfleet.model.statements import Device
+from nixfleet.model.views import Delta, Snapshot
+from nixfleet.model.wire import AppendRequest, AppendResponse, LineProof, Signed
+from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall
+from nixfleet.server.coordinator.groups import GroupWriter
+from nixfleet.server.coordinator.judging import Judged
+from nixfleet.server.coordinator.live import LiveDevices, Output
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.people import People
+from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.coordinator.releases import Releases
+from nixfleet.server.coordinator.reports import ReportDesk
+from nixfleet.server.coordinator.sync import PING_S, WAKING, Syncs
+from nixfleet.server.coordinator.views import Views
+from nixfleet.server.events import AgentHub, ConsoleHub
+from nixfleet.server.faults import Unknown
+from nixfleet.server.settings import LOG_KEY, ServerSettings
+from nixfleet.server.store import AttemptRow, Store
+from nixfleet.trust.sshsig import SecretKey
+
+_log = logging.getLogger(__name__)
+
+FLUSH_S = 0.2
+"""Progress and rollouts reach consoles at most five times a second."""
+FOLLOW_S = 0.25
+"""How often other coordinators' work is looked for on a shared database."""
+FOLLOW_SLACK_S = 15
+"""How far the clocks of coordinators on one database may be apart."""
+
+
+class Coordinator:
+    """Everything behind the routes; lives on one event loop."""
+
+    def __init__(self, settings: ServerSettings, wall: Wall) -> None:
+        self.ready = False
+        self.settings = settings
+        self.store = Store(settings.url())
+        self.clock = RunClock(self.store, wall)
+        self.consoles = ConsoleHub(start=self.clock.wall_s() * 1_000_000)
+        self.agents = AgentHub()
+        self.live = LiveDevices(self.agents)
+        key = _log_key(settings)
+        self.log = LogKeeper(self.store, key, self.clock.wall_s)
+        self.releases = Releases(self.store, self.log)
+        self.planner = Planner(
+            self.store,
+            self.log,
+            self.live,
+            self.releases,
+            self.clock,
+            key,
+            changed=self._plans_changed,
+            wake=self.agents.wake,
+        )
+        self.syncs = Syncs(self.log, self.planner, self.live, self.clock)
+        self.views = Views(self.log, self.live, self.planner, self.releases, self.clock)
+        self.people = People(self.store, self.log, self.clock)
+        self.desk = ReportDesk(self.store, self.log, self.live, self.clock, self.planner.knows, self._heard)
+        self._seen = GroupWriter(self.store.status.seen)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stale_devices: set[str] = set()
+        self._stale_rollouts: set[str] = set()
+        self._stale_fleet = False
+        self._flush = asyncio.Event()
+
+    # Life
+
+    async def start(self) -> None:
+        """Open the database, replay the log, and begin to plan. Raises: UserError, Unreachable."""
+        await self.store.open()
+        await self.log.load()
+        self.log.announce = self._entries_came
+        self.live.load(await self.store.status.devices())
+        await self.people.load()
+        await self.clock.start()
+        await self.planner.tick()
+        self._spawn(self.planner.run())
+        self._spawn(self._beats())
+        self._spawn(self._flushes())
+        if self.store.shared:
+            self._spawn(self._follows())
+        self.ready = True
+
+    def close_streams(self) -> None:
+        """End every stream at once; agents come back with jitter."""
+        self.ready = False
+        self.agents.close()
+        self.consoles.close()
+
+    async def stop(self) -> None:
+        """End everything; what was answered is durable already."""
+        self.close_streams()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with contextlib.suppress(NixfleetError):
+            await self.desk.close()
+            await self._seen.close()
+        await self.store.close()
+
+    def wall_s(self) -> int:
+        """Give unix seconds."""
+        return self.clock.wall_s()
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the coordinator failed", exc_info=error)
+
+    # The log
+
+    async def append(self, request: AppendRequest) -> AppendResponse:
+        """Append statements; see `LogKeeper.append`."""
+        return await self.log.append(request)
+
+    def _entries_came(self, entries: Sequence[Judged]) -> None:
+        """Wake whom new entries concern, and plan again."""
+        devices = [entry.statement for entry in entries if isinstance(entry.statement, Device)]
+        for statement, entry in zip(
+            devices, (one for one in entries if isinstance(one.statement, Device)), strict=True
+        ):
+            self._device_entry(statement, entry)
+        names = [statement.device for statement in devices]
+        waking = any(entry.row.kind in WAKING for entry in entries)
+        if waking:
+            self.agents.wake_all()
+        else:
+            self.agents.wake(names)
+        self.views.touch(names)
+        self.planner.log_changed(names, everything=waking)
+        for entry in entries:
+            record = self.log.state.releases.get(entry.row.sha256)  # type: ignore[call-overload]  # a digest is a str
+            if entry.row.kind == "release" and record is not None:
+                self.consoles.publish(Delta(seq=0, release=self.views.release_head(record)))
+        self._stale(devices=names, fleet=True)
+
+    def _device_entry(self, statement: Device, entry: Judged) -> None:
+        """Let go of what belonged to a device's former key, and of its request."""
+        if entry.before is not None and entry.before.key != statement.key:
+            self.live.forget(statement.device)
+            self.agents.drop(statement.device)
+            self._spawn(self._quietly(self.store.status.forget(statement.device)))
+        if statement.state == "retired":
+            self.agents.drop(statement.device)
+        if self.people.asks(statement.device):
+            self._spawn(self._quietly(self.forget_request(statement.device)))
+
+    @staticmethod
+    async def _quietly(work: Coroutine[object, object, None]) -> None:
+        with contextlib.suppress(NixfleetError):
+            await work
+
+    # Devices speaking
+
+    async def report(self, signed: Signed) -> None:
+        """Take a signed report; durable when this returns."""
+        await self.desk.take(signed)
+
+    def _heard(self, report: Report, row: AttemptRow | None) -> None:
+        self.planner.heard(report, row)
+        self._stale(devices=[report.device], rollouts=[row.rollout] if row is not None else [])
+
+    def progress(self, device: str, progress: Progress) -> None:
+        """Take unsigned progress: memory only, sampled to consoles, dropped when nothing is known of the rollout."""
+        live = self.live.get(device)
+        if progress.rollout not in self.planner.works:
+            return
+        live.progress = progress
+        if progress.lines:
+            if live.output is None:
+                live.output = Output()
+            live.output.add(progress.lines)
+        self.planner.device_changed(device)
+        self._stale(devices=[device])
+
+    async def line(self, rollout: str, device: str) -> LineProof:
+        """Give a device's own line of a rollout's release. Raises: Unknown."""
+        work = self.views.work(rollout)
+        if work.logged.statement.release is None:
+            raise Unknown("a rollback has no release and no lines")
+        return (await self.releases.get(work.logged.statement.release)).proof(device)
+
+    async def agent_stream(self, device: str, size: int, ping_s: float = PING_S) -> AsyncGenerator[bytes, None]:
+        """Yield a device's events; while it is open, the device is online."""
+        self._presence(device, "stream")
+        try:
+            async with contextlib.aclosing(self.syncs.stream(self.agents, device, size, ping_s)) as events:
+                first = True
+                async for event in events:
+                    if first:
+                        self._presence(device, "stream")
+                        first = False
+                    yield event
+        finally:
+            self._gone(device)
+
+    async def poll(self, device: str | None, size: int) -> bytes:
+        """Answer a sync request; a device that polls is online for a while."""
+        body, _ = await self.syncs.sync(device, size)
+        if device is not None and device not in self.agents:
+            self.live.get(device).polled_at = self.wall_s()
+            self._presence(device, "poll")
+        return body
+
+    def _presence(self, device: str, link: str) -> None:
+        live = self.live.get(device)
+        live.link = link
+        live.seen_at = self.wall_s()
+        if not live.announced and self.live.online(device, live.seen_at):
+            live.announced = True
+            self.planner.device_changed(device)
+            self._stale(devices=[device])
+
+    def _gone(self, device: str) -> None:
+        """Note that a device is not connected any more: the one thing about presence that is written."""
+        now = self.wall_s()
+        if self.live.online(device, now):
+            return
+        live = self.live.get(device)
+        live.announced, live.seen_at = False, max(live.seen_at, min(now, live.seen_at + PING_S))
+        self.planner.device_changed(device)
+        self._stale(devices=[device])
+        if not self.agents.closed:
+            self._spawn(self._quietly(self._seen.put((device, live.seen_at))))
+
+    # People
+
+    async def enroll(self, signed: Signed) -> None:
+        """Take a request to be enrolled."""
+        view = await self.people.ask(signed)
+        if view is not None:
+            self.consoles.publish(Delta(seq=0, request=view))
+
+    async def forget_request(self, device: str) -> None:
+        """Drop a request to be enrolled. Raises: Unknown."""
+        await self.people.forget(device)
+        self.consoles.publish(Delta(seq=0, removed=f"request:{device}"))
+
+    def snapshot(self) -> Snapshot:
+        """Show everything, as of the newest delta."""
+        self._publish()
+        return Snapshot(
+            seq=self.consoles.seq,
+            fleet=self.views.fleet(),
+            devices=tuple(self.views.devices()),
+            rollouts=tuple(self.views.rollouts()),
+            releases=tuple(self.views.releases()),
+            requests=tuple(self.people.requests()),
+        )
+
+    # Announcing
+
+    def _plans_changed(self, rollouts: Iterable[str], devices: Iterable[str]) -> None:
+        self._stale(devices=devices, rollouts=rollouts)
+
+    def _stale(self, *, devices: Iterable[str] = (), rollouts: Iterable[str] = (), fleet: bool = False) -> None:
+        """Note what consoles have to be told; views are made when they are."""
+        devices = list(devices)
+        self.views.touch(devices)
+        self._stale_devices.update(devices)
+        self._stale_rollouts.update(rollouts)
+        self._stale_fleet |= fleet
+        self._flush.set()
+
+    async def _flushes(self) -> None:
+        """Tell consoles what changed: at once, then at most five times a second."""
+        while True:
+            await self._flush.wait()
+            self._flush.clear()
+            self._publish()
+            await asyncio.sleep(FLUSH_S)
+
+    def _publish(self) -> None:
+        devices, self._stale_devices = self._stale_devices, set()
+        rollouts, self._stale_rollouts = self._stale_rollouts, set()
+        fleet, self._stale_fleet = self._stale_fleet, False
+        for device in sorted(devices):
+            statement = self.log.device(device)
+            if statement is None:
+                continue
+            if statement.state == "retired":
+                self.consoles.publish(Delta(seq=0, removed=f"device:{device}"))
+                continue
+            self._publish_lines(device)
+            self.consoles.publish(Delta(seq=0, device=self.views.device(device)))
+        for rollout in sorted(rollouts):
+            work = self.planner.works.get(rollout)
+            if work is not None:
+                self.consoles.publish(Delta(seq=0, rollout=self.views.rollout(work)))
+        if fleet:
+            self.consoles.publish(Delta(seq=0, fleet=self.views.fleet()))
+
+    def _publish_lines(self, device: str) -> None:
+        live = self.live.get(device)
+        if live.output is not None and live.output.next > live.told_lines:
+            lines = tuple(live.output.after(live.told_lines))
+            live.told_lines = live.output.next
+            self.consoles.publish(Delta(seq=0, line_device=device, lines=lines))
+
+    # Beats
+
+    async def _beats(self) -> None:
+        """Move the running clock on, and notice pollers that stay away."""
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self.clock.beat()
+            except NixfleetError as error:
+                _log.warning("the running clock is not written: %s", error)
+            for device in self.live.pollers():
+                self._gone(device)
+
+    async def _follows(self) -> None:
+        """Take up what other coordinators on the same database have written."""
+        since = self.wall_s()
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                await self.log.catch_up()
+                now = self.wall_s()
+                rows = await self.store.status.devices(since - FOLLOW_SLACK_S)
+                works = [work.id for work in self.planner.open()]
+                tries = await self.store.status.attempts(works, since - FOLLOW_SLACK_S)
+                since = now
+            except NixfleetError as error:
+                _log.warning("cannot follow the other coordinators: %s", error)
+                continue
+            changed = self.live.load(rows)
+            for row in tries:
+                if work := self.planner.works.get(row.rollout):
+                    work.take_try(row)
+            for device in {*changed, *(row.device for row in tries)}:
+                self.planner.device_changed(device)
+            self._stale(devices=changed)
+
+
+def _log_key(settings: ServerSettings) -> SecretKey:
+    """Read the log key. Raises: UserError."""
+    path = settings.data_dir / LOG_KEY
+    try:
+        return SecretKey.from_openssh(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{settings.data_dir} holds no fleet: begin one with 'nixfleet init NAME --url URL'") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,119 @@
+"""One entry judged by replay and described; pure, so that who follows sees what the one that appends saw."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+import msgspec
+
+from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.ids import Digest, FleetId, Tags, matches
+from nixfleet.model.statements import Control, Device, Release, Rollout, Root, Statement
+from nixfleet.model.wire import Submission
+from nixfleet.server.store import EntryRow, LineRow
+from nixfleet.trust import sshsig
+from nixfleet.trust.leaf import Leaf, LeafType, type_of
+from nixfleet.trust.lines import LineTree
+from nixfleet.trust.replay import State, Unknown, Valid, Verdict, Void, Waiting, replay
+from nixfleet.trust.sshsig import PublicKey
+from nixfleet.trust.statements import digest, parse
+from nixfleet.trust.words import entry_view
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An entry as judged by replay; `log_time` is unix seconds."""
+
+    row: EntryRow
+    log_time: int
+    statement: Statement
+    verdict: Verdict
+    before: Device | None = None
+    """The device's statement before this one."""
+
+
+def judge(state: State, index: int, leaf: Leaf, payload: bytes) -> Judged:
+    """Replay one entry on a state, which moves on, and describe it. Raises: Malformed."""
+    statement = parse(payload)
+    signature = sshsig.parse(leaf.sshsig)
+    kind = type_of(signature.namespace)
+    record = state.devices.get(statement.device) if isinstance(statement, Device) else None
+    data = leaf.pack()
+    verdict = replay(state, index, leaf, payload)
+    view = entry_view(index, data, payload, verdict, state)
+    sha256 = digest(payload)
+    row = EntryRow(index, data, sha256, payload, kind, subject_of(statement, kind, sha256), msgspec.json.encode(view))
+    return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
+
+
+def reach_of(state: State, rollout: Rollout) -> dict[str, Tags]:
+    """Give the active devices that a rollout's selector matches now, with their tags."""
+    return {
+        device: record.statement.tags
+        for device, record in state.devices.items()
+        if record.statement.state != "retired" and matches(rollout.select, record.statement.tags)
+    }
+
+
+def reason_against(verdict: Verdict) -> str:
+    """Say why a statement may not enter the log, or nothing."""
+    match verdict:
+        case Valid() | Waiting():
+            return ""
+        case Void(reason=reason):
+            return reason
+        case Unknown():
+            return "this coordinator is too old for the fleet's protocol: update it first"
+        case _:
+            assert_never(verdict)
+
+
+def subject_of(statement: Statement, kind: LeafType, sha256: str) -> str:
+    """Say in 64 characters what an entry is about, so that it can be chosen without its payload."""
+    if kind == "approve":
+        return sha256
+    match statement:
+        case Device(device=device):
+            return device
+        case Control(rollout=rollout):
+            return rollout
+        case _:
+            return sha256
+
+
+def check_lines(statement: Statement, lines: Sequence[str]) -> None:
+    """Compare a release's device lines with the root that its statement signs. Raises: UserError, Malformed."""
+    targets = statement.targets if isinstance(statement, Release) else None
+    if targets is None:
+        if lines:
+            raise UserError("target lines belong to a release that names their root")
+        return
+    tree = LineTree.from_texts(lines)
+    if tree.targets != targets:
+        raise UserError("the target lines are not those whose root the release names")
+
+
+def line_rows(entry: Judged, submission: Submission) -> list[LineRow]:
+    """Make the rows of a release's device lines, in their order."""
+    if not submission.lines:
+        return []
+    devices = LineTree.from_texts(submission.lines).devices
+    pairs = zip(devices, submission.lines, strict=True)
+    return [LineRow(entry.row.sha256, place, device, line) for place, (device, line) in enumerate(pairs)]
+
+
+def first_entry(root_payload: bytes, signature: bytes, log_key: PublicKey, now: int) -> tuple[EntryRow, str]:
+    """Judge a fleet's first entry, and give its row and the fleet id. Raises: Untrusted, Malformed, UserError."""
+    statement = parse(root_payload)
+    if not isinstance(statement, Root):
+        raise UserError("a fleet begins with a root statement")
+    if sshsig.parse_public_key(statement.log.key) != log_key:
+        raise UserError("the root statement names another log key")
+    fleet = FleetId(Digest(digest(root_payload)))
+    leaf = Leaf(now, hashlib.sha512(root_payload).digest(), signature)
+    entry = judge(State(fleet=fleet), 0, leaf, root_payload)
+    reason = reason_against(entry.verdict)
+    if reason:
+        raise Untrusted(f"the root statement does not hold: {reason}")
+    return entry.row, fleet

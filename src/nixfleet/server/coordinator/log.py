@@ -1,0 +1,257 @@
+"""The log as this coordinator serves it: replayed state, append by compare-and-set, checkpoints, proofs.
+
+What is signed has been durable before; nothing is ever taken back. It judges by replay alone and holds no right.
+"""
+
+import asyncio
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from nixfleet.errors import Conflict, Refused, Unreachable, UserError
+from nixfleet.model.ids import FleetId, Tags
+from nixfleet.model.statements import Device, Rollout, Root
+from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
+from nixfleet.server.coordinator.judging import Judged, check_lines, judge, line_rows, reach_of, reason_against
+from nixfleet.server.faults import Bound, Unknown
+from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
+from nixfleet.server.text import clean
+from nixfleet.trust import sshsig
+from nixfleet.trust.leaf import Leaf, type_of
+from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
+from nixfleet.trust.replay import State
+from nixfleet.trust.sshsig import PublicKey, SecretKey
+from nixfleet.trust.statements import digest, parse
+
+TAIL = 4_096
+"""How many of the newest entries are kept in memory; older ones are read from the store."""
+_PAGE = 1_000
+_TRIES = 5
+
+
+Announce = Callable[[Sequence[Judged]], None]
+
+
+class LogKeeper:
+    """One log; all methods run on the coordinator's loop."""
+
+    def __init__(self, store: Store, log_key: SecretKey, wall_s: Callable[[], int]) -> None:
+        self._store = store
+        self._key = log_key
+        self._wall_s = wall_s
+        self._lock = asyncio.Lock()
+        self._checkpoint: tuple[int, bytes] = (-1, b"")
+        self._keys: dict[str, PublicKey] = {}
+        self._devices_of: dict[str, str] = {}
+        self.fleet = FleetId("")
+        self.name = ""
+        """What the first root was noted as."""
+        self.state = State(fleet=self.fleet)
+        self.tail: deque[EntryRow] = deque(maxlen=TAIL)
+        self.own_entries: dict[str, list[int]] = {}
+        """Indexes of each device's own statements."""
+        self.named: set[str] = set()
+        """Releases that a rollout names: every agent needs their payloads."""
+        self.sets: dict[str, dict[str, Tags]] = {}
+        """Active devices that matched each rollout at its index, with the tags they had."""
+        self.times: dict[int, int] = {}
+        """Log times of controls, by index."""
+        self.announce: Announce = lambda _entries: None
+
+    @property
+    def size(self) -> int:
+        """How many entries the log has, as far as this coordinator has read it."""
+        return self.state.size
+
+    async def load(self) -> None:
+        """Replay the whole log. Raises: UserError when there is none, or when it is not signed by our log key."""
+        first = await self._store.log.entries(0, 1)
+        if not first:
+            raise UserError("there is no fleet here yet: begin one with 'nixfleet init NAME --url URL'")
+        self.fleet = FleetId(first[0].sha256)
+        self.state = State(fleet=self.fleet)
+        await self.catch_up()
+        root = self.state.log_root
+        if root is None or sshsig.parse_public_key(root.log.key) != self._key.public:
+            raise UserError("log.key is not the log key that the fleet's root names: put the right one back")
+
+    async def catch_up(self) -> None:
+        """Replay what other coordinators have appended."""
+        async with self._lock:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        while rows := await self._store.log.entries(self.size, _PAGE):
+            self.announce([self._follow(row) for row in rows])
+            await asyncio.sleep(0)  # let streams breathe during a long replay
+
+    def _follow(self, row: EntryRow) -> Judged:
+        """Replay a stored entry."""
+        entry = replace(judge(self.state, row.index, Leaf.unpack(row.leaf), row.payload), row=row)
+        self._learn(entry)
+        return entry
+
+    async def append(self, request: AppendRequest) -> AppendResponse:
+        """Judge statements in order and append them, all or none; repeats answer the index they have.
+
+        Raises:
+            Conflict: `size` is given and is not the log's size any more.
+            Refused: a statement is void, with replay's reason. Malformed, UserError: it cannot be read.
+            Unreachable: the database does not answer.
+
+        """
+        async with self._lock:
+            for _ in range(_TRIES):
+                await self._check_size(request)
+                try:
+                    indexes, entries = await self._append(request)
+                except Conflict:
+                    # Another coordinator was faster: replay its entries, then judge again.
+                    await self._catch_up()
+                    continue
+                if entries:
+                    self.announce(entries)
+                return AppendResponse(indexes=indexes, checkpoint=self.checkpoint())
+        raise Unreachable("other coordinators append faster than this one can follow; try again in a moment")
+
+    async def _append(self, request: AppendRequest) -> tuple[tuple[int, ...], list[Judged]]:
+        known = [self._repeat(one) for one in request.statements]
+        state = self.state.copy()
+        indexes: list[int] = []
+        entries: list[Judged] = []
+        lines: list[LineRow] = []
+        for held, submission in zip(known, request.statements, strict=True):
+            if held is None:
+                entry = await self._submit(state, submission)
+                entries.append(entry)
+                lines += line_rows(entry, submission)
+            indexes.append(entries[-1].row.index if held is None else held)
+        if entries:
+            await self._store.log.append([entry.row for entry in entries], lines)
+            self.state = state
+            for entry in entries:
+                self._learn(entry)
+        return tuple(indexes), entries
+
+    async def _check_size(self, request: AppendRequest) -> None:
+        """Compare the size that the caller based its statements on. Raises: Conflict."""
+        if request.size is None:
+            return
+        if request.size > self.size:
+            await self._catch_up()
+        if request.size != self.size and None in map(self._repeat, request.statements):
+            raise Conflict(f"the log has {self.size} entries, not {request.size}: read it again and sign anew")
+
+    def _repeat(self, submission: Submission) -> int | None:
+        """Give the index at which this very statement by this key already stands."""
+        signature = sshsig.parse(submission.signature)
+        mark = b"+" if type_of(signature.namespace) == "approve" else b"="
+        sha512 = hashlib.sha512(submission.payload).digest()
+        return self.state.recent.get(sha512 + mark + signature.key.fingerprint.encode())
+
+    async def _submit(self, state: State, submission: Submission) -> Judged:
+        """Judge a new statement on a copy of the state. Raises: Refused, noted in the journal; Malformed; UserError."""
+        statement = parse(submission.payload)
+        check_lines(statement, submission.lines)
+        now = max(self._wall_s(), state.last_time)
+        leaf = Leaf(now, hashlib.sha512(submission.payload).digest(), submission.signature)
+        leaf.pack()
+        entry = judge(state, state.size, leaf, submission.payload)
+        reason = reason_against(entry.verdict)
+        if reason:
+            signature = sshsig.parse(submission.signature)
+            sha256 = digest(submission.payload)
+            await self._store.log.refuse(
+                RefusalRow(now, signature.key.fingerprint, signature.namespace, sha256, reason)
+            )
+            raise Refused(reason)
+        return entry
+
+    def _learn(self, entry: Judged) -> None:
+        """Index an entry that is in the log."""
+        self.tail.append(entry.row)
+        statement = entry.statement
+        if entry.row.index == 0:
+            self.name = clean(statement.note or "")[:63]
+        if isinstance(statement, Device) and entry.row.kind == "device":
+            self.own_entries.setdefault(statement.device, []).append(entry.row.index)
+            self._learn_key(statement.device)
+        if entry.row.kind == "control":
+            self.times[entry.row.index] = entry.log_time
+        if isinstance(statement, Rollout):
+            if statement.release is not None:
+                self.named.add(statement.release)
+            self.sets.setdefault(entry.row.sha256, reach_of(self.state, statement))
+
+    def _learn_key(self, device: str) -> None:
+        record = self.state.devices.get(device)
+        old = self._keys.pop(device, None)
+        if old is not None and self._devices_of.get(old.fingerprint) == device:
+            del self._devices_of[old.fingerprint]
+        if record is not None and record.statement.state != "retired":
+            self._keys[device] = sshsig.parse_public_key(record.statement.key)
+            self._devices_of[record.key] = device
+
+    def device(self, device: str) -> Device | None:
+        """Give a device's newest statement."""
+        record = self.state.devices.get(device)
+        return None if record is None else record.statement
+
+    def device_key(self, device: str) -> PublicKey | None:
+        """Give the key of an unretired device."""
+        return self._keys.get(device)
+
+    def device_of(self, key: str) -> str | None:
+        """Give the unretired device that has this key (a fingerprint)."""
+        return self._devices_of.get(key)
+
+    def checkpoint(self) -> bytes:
+        """Sign the log as it is: everything in it is durable."""
+        size, note = self._checkpoint
+        if size != self.size:
+            root = self.state.log_root
+            assert root is not None
+            name = origin(self.fleet, root.log.epoch)
+            note = sign_checkpoint(Checkpoint(name, self.size, self.state.tree.root()), self._key)
+            self._checkpoint = (self.size, note)
+        return note
+
+    async def rows(self, start: int, limit: int) -> list[EntryRow]:
+        """Give at most `limit` entries from `start` on: the newest from memory, older ones from the store."""
+        limit = min(limit, self.size - start)
+        if limit <= 0:
+            return []
+        first = self.size - len(self.tail)
+        if start >= first:
+            return [self.tail[at] for at in range(start - first, start - first + limit)]
+        return await self._store.log.entries(start, limit)
+
+    async def payload(self, sha256: str) -> tuple[str, str, bytes]:
+        """Give kind, subject and bytes of a payload. Raises: Unknown."""
+        found = await self._store.log.payload(sha256)
+        if found is None:
+            raise Unknown(f"the log has no payload {sha256[:12]}")
+        return found
+
+    def inclusion(self, index: int, size: int) -> Proof:
+        """Prove that an entry is in the log of a size. Raises: Bound."""
+        if not 0 <= index < size <= self.size:
+            raise Bound(f"there is no entry {index} in a log of {size}; this log has {self.size}")
+        return Proof(hashes=tuple(self.state.tree.inclusion(index, size)))
+
+    def consistency(self, old: int, new: int) -> Proof:
+        """Prove that the log of one size extends an older one. Raises: Bound."""
+        if not 0 <= old <= new <= self.size:
+            raise Bound(f"no log of {new} entries extends one of {old} here; this log has {self.size}")
+        return Proof(hashes=tuple(self.state.tree.consistency(old, new)))
+
+    def root_at(self, size: int) -> str | None:
+        """Give the root at a size as hex, None for a size that the log has not reached."""
+        return self.state.tree.root(size).hex() if size <= self.size else None
+
+    def root_statement(self) -> Root:
+        """Give the root in force."""
+        root = self.state.log_root
+        assert root is not None
+        return root

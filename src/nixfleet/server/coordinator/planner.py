@@ -1,0 +1,361 @@
+"""Plan every open rollout, and store what was decided by compare-and-set before anything happens of it.
+
+Decisions are `nixfleet.rollout.plan`'s alone; a lost race is planned again from what the winner stored.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from nixfleet.errors import Conflict, NixfleetError
+from nixfleet.model.device import Outcome, Report
+from nixfleet.model.statements import Device
+from nixfleet.rollout import (
+    Ask,
+    Clock,
+    Decision,
+    Member,
+    RolloutState,
+    Start,
+    Wait,
+    apply,
+    next_wake,
+    plan,
+    sentence,
+    status,
+    summary,
+    waiting,
+)
+from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.live import LiveDevices
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.releases import Releases
+from nixfleet.server.coordinator.work import Stored, Work
+from nixfleet.server.store import AttemptRow, RolloutRow, Store
+from nixfleet.trust.gate import Gate, sign_gate
+from nixfleet.trust.replay import Follow, Hold, choose
+from nixfleet.trust.replay import RolloutState as Logged
+from nixfleet.trust.sshsig import SecretKey
+
+_log = logging.getLogger(__name__)
+
+REFRESH_S = 60
+"""How often everything is looked at again: rights and rollouts end by time alone."""
+_REST = 4
+"""A pass is followed by a rest of so many times its length, so that planning never takes the whole processor."""
+_CLOCKS = ("offered_s", "waiting_s", "overdue_s", "parked_s", "excused")
+_ENDED = frozenset({Outcome.CONFIRMED, Outcome.REVERTED, Outcome.REFUSED})
+
+Changed = Callable[[Iterable[str], Iterable[str]], None]
+"""Told of the rollouts and the devices whose views may have changed."""
+
+
+class Planner:
+    """All rollouts of the log, and the loop that plans the open ones."""
+
+    def __init__(
+        self,
+        store: Store,
+        log: LogKeeper,
+        live: LiveDevices,
+        releases: Releases,
+        clock: RunClock,
+        log_key: SecretKey,
+        *,
+        changed: Changed,
+        wake: Callable[[Iterable[str]], None],
+    ) -> None:
+        self._store = store
+        self._log = log
+        self._live = live
+        self._releases = releases
+        self._clock = clock
+        self._key = log_key
+        self._changed = changed
+        self._wake_agents = wake
+        self._news = asyncio.Event()
+        self._dirty: set[str] = set()
+        self._renew = True
+        self._winners: dict[tuple[object, ...], str | None] = {}
+        self.works: dict[str, Work] = {}
+        """In the order of their indexes."""
+        self.asked: set[str] = set()
+        """Devices that are asked for a fresh report."""
+
+    # News
+
+    def log_changed(self, devices: Iterable[str], *, everything: bool) -> None:
+        """Take note of new entries: of these devices alone, or of what concerns everybody."""
+        self._dirty.update(devices)
+        self._renew |= everything
+        self._news.set()
+
+    def device_changed(self, device: str) -> None:
+        """Take note that a device reported, came or went."""
+        if self.works:
+            self._dirty.add(device)
+            self._news.set()
+
+    def heard(self, report: Report, row: AttemptRow | None) -> None:
+        """Take up a report that has been stored."""
+        if row is not None and (work := self.works.get(row.rollout)):
+            work.take_try(row)
+        self.asked.discard(report.device)
+        self.device_changed(report.device)
+
+    def knows(self, rollout: str, device: str, run: int) -> bool:
+        """Tell whether a device may speak of this try."""
+        work = self.works.get(rollout)
+        return work is not None and device in work.members and run <= work.logged.runs(device)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Plan until cancelled; a failing database is tried again."""
+        while True:
+            began = time.monotonic()
+            delay_s: float
+            try:
+                delay_s = await self.tick()
+            except NixfleetError as error:
+                _log.warning("planning is put off: %s", error)
+                delay_s = 1.0
+                self._renew = True
+            await asyncio.sleep(min(1.0, _REST * (time.monotonic() - began)))
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+
+    async def tick(self) -> float:
+        """Plan once; give the seconds after which time alone may change something."""
+        self._news.clear()
+        now = self._clock.now()
+        if self._renew or now.wall_s - self._renewed_s >= REFRESH_S:
+            await self._renew_all(now)
+        else:
+            dirty, self._dirty = self._dirty, set()
+            for work in self.open():
+                for device in dirty:
+                    self._refresh(work, device, now)
+        delay_s = float(REFRESH_S)
+        for work in self.open():
+            delay_s = min(delay_s, await self._plan(work, now))
+        return delay_s
+
+    _renewed_s = 0
+
+    async def _renew_all(self, now: Clock) -> None:
+        """Look at every rollout and device again."""
+        self._renew, self._renewed_s = False, now.wall_s
+        self._dirty.clear()
+        self._winners.clear()
+        for digest, logged in self._log.state.rollouts.items():
+            work = self.works.get(digest)
+            if work is None:
+                work = await self._begin(logged)
+            work.logged = logged
+        open_works = self.open()
+        for work in self.works.values():
+            work.superseded = any(
+                other.index > work.index and self._supersedes(other, work, now) for other in open_works
+            )
+        for work in open_works:
+            for device in set(work.matched) | set(self._log.state.devices):
+                self._refresh(work, device, now)
+
+    async def _begin(self, logged: Logged) -> Work:
+        """Take a rollout up, with what is stored of it."""
+        digest = str(logged.digest)
+        work = Work(logged, self._log.sets.get(digest, {}), await self._store.plans.rollout(digest))
+        for row in await self._store.status.attempts([digest]):
+            work.take_try(row)
+        statement = logged.statement
+        if statement.release is not None and statement.release in self._log.state.releases:
+            work.lines = await self._releases.get(statement.release)
+        if statement.of is not None:
+            work.earlier = self.works.get(statement.of)
+        self.works[digest] = work
+        now = self._clock.now()
+        for device in set(work.matched) | set(self._log.state.devices):
+            self._refresh(work, device, now)
+        return work
+
+    def _supersedes(self, newer: Work, older: Work, now: Clock) -> bool:
+        """Tell whether every device that an older rollout could still start belongs to a newer one."""
+        left = [member for member in older.members.values() if member.active and member.offered_s is None] or list(
+            older.members.values()
+        )
+        statement = newer.logged.statement
+        if newer.logged.cancelled or now.wall_s > statement.not_after or now.wall_s < statement.not_before:
+            return False
+        return bool(left) and all(member.device in newer.members for member in left)
+
+    def open(self) -> list[Work]:
+        """List the rollouts that may still start or await something."""
+        return [work for work in self.works.values() if not self._closed(work)]
+
+    def _closed(self, work: Work) -> bool:
+        if not (work.logged.cancelled or work.superseded):
+            return False
+        return not any(_in_flight(member) for member in work.members.values())
+
+    def _refresh(self, work: Work, device: str, now: Clock) -> None:
+        statement = self._log.device(device)
+        if statement is None:
+            return
+        winner = self.winner(statement, now)
+        work.set_member(
+            statement,
+            self._live.get(device),
+            online=self._live.online(device, now.wall_s),
+            now=now,
+            newer=winner != work.id,
+            time_of=lambda index: self._log.times.get(index, 0),
+        )
+
+    def winner(self, device: Device, now: Clock) -> str | None:
+        """Name the rollout that a device follows by the log's rules; devices with the same tags share the answer."""
+        state = self._log.state
+        parts = tuple(work.id for work in self.works.values() if work.brings(device.device, device.tags) is not None)
+        attempted = max((work.index for work in self.works.values() if work.begun(device.device)), default=-1)
+        held = device.state if device.state != "active" else ""
+        key = (tuple(sorted(device.tags.items())), parts, attempted, held, held and device.device)
+        if key not in self._winners:
+            having = frozenset(parts)
+            choice = choose(state, device.device, now.wall_s, attempted, lambda one: str(one.digest) in having)
+            rollout = choice.rollout if isinstance(choice, Follow | Hold) else None
+            if rollout is None and held == "held":
+                # The planner itself waits for the hold's end, and says so.
+                self._winners[key] = parts[-1] if parts else None
+            else:
+                self._winners[key] = None if rollout is None else str(rollout.digest)
+        return self._winners[key]
+
+    # One rollout
+
+    async def _plan(self, work: Work, now: Clock) -> float:
+        state = work.state(self._clock.reconnect_s)
+        members = tuple(work.members.values())
+        lineup = work.lineup()
+        decisions = plan(state, members, now, lineup)
+        lasting = [decision for decision in decisions if not isinstance(decision, Wait | Ask)]
+        after, folded = apply(state, members, lasting, now)
+        if lasting and not await self._store_decision(work, after, members, folded, now):
+            return 0.0
+        before = (work.waits, work.standings)
+        work.waits = waiting(decisions)
+        result = summary(after, folded, now, lineup)
+        work.standings, work.counts = dict(result.standings), result.total
+        self._tell(work, decisions, before)
+        wake_s = next_wake(after, folded, now)
+        return REFRESH_S if wake_s is None else float(wake_s)
+
+    async def _store_decision(
+        self,
+        work: Work,
+        after: RolloutState,
+        members: Sequence[Member],
+        folded: Sequence[Member],
+        now: Clock,
+    ) -> bool:
+        """Store a decision; False when another coordinator decided first, and its decision has been taken up."""
+        stored = Stored(
+            waves=after.waves,
+            halted=after.halted,
+            halted_resumed=after.halted_resumed,
+            finished=after.finished,
+            started_at=work.stored.started_at or now.wall_s,
+            finished_at=work.stored.finished_at or (now.wall_s if after.finished else None),
+        )
+        rows = [_row(work, new, now) for old, new in zip(members, folded, strict=True) if old is not new]
+        row = RolloutRow(work.id, work.version, msgspec.json.encode(stored))
+        try:
+            await self._store.plans.decide(row, rows)
+        except Conflict:
+            work.take_row(await self._store.plans.rollout(work.id))
+            for one in await self._store.status.attempts([work.id]):
+                work.take_try(one)
+            self._renew = True
+            self._news.set()
+            return False
+        work.version, work.stored = work.version + 1, stored
+        for one in rows:
+            work.take_try(one)
+            self._refresh(work, one.device, now)
+        return True
+
+    def _tell(self, work: Work, decisions: Sequence[Decision], before: tuple[object, object]) -> None:
+        started = [decision.device for decision in decisions if isinstance(decision, Start)]
+        asked = {decision.device for decision in decisions if isinstance(decision, Ask)} - self.asked
+        self.asked |= asked
+        if started or asked:
+            self._wake_agents([*started, *asked])
+        if before != (work.waits, work.standings) or started:
+            self._changed([work.id], work.members if before[0] != work.waits else started)
+
+    # What others ask
+
+    def gates(self, device: str) -> list[bytes]:
+        """Sign the gates that are open for a device, fresh; only for what was started and has not ended."""
+        now = self._clock.now()
+        notes = []
+        for work in self.works.values():
+            member = work.members.get(device)
+            if member is None or not _in_flight(member) or not member.active:
+                continue
+            state = work.state(self._clock.reconnect_s)
+            if status(state, now) not in {"running", "finished"}:
+                continue
+            wave = work.wave_of.get(device, 1)
+            gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, now.wall_s, wave)
+            notes.append(sign_gate(gate, self._key))
+        return notes
+
+    def newest(self, device: str) -> Work | None:
+        """Give the newest rollout that a device is a member of."""
+        return next((work for work in reversed(self.works.values()) if self._counts(work, device)), None)
+
+    @staticmethod
+    def _counts(work: Work, device: str) -> bool:
+        member = work.members.get(device)
+        return member is not None and (member.active or member.offered_s is not None)
+
+    def waits_for(self, work: Work, device: str) -> str:
+        """Say why a device does not start, as a sentence; empty when it does not wait."""
+        member = work.members.get(device)
+        if member is None or member.offered_s is not None or member.outcome is not None:
+            return ""
+        wave = work.wave_of.get(device)
+        for subject in (device, wave, None):
+            reason = work.waits.get(subject)
+            if reason is not None:
+                return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
+        return ""
+
+
+def _in_flight(member: Member) -> bool:
+    """Tell whether a started try may still come to something."""
+    return member.offered_s is not None and member.outcome not in _ENDED
+
+
+def _row(work: Work, member: Member, now: Clock) -> AttemptRow:
+    held = work.tries.get((member.device, member.run))
+    clocks = {name: getattr(member, name) for name in _CLOCKS}
+    offered_at = held.row.offered_at if held is not None else None
+    if offered_at is None and member.offered_s is not None:
+        offered_at = now.wall_s
+    told = held.row.told if held is not None else b""
+    return AttemptRow(
+        rollout=work.id,
+        device=member.device,
+        run=member.run,
+        told=told,
+        changed_at=now.wall_s,
+        offered_at=offered_at,
+        **clocks,
+    )

@@ -1,0 +1,111 @@
+"""Signed reports: verified with the device's key of the log, ordered by `seq`, durable before they are answered."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from nixfleet.errors import Untrusted
+from nixfleet.model.device import Attempt, Facts, Outcome, Report
+from nixfleet.model.ids import Hex32
+from nixfleet.model.wire import Signed
+from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.groups import GroupWriter
+from nixfleet.server.coordinator.live import LiveDevices
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.store import AttemptRow, DeviceRow, Store, Told
+from nixfleet.trust.reports import open_report
+
+Known = Callable[[str, str, int], bool]
+"""Rollout, device, run: is that a try the planner knows of?"""
+Heard = Callable[[Report, AttemptRow | None], None]
+
+
+class _Peek(msgspec.Struct):
+    """Whose report it claims to be; believed only once the signature holds for that device's key."""
+
+    device: Hex32
+
+
+class ReportDesk:
+    """Takes reports in."""
+
+    def __init__(
+        self, store: Store, log: LogKeeper, live: LiveDevices, clock: RunClock, known: Known, heard: Heard
+    ) -> None:
+        self._log = log
+        self._live = live
+        self._clock = clock
+        self._known = known
+        self._heard = heard
+        self._group = GroupWriter(store.status.save)
+
+    async def take(self, signed: Signed) -> None:
+        """Verify and store a report; a seq that is not above the last is dropped. Raises: Untrusted, Busy."""
+        report = self._open(signed)
+        live = self._live.get(report.device)
+        if report.seq <= live.seq:
+            return
+        now = self._clock.now()
+        facts = report.facts if report.facts is not None else live.facts
+        row = DeviceRow(
+            device=report.device,
+            seq=report.seq,
+            payload=signed.payload,
+            signature=signed.signature,
+            facts=msgspec.json.encode(facts),
+            reported_at=now.wall_s,
+            seen_at=now.wall_s,
+            changed_at=now.wall_s,
+        )
+        attempt = self._attempt(report, now.run_s, now.wall_s)
+        await self._group.put(Told(row, attempt))
+        self._apply(report, facts, now.wall_s, now.run_s)
+        self._heard(report, attempt)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await self._group.close()
+
+    def _open(self, signed: Signed) -> Report:
+        try:
+            device = msgspec.json.decode(signed.payload, type=_Peek).device
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Untrusted(f"malformed report: {error}") from error
+        key = self._log.device_key(device)
+        if key is None:
+            raise Untrusted("the report is of a device that is not enrolled here")
+        return open_report(signed, key, fleet=self._log.fleet, device=device)
+
+    def _attempt(self, report: Report, run_s: int, wall_s: int) -> AttemptRow | None:
+        """Make the row of the try that a report speaks of; a rollout that the log does not know leaves no trace."""
+        told = report.attempt
+        if told is None or not self._known(told.rollout, report.device, told.run):
+            return None
+        ended = told.outcome is not None
+        return AttemptRow(
+            rollout=told.rollout,
+            device=report.device,
+            run=told.run,
+            told=msgspec.json.encode(told),
+            changed_at=wall_s,
+            outcome_s=run_s if ended else None,
+            outcome_at=wall_s if ended else None,
+            healthy_s=run_s if report.healthy and told.outcome is Outcome.CONFIRMED else None,
+        )
+
+    def _apply(self, report: Report, facts: Facts | None, wall_s: int, run_s: int) -> None:
+        live = self._live.get(report.device)
+        if report.seq <= live.seq:
+            return  # a newer one was in the same group
+        live.seq = report.seq
+        live.report = report
+        live.facts = facts
+        live.reported_at = live.seen_at = max(live.seen_at, wall_s)
+        if report.healthy:
+            live.healthy_s = run_s
+        if _ended(report.attempt):
+            live.progress = None
+
+
+def _ended(attempt: Attempt | None) -> bool:
+    return attempt is not None and attempt.outcome is not None

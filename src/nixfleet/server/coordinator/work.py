@@ -1,0 +1,227 @@
+"""One rollout as this coordinator works on it: its row, its tries, and its members as the planner sees them.
+
+It is told everything (log, devices, tries) and asks nothing; what to do is `nixfleet.rollout.plan`'s to say.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from nixfleet.model.device import Attempt, Cause, Outcome, Phase
+from nixfleet.model.ids import Tags, matches
+from nixfleet.model.statements import Device
+from nixfleet.rollout import Clock, Counts, Member, Reason, RolloutState, Standing, Subject, WaveState, waves
+from nixfleet.server.coordinator.live import Live, phase_of
+from nixfleet.server.coordinator.releases import ReleaseLines
+from nixfleet.server.store import AttemptRow, RolloutRow
+from nixfleet.trust.replay.state import RolloutState as Logged
+
+
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rollout's row holds: the planner's state that the log does not tell; `*_at` are unix seconds."""
+
+    waves: tuple[WaveState, ...] = ()
+    halted: str = ""
+    halted_resumed: int = 0
+    finished: bool = False
+    started_at: int | None = None
+    finished_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """A device's try: its row, and what the device told of it, if anything."""
+
+    row: AttemptRow
+    told: Attempt | None
+
+    @classmethod
+    def of(cls, row: AttemptRow) -> "Try":
+        """Read a row."""
+        return cls(row, msgspec.json.decode(row.told, type=Attempt) if row.told else None)
+
+
+RetryTimes = Callable[[int], int]
+"""The log time of the entry at an index."""
+_EMPTY = Live()
+
+
+class Work:
+    """Changed on the coordinator's loop only."""
+
+    def __init__(self, logged: Logged, members: Mapping[str, Tags], row: RolloutRow | None) -> None:
+        self.id = str(logged.digest)
+        self.logged = logged
+        self.matched = members
+        """Devices that matched at the rollout's index, with the tags they had."""
+        self.lines: ReleaseLines | None = None
+        self.earlier: Work | None = None
+        """The rollout that a rollback takes back."""
+        self.version = 0
+        self.stored = Stored()
+        self.tries: dict[tuple[str, int], Try] = {}
+        self.members: dict[str, Member] = {}
+        self.waits: dict[Subject, Reason] = {}
+        self.superseded = False
+        self.standings: dict[str, Standing] = {}
+        self.counts = Counts()
+        self.wave_of: dict[str, int] = {}
+        self._lineup: tuple[tuple[str, ...], ...] | None = None
+        self.take_row(row)
+
+    def take_row(self, row: RolloutRow | None) -> None:
+        """Take up the stored state."""
+        if row is not None:
+            self.version, self.stored = row.version, msgspec.json.decode(row.state, type=Stored)
+
+    @property
+    def index(self) -> int:
+        """Where the rollout stands in the log."""
+        return self.logged.index
+
+    def state(self, reconnect_s: int) -> RolloutState:
+        """Give the rollout as the planner sees it."""
+        logged, stored = self.logged, self.stored
+        return RolloutState(
+            id=self.id,
+            body=logged.statement,
+            index=logged.index,
+            paused=logged.paused,
+            cancelled=logged.cancelled,
+            superseded=self.superseded,
+            advanced=logged.advanced,
+            resumed=logged.resumed,
+            halted=stored.halted,
+            halted_resumed=stored.halted_resumed,
+            finished=stored.finished,
+            waves=stored.waves,
+            reconnect_s=reconnect_s,
+        )
+
+    def lineup(self) -> tuple[tuple[str, ...], ...]:
+        """Give the waves' members; kept until a device comes or goes."""
+        if self._lineup is None:
+            self._lineup = waves(self.state(0), tuple(self.members.values()))
+            self.wave_of = {device: at for at, wave in enumerate(self._lineup, start=1) for device in wave}
+        return self._lineup
+
+    def brings(self, device: str, tags: Tags) -> str | None:
+        """Give the store path that the rollout brings to a device, None when it has nothing for it."""
+        if self.earlier is not None:
+            told = self.earlier.confirmed(device)
+            return told.previous if told is not None else None
+        line = self.lines.line_for(device, tags) if self.lines is not None else None
+        return None if line is None else line.path
+
+    def begun(self, device: str) -> bool:
+        """Tell whether the rollout was ever started on a device."""
+        member = self.members.get(device)
+        return member is not None and (member.offered_s is not None or member.run > 1)
+
+    def confirmed(self, device: str) -> Attempt | None:
+        """Give a device's confirmed try."""
+        for run in range(self.logged.runs(device), 0, -1):
+            one = self.tries.get((device, run))
+            if one is not None and one.told is not None and one.told.outcome is Outcome.CONFIRMED:
+                return one.told
+        return None
+
+    def run_of(self, device: str, time_of: RetryTimes) -> int:
+        """Tell which try counts: a retry is for those who had failed by then, or never began."""
+        run = 1
+        for number, (index, named) in enumerate(self.logged.retries, start=1):
+            if named != "failed" and device not in named:
+                continue
+            wanted = 1 + sum(1 for _, one in self.logged.retries[:number] if one == "failed" or device in one)
+            held = self.tries.get((device, run))
+            if held is None or held.row.offered_s is None or _failed_by(held, time_of(index)):
+                run = wanted
+        return run
+
+    def set_member(
+        self, device: Device, live: Live | None, *, online: bool, now: Clock, newer: bool, time_of: RetryTimes
+    ) -> None:
+        """Take up what is known of a device; `newer`: a newer rollout has taken it over."""
+        known = device.device in self.matched
+        fits = device.state != "retired" and matches(self.logged.statement.select, device.tags)
+        has_line = self.brings(device.device, device.tags) is not None
+        held = self.members.get(device.device)
+        if (held is None and not (fits or known)) or (not has_line and held is None):
+            return
+        if held is None and not known and newer:
+            return
+        run = self.run_of(device.device, time_of)
+        one = self.tries.get((device.device, run))
+        begun = one is not None and one.row.offered_s is not None
+        member = _member(device, live or _EMPTY, one, online=online, now=now)
+        member = msgspec.structs.replace(
+            member,
+            tags=self.matched.get(device.device, device.tags),
+            active=fits and has_line and (begun or not newer),
+            late=not known,
+            run=run,
+            phase=_phase(live or _EMPTY, self.id, one),
+        )
+        if held is None:
+            self._lineup = None
+        self.members[device.device] = member
+
+    def take_try(self, row: AttemptRow) -> None:
+        """Take up a try as stored, or what has just been stored of it."""
+        key = (row.device, row.run)
+        held = self.tries.get(key)
+        self.tries[key] = Try.of(row if held is None else merged(held.row, row))
+
+
+def merged(old: AttemptRow, new: AttemptRow) -> AttemptRow:
+    """Merge two writes of a try as the store does: planner's clocks are set once, the first outcome's time stays."""
+    once = ("offered_s", "offered_at", "waiting_s", "overdue_s", "parked_s", "outcome_s", "outcome_at")
+    held = {name: getattr(old, name) for name in once if getattr(old, name) is not None}
+    healthy_s = old.healthy_s if new.healthy_s is None else new.healthy_s
+    told = new.told or old.told
+    return replace(new, **held, healthy_s=healthy_s, told=told, excused=old.excused or new.excused)
+
+
+def _failed_by(one: Try, log_time: int) -> bool:
+    """Tell whether a try had failed, or run out of time, when a retry was signed."""
+    if one.told is not None and one.told.outcome is not None:
+        return one.told.outcome is not Outcome.CONFIRMED and (one.row.outcome_at or 0) <= log_time
+    return one.row.overdue_s is not None
+
+
+def _member(device: Device, live: Live, one: Try | None, *, online: bool, now: Clock) -> Member:
+    row = one.row if one else None
+    told = one.told if one else None
+    healthy_s = max((s for s in (row.healthy_s if row else None, live.healthy_s) if s is not None), default=None)
+    return Member(
+        device=device.device,
+        name=device.name,
+        tags=device.tags,
+        held_until_wall_s=(device.until or 2**53) if device.state == "held" else None,
+        online=online,
+        seen_s=max(0, now.run_s - max(0, now.wall_s - live.seen_at)) if live.seen_at else None,
+        offered_s=row.offered_s if row else None,
+        waiting_s=row.waiting_s if row else None,
+        overdue_s=row.overdue_s if row else None,
+        parked_s=row.parked_s if row else None,
+        excused=row.excused if row else False,
+        outcome=told.outcome if told else None,
+        cause=told.cause if told else Cause.NONE,
+        reason=told.reason if told else "",
+        outcome_s=row.outcome_s if row else None,
+        healthy_s=healthy_s,
+        timezone=(live.facts.timezone if live.facts else "") or "UTC",
+    )
+
+
+def _phase(live: Live, rollout: str, one: Try | None) -> Phase:
+    """Say where a device stands in this rollout."""
+    if one is None or one.row.offered_s is None:
+        return Phase.IDLE
+    told = one.told
+    if told is not None and told.outcome is not None:
+        return told.phase
+    if live.progress is not None and live.progress.rollout == rollout:
+        return phase_of(live)
+    return told.phase if told is not None else Phase.OFFERED

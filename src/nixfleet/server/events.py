@@ -1,0 +1,171 @@
+"""Who is listening, and waking them: consoles by a ring of numbered deltas, agents by a flag each.
+
+Nothing here queues per listener: a console is a place in the ring, an agent's wake-ups melt into one. So memory is
+bounded whatever a listener does, and one that falls out of the ring is told to start over.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+
+import msgspec
+
+from nixfleet.model.views import Delta
+
+CONSOLE_PING_S = 10
+RING = 8_192
+PING = b": ping\n\n"
+RESET = b"event: reset\ndata: {}\n\n"
+
+_BATCH_BYTES = 262_144
+_encoder = msgspec.json.Encoder()
+
+
+class Flag:
+    """A wake-up call that can be missed by nobody and heard once; also says when listening is over."""
+
+    __slots__ = ("_event", "closed")
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.closed = False
+
+    def wake(self) -> None:
+        """Wake the listener, now or when it next waits."""
+        self._event.set()
+
+    def close(self) -> None:
+        """Wake the listener for good."""
+        self.closed = True
+        self._event.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """Wait for a wake-up; False when none came in time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        if not self.closed:
+            self._event.clear()
+        return True
+
+
+class ConsoleHub:
+    """Numbered deltas, encoded once, kept for those who come back; numbers differ from run to run."""
+
+    def __init__(self, start: int, ring: int = RING) -> None:
+        # A number of an earlier run lies below `start`, so that whoever still holds one is told to start over.
+        self.seq = start
+        self._ring: deque[bytes] = deque(maxlen=ring)
+        self._listeners: set[Flag] = set()
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._listeners)
+
+    def publish(self, delta: Delta) -> None:
+        """Give a change its number and hand it to every console."""
+        self.seq += 1
+        data = _encoder.encode(msgspec.structs.replace(delta, seq=self.seq))
+        self._ring.append(b"id: %d\nevent: delta\ndata: %b\n\n" % (self.seq, data))
+        for listener in self._listeners:
+            listener.wake()
+
+    def after(self, seq: int) -> list[bytes] | None:
+        """Give the encoded deltas after number `seq`, or None when they are not all here."""
+        missing = self.seq - seq
+        if not 0 <= missing <= len(self._ring):
+            return None
+        return [self._ring[at] for at in range(len(self._ring) - missing, len(self._ring))]
+
+    async def stream(self, since: int, ping_s: float = CONSOLE_PING_S) -> AsyncGenerator[bytes, None]:
+        """Yield server-sent events after number `since`, for ever; ends after a reset or when the hub closes."""
+        flag = Flag()
+        self._listeners.add(flag)
+        try:
+            yield PING  # the head goes out at once, so that the other side knows that it is connected
+            while not self.closed:
+                events = self.after(since)
+                if events is None:
+                    yield RESET
+                    return
+                for block in _blocks(events):
+                    yield block
+                since += len(events)
+                if not events and not await flag.wait(ping_s):
+                    yield PING
+        finally:
+            self._listeners.discard(flag)
+
+    def close(self) -> None:
+        """End every stream."""
+        self.closed = True
+        for listener in self._listeners:
+            listener.close()
+
+
+def _blocks(events: Iterable[bytes]) -> Iterable[bytes]:
+    """Join small events into fewer writes."""
+    block, size = [], 0
+    for event in events:
+        block.append(event)
+        size += len(event)
+        if size >= _BATCH_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    if block:
+        yield b"".join(block)
+
+
+class AgentHub:
+    """The open streams of agents, one a device: a newer one ends the older, which may be a half-open socket."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, Flag] = {}
+        self.closed = False
+
+    def __len__(self) -> int:
+        return len(self._flags)
+
+    def __contains__(self, device: str) -> bool:
+        return device in self._flags
+
+    def join(self, device: str) -> Flag:
+        """Open a device's stream; the caller gives the flag back with `leave`."""
+        flag = Flag()
+        if older := self._flags.get(device):
+            older.close()
+        if self.closed:
+            flag.close()
+        else:
+            self._flags[device] = flag
+        return flag
+
+    def leave(self, device: str, flag: Flag) -> bool:
+        """End a device's stream; tells whether the device has none any more."""
+        if self._flags.get(device) is flag:
+            del self._flags[device]
+        return device not in self._flags
+
+    def wake(self, devices: Iterable[str]) -> None:
+        """Wake the agents of these devices."""
+        for device in devices:
+            if flag := self._flags.get(device):
+                flag.wake()
+
+    def wake_all(self) -> None:
+        """Wake every agent."""
+        for flag in self._flags.values():
+            flag.wake()
+
+    def drop(self, device: str) -> None:
+        """End a device's stream: it may not listen any more."""
+        if flag := self._flags.get(device):
+            flag.close()
+
+    def close(self) -> None:
+        """End every stream; agents come back with jitter."""
+        self.closed = True
+        for flag in self._flags.values():
+            flag.close()

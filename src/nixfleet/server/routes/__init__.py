@@ -1,0 +1,1 @@
+"""The HTTP routes of docs/protocol.md, by who they serve; they translate, and decide nothing."""

@@ -1,0 +1,50 @@
+"""Routes that devices speak on: sync, lines, reports, progress, and asking to be enrolled."""
+
+from litestar import Response, get, post
+from litestar.params import FromPath, FromQuery
+from litestar.types import ControllerRouterHandler
+
+from nixfleet.model.device import Progress
+from nixfleet.model.ids import MAX_INT
+from nixfleet.model.wire import LineProof, Signed
+from nixfleet.server.auth import AnyRequest, Auth
+from nixfleet.server.coordinator.core import Coordinator
+from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, bounded, decoded
+
+
+def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+    """Make the routes."""
+
+    @get("/v1/sync")
+    async def sync(request: AnyRequest, size: FromQuery[int] = 0) -> Response[bytes]:
+        """Give a device what is new since its log had `size` entries: a `Sync`."""
+        device = await auth.syncer(request)
+        body = await coordinator.poll(device, bounded(size, 0, MAX_INT, "size"))
+        return Response(body, media_type="application/json")
+
+    @get("/v1/rollouts/{rollout:str}/line")
+    async def line(request: AnyRequest, rollout: FromPath[str]) -> LineProof:
+        """Give the calling device its own line of a rollout's release."""
+        device, _ = await auth.device(request)
+        return await coordinator.line(rollout, device)
+
+    @post("/v1/reports", status_code=200, request_max_body_size=SIGNED_BYTES)
+    async def report(request: AnyRequest) -> dict[str, str]:
+        """Take a signed report; answered after a durable commit."""
+        await coordinator.report(decoded(await request.body(), Signed))
+        return {}
+
+    @post("/v1/progress", status_code=200, request_max_body_size=PROGRESS_BYTES)
+    async def progress(request: AnyRequest) -> dict[str, str]:
+        """Take live progress; it may be dropped."""
+        device, body = await auth.device(request)
+        coordinator.progress(device, decoded(body, Progress))
+        return {}
+
+    @post("/v1/enroll", status_code=200, request_max_body_size=SIGNED_BYTES)
+    async def enroll(request: AnyRequest) -> dict[str, str]:
+        """Take a signed request to be enrolled; it waits for an admin's device statement."""
+        await coordinator.enroll(decoded(await request.body(), Signed))
+        return {}
+
+    return [sync, line, report, progress, enroll]

@@ -1,0 +1,111 @@
+"""Begin a fleet in a data folder: its keys and the log's first entry, all or nothing. It decides nothing about it."""
+
+import asyncio
+import os
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+
+from nixfleet.errors import NixfleetError, UserError
+from nixfleet.server.coordinator.judging import first_entry
+from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
+from nixfleet.server.store import EntryRow, Store
+from nixfleet.trust.sshsig import SecretKey
+
+_OURS = (LOG_KEY, CACHE_KEY, CACHE, DATABASE)
+
+
+def create_fleet(
+    data_dir: Path,
+    root_payload: bytes,
+    signature: bytes,
+    log_key: SecretKey,
+    cache_key: str,
+    database_url: str | None = None,
+    *,
+    now: int | None = None,
+) -> str:
+    """Write keys (mode 0600) and leaf 0 durably, and return the fleet id; `cache_key` is a Nix secret key.
+
+    Raises:
+        UserError: the folder holds a fleet already or cannot be written.
+        Untrusted: the root statement or its signature does not hold.
+
+    """
+    wall = int(time.time()) if now is None else now  # noqa: TID251 - the edge where a fleet begins
+    row, fleet = first_entry(root_payload, signature, log_key.public, wall)
+    held = [name for name in _OURS if (data_dir / name).exists()]
+    if held:
+        raise UserError(
+            f"{data_dir} already holds {', '.join(held)}: a fleet, or what is left of one; move it away first"
+        )
+    building = data_dir.parent / f".{data_dir.name}.{secrets.token_hex(4)}"
+    try:
+        building.mkdir(mode=0o700, parents=True)
+        _secret(building / LOG_KEY, log_key.to_openssh())
+        _secret(building / CACHE_KEY, cache_key.strip() + "\n")
+        (building / CACHE).mkdir()
+        _append(ServerSettings(data_dir=building, database_url=database_url), row)
+        _move(building, data_dir)
+    except OSError as error:
+        raise UserError(f"{data_dir}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return fleet
+
+
+def _secret(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, durably."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(file, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _append(settings: ServerSettings, row: EntryRow) -> None:
+    """Write the first entry from a loop of its own: the caller may be in one."""
+    errors: list[NixfleetError] = []
+
+    async def write() -> None:
+        store = Store(settings.url())
+        try:
+            await store.open()
+            await store.log.append([row])
+        except NixfleetError as error:
+            errors.append(error)
+        finally:
+            await store.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(write()), name="nixfleet-create")
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _move(building: Path, data_dir: Path) -> None:
+    """Put everything in place; the database last, for it is what makes the folder a fleet."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    moved: list[Path] = []
+    try:
+        for name in (LOG_KEY, CACHE_KEY, CACHE, DATABASE):
+            if (building / name).exists():
+                (building / name).rename(data_dir / name)
+                moved.append(data_dir / name)
+        _sync_folder(data_dir)
+        _sync_folder(data_dir.parent)
+    except OSError:
+        for path in reversed(moved):
+            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

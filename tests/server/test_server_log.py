@@ -1,0 +1,103 @@
+"""The log over HTTP: appending, reading, proving, refusing."""
+
+from pathlib import Path
+
+import pytest
+from tests.factories import Fleet, device_id
+from tests.server.harness import rig
+
+from nixfleet.errors import Conflict, Refused, UserError
+from nixfleet.trust.merkle import leaf_hash, verify_consistency, verify_inclusion
+from nixfleet.trust.note import open_checkpoint, origin
+from nixfleet.trust.view import LogView
+
+
+async def test_log_is_served_as_it_was_made(tmp_path: Path) -> None:
+    """What is read verifies from nothing but the fleet id, and is byte for byte what was signed."""
+    async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
+        entries = await admin.entries(0)
+        assert [entry.leaf for entry in entries.entries] == [leaf for leaf, _ in one.fleet.entries]
+        view = LogView.pinned(one.fleet.fleet)
+        view.extend(await admin.checkpoint(), 0, [(entry.leaf, entry.payload) for entry in entries.entries])
+        assert view.size == 3
+        assert sorted(view.state.devices) == sorted([device_id("web-01"), device_id("web-02")])
+
+
+async def test_append_answers_indexes_and_the_checkpoint_that_covers_them(tmp_path: Path) -> None:
+    """The answer's checkpoint has the new size and is signed by the log key; a repeat answers the same index."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        one.fleet.device("web-01")
+        answer = await one.send(admin)
+        assert answer is not None
+        assert answer.indexes == (1,)
+        name = origin(one.fleet.fleet, 0)
+        checkpoint = open_checkpoint(answer.checkpoint, one.fleet.log_key.public, name)
+        assert (checkpoint.size, checkpoint.root) == (2, one.fleet.tree.root())
+        again = await admin.append([one.submission(1)])
+        assert again == answer
+
+
+async def test_stale_size_is_a_conflict(tmp_path: Path) -> None:
+    """An append that names an old size is turned away, and nothing is appended."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        one.fleet.device("web-02")
+        with pytest.raises(Conflict, match="2 entries, not 1"):
+            await admin.append([one.submission(2)], size=1)
+        assert (await admin.fleet()).log_size == 2
+
+
+async def test_void_statements_are_refused_whole_with_the_reason(tmp_path: Path) -> None:
+    """A stranger's, a foreign fleet's and a stale statement are refused, and take a good one beside them along."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        fleet = one.fleet
+        fleet.device("web-01")
+        fleet.device("web-02", by="mallory")
+        with pytest.raises(Refused, match="neither root nor grant names its key"):
+            await admin.append([one.submission(1), one.submission(2)])
+        other = Fleet(at=fleet.now)
+        other.root_statement = fleet.root_statement
+        other.fleet = "0" * 64
+        other.device("web-03")
+        fleet.entries.append(other.entries[-1])
+        with pytest.raises(Refused, match="another fleet"):
+            await admin.append([one.submission(3)])
+        assert (await admin.fleet()).log_size == 1
+
+
+async def test_malformed_statement_is_the_users_fault(tmp_path: Path) -> None:
+    """Bytes that are no statement are answered with 400 and the field at fault."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        payload = b'{"type":"device","v":1.5}'
+        one.fleet.append(payload, f"nixfleet-device-v1@{device_id('x')}", "admin")
+        with pytest.raises(UserError, match="not an integer"):
+            await admin.append([one.submission(1)])
+
+
+async def test_skewed_statement_is_refused(tmp_path: Path) -> None:
+    """A statement signed too far from the coordinator's clock does not enter."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        one.fleet.now += 4_000
+        one.fleet.device("web-01")
+        with pytest.raises(Refused, match="5 min after"):
+            await admin.append([one.submission(1)])
+
+
+async def test_proofs_verify(tmp_path: Path) -> None:
+    """Inclusion and consistency proofs hold for every size of the log."""
+    async with rig(tmp_path / "data", "a", "b", "c") as one, one.client("admin") as admin:
+        tree, leaves = one.fleet.tree, [leaf for leaf, _ in one.fleet.entries]
+        for index in range(4):
+            proof = await admin.inclusion(index, 4)
+            verify_inclusion(leaf_hash(leaves[index]), index, 4, proof.hashes, tree.root(4))
+            old = await admin.consistency(index + 1, 4)
+            verify_consistency(index + 1, tree.root(index + 1), 4, tree.root(4), old.hashes)
+
+
+async def test_audit_says_who_did_what(tmp_path: Path) -> None:
+    """The audit shows entries in words, with names and verdict."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        audit = await admin.audit(0)
+        assert audit.size == 2
+        entry = audit.entries[1]
+        assert (entry.index, entry.principal, entry.type, entry.verdict) == (1, "admin", "device", "valid")
+        assert "web-01" in entry.what
