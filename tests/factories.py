@@ -202,7 +202,7 @@ class Fleet:
         ended = RevokeSubject(grant=grant, key=fingerprint(key_name) if key_name else None)
         return self.submit(Revoke(**self.header(by), subject=ended), by)
 
-    def device(self, name: str, by: str = "admin", **fields: Any) -> Digest:
+    def device(self, name: str, /, by: str = "admin", **fields: Any) -> Digest:
         """Append the next version of a named device, whose key is `name`; keeps what is not given."""
         record = self.state.devices.get(device_id(name))
         made: dict[str, Any] = {
@@ -220,7 +220,7 @@ class Fleet:
         return self.submit(Device(**{**self.header(by), **made, **fields}), by)
 
     def release(
-        self, name: str, devices: Mapping[str, str] | None = None, by: str = "admin", **fields: Any
+        self, name: str, /, devices: Mapping[str, str] | None = None, by: str = "admin", **fields: Any
     ) -> tuple[Digest, LineTree | None]:
         """Append a release: device lines when given as {device: system}, else one selector line for all."""
         lines = LineTree([target_line(one, system) for one, system in devices.items()]) if devices else None

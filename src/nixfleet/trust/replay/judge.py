@@ -269,12 +269,8 @@ def supply(state: State, payload: bytes) -> Verdict:
     if isinstance(statement, Release):
         withheld = state.withheld.pop(sha512, None)
         if withheld is None:
-            if _digest(payload) not in state.releases:
-                state.absent.add(_digest(payload))
             return Void("no entry waits for this payload")
         fault = envelope_fault(state, withheld.place, subject, statement, payload)
-        if fault:
-            state.absent.add(_digest(payload))
         return (
             Void(fault) if fault else updates.release(state, withheld.place, statement, _digest(payload), withheld.root)
         )

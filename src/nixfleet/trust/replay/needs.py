@@ -65,7 +65,7 @@ def missing(state: State, device: str) -> Missing:
     """List the payloads that a device needs and does not hold."""
     covering = _selecting(state, device)
     named = {Digest(one.statement.release) for one in covering if one.statement.release is not None}
-    unknown = named - state.releases.keys() - state.absent if state.withheld else set()
+    unknown = named - state.releases.keys()
     controls = {record.place.index for one in covering for record in one.unread if record.statement is None}
     rollouts = {one.digest[:32] for one in covering}
     controls |= {

@@ -129,8 +129,9 @@ def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers)
             right_of(state, other, tags, now), Allowed
         ):
             return Skip(one, "stale", f"entry {other.index} came before it; sign it again")
-    if one.statement.release is not None and not _release_unknown(state, one.statement):
-        fault = release_fault(state, one, right, tags, now)
+    release = release_for(state, one)
+    if release is not None:
+        fault = release_fault(state, release, right, tags, now)
         if fault is not None:
             return Skip(one, "approvals" if fault.waits else "release", fault.reason)
     return None
@@ -162,11 +163,8 @@ def rule_fault(state: State, statement: Rollout, tags: Tags) -> str:
     return ""
 
 
-def release_fault(state: State, one: RolloutState, right: Allowed, tags: Tags, now: int) -> Denied | None:
+def release_fault(state: State, release: ReleaseRecord, right: Allowed, tags: Tags, now: int) -> Denied | None:
     """Say why a rollout's release may not be used on a device: its signer's right is judged at use too."""
-    release = release_for(state, one)
-    if release is None:
-        return Denied("the release that it names is not a valid entry of this log")
     over = Over(tags=(tags,))
     signed = rights.authorise_over(state, release.place.signer, "release", over, now, release.place.sha512)
     if isinstance(signed, Denied):
@@ -193,7 +191,8 @@ def _settle(
     """Follow the rollout that won, or say what it waits for; nothing older comes in its place."""
     release, tags = release_for(state, one), state.devices[device].statement.tags
     if one.unread or (one.statement.release is not None and release is None):
-        return Hold("missing", "a payload that this rollout needs is missing", one, skipped=skipped)
+        # A release that is not in the log looks to an agent like one whose payload it lacks: both stop here.
+        return Hold("missing", "its release or a control of it is not known here", one, skipped=skipped)
     if one.paused:
         return Hold("paused", "the rollout is paused", one, skipped=skipped)
     if now > one.statement.not_after:
@@ -207,12 +206,6 @@ def _settle(
 def release_for(state: State, one: RolloutState) -> ReleaseRecord | None:
     """Return the release that a rollout brings, None for a rollback or while it is not known."""
     return state.releases.get(Digest(one.statement.release)) if one.statement.release is not None else None
-
-
-def _release_unknown(state: State, statement: Rollout) -> bool:
-    """Tell whether a payload that is not held could still be this rollout's release."""
-    digest = Digest(statement.release or "")
-    return digest not in state.releases and digest not in state.absent and bool(state.withheld)
 
 
 def closure_for(release: Release, tags: Tags) -> Closure | None:

@@ -192,8 +192,6 @@ class State:
     withheld: dict[bytes, Withheld] = field(default_factory=dict)
     rollouts: dict[Digest, RolloutState] = field(default_factory=dict)
     """In the order of their indexes."""
-    absent: set[Digest] = field(default_factory=set)
-    """Releases that a rollout names and that turned out to be in no valid entry."""
     prefixes: dict[str, Digest] = field(default_factory=dict)
     """The first 32 digits of a rollout's digest to the digest."""
     pending: dict[bytes, Pending] = field(default_factory=dict)
@@ -223,7 +221,7 @@ class State:
             **{
                 name: copy.copy(getattr(self, name))
                 for name in self.__slots__
-                if isinstance(getattr(self, name), dict | deque | set)
+                if isinstance(getattr(self, name), dict | deque)
             },
             tree=copy.deepcopy(self.tree),
         )

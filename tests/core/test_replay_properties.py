@@ -1,0 +1,147 @@
+"""Properties of the replay over made-up logs: total, tamper-evident, and the same for who holds only some payloads."""
+
+import random
+from functools import lru_cache
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.factories import T0, Fleet, device_id, key
+
+from nixfleet.model.ids import FleetId
+from nixfleet.trust.leaf import Leaf
+from nixfleet.trust.replay import Needs, State, Unknown, Valid, Void, choose, missing, replay, supply
+
+DEVICES = ("web-01", "web-02", "dev-01")
+PEOPLE = ("admin", "ops", "ci", "token", "mallory", "web-01")
+TAGS: tuple[dict[str, str], ...] = ({}, {"env": "prod"}, {"env": "dev"}, {"env": "prod", "rack": "1"})
+SELECTS: tuple[dict[str, tuple[str, ...]], ...] = ({}, {"env": ("prod",)}, {"env": ("dev", "prod")}, {"rack": ("1",)})
+
+
+@lru_cache(maxsize=64)
+def made_up(seed: int) -> Fleet:
+    """Make a log of some forty acts, sensible and not, by people who may and may not."""
+    chance = random.Random(seed)
+    fleet = Fleet()
+    fleet.grant(
+        "ops", "deploy", "release", "control", "device", "grant", "rollback", select={"env": ("prod", "dev")}, depth=2
+    )
+    fleet.grant("token", "enroll", select={"env": ("prod",)}, max_uses=2)
+    for _ in range(40):
+        _act(fleet, chance)
+    return fleet
+
+
+def _act(fleet: Fleet, chance: random.Random) -> None:
+    by = chance.choice(PEOPLE)
+    select: Any = chance.choice(SELECTS)
+    match chance.randrange(10):
+        case 0 | 1:
+            fleet.device(chance.choice(DEVICES), by=by, tags=chance.choice(TAGS))
+        case 2:
+            fleet.device(chance.choice(DEVICES), by=chance.choice(DEVICES), key=key(str(chance.random())).public.text)
+        case 3:
+            fleet.release(str(fleet.size), by=by)
+        case 4 | 5:
+            releases: list[Any] = list(fleet.state.releases) or ["0" * 64]
+            fleet.rollout(chance.choice(releases), by=by, select=select)
+        case 6 | 7:
+            rollouts: list[Any] = list(fleet.state.rollouts) or ["0" * 64]
+            verb = chance.choice(("pause", "resume", "cancel"))
+            fleet.control(chance.choice(rollouts), verb, by=by, **chance.choice(({}, {}, {"seq": 7})))
+        case 8:
+            parent = chance.choice([None, *fleet.state.grants])
+            fleet.grant(chance.choice(PEOPLE), "deploy", by=by, parent=parent, select=select, depth=chance.randrange(2))
+        case _ if chance.random() < 0.3:
+            fleet.revoke(grant=chance.choice(list(fleet.state.grants)), by=by)
+        case _:
+            leaf, payload = chance.choice(fleet.entries)  # a repeat
+            fleet.append_leaf(leaf, payload)
+
+
+@given(st.integers(0, 40), st.sampled_from(DEVICES))
+@settings(deadline=None, max_examples=60)
+def test_a_partial_replay_equals_the_full_one(seed: int, name: str) -> None:
+    """With the payloads that one device needs, each has the verdict it has for who holds all, and so has the choice."""
+    fleet, device = made_up(seed), device_id(name)
+    needs = Needs(fleet.state, device)
+    agent = State(fleet.state.fleet)
+    for index, (leaf, payload) in enumerate(fleet.entries):
+        needed = needs(leaf)
+        verdict = replay(agent, index, leaf, payload if needed else None)
+        if needed:
+            assert fleet.verdicts[index] == verdict
+    assert agent.blind_at is None
+    assert not missing(agent, device).controls
+    _same_for(fleet.state, agent, device)
+
+
+@given(st.integers(0, 40), st.sampled_from(DEVICES), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=60)
+def test_late_payloads_lead_to_the_same_state(seed: int, name: str, chance: random.Random) -> None:
+    """An agent that gets releases and controls later, in any order, ends where it would have with them at once."""
+    fleet, device = made_up(seed), device_id(name)
+    needs = Needs(fleet.state, device)
+    agent = State(fleet.state.fleet)
+    late = []
+    for index, (leaf, payload) in enumerate(fleet.entries):
+        kind = leaf[72:].split(b"nixfleet-")[1][:7] if b"nixfleet-" in leaf else b""
+        hold = needs(leaf) and kind in {b"release", b"control"} and chance.random() < 0.5
+        replay(agent, index, leaf, payload if needs(leaf) and not hold else None)
+        if hold:
+            late.append(payload)
+    chance.shuffle(late)
+    for payload in late:
+        supply(agent, payload)
+    assert not missing(agent, device).controls
+    _same_for(fleet.state, agent, device)
+
+
+def _same_for(full: State, agent: State, device: str) -> None:
+    """Compare what a device goes by."""
+    assert full.devices.get(device) == agent.devices.get(device)
+    assert full.grants == agent.grants
+    assert full.revoked_grants == agent.revoked_grants
+    assert full.root == agent.root
+    for now in (0, T0 + 10_000_000):
+        assert _told(choose(full, device, now, covers=lambda _: True)) == _told(
+            choose(agent, device, now, covers=lambda _: True)
+        )
+
+
+def _told(choice: Any) -> tuple[object, ...]:
+    rollout = getattr(choice, "rollout", None)
+    skipped = tuple((skip.rollout.digest, skip.kind) for skip in choice.skipped)
+    return type(choice), getattr(choice, "kind", ""), rollout.digest if rollout else "", skipped
+
+
+@given(st.lists(st.tuples(st.binary(max_size=1_024), st.none() | st.binary(max_size=200)), max_size=5))
+def test_random_leaves_never_raise(entries: list[tuple[bytes, bytes | None]]) -> None:
+    """Any bytes up to 1 KiB have a verdict, before and after a root, and no effect."""
+    for state in (State(FleetId("0" * 64)), made_up(0).state.copy()):
+        devices = dict(state.devices)
+        for leaf, payload in entries:
+            assert isinstance(replay(state, state.size, leaf, payload), Void)
+        assert devices == state.devices
+
+
+@given(st.integers(0, 5), st.data())
+@settings(deadline=None)
+def test_a_changed_byte_of_a_leaf_or_payload_takes_its_effect_away(seed: int, data: st.DataObject) -> None:
+    """No valid statement stays valid with another byte in its signature, digest or payload."""
+    fleet = made_up(seed)
+    index = data.draw(
+        st.sampled_from([index for index, verdict in enumerate(fleet.verdicts) if isinstance(verdict, Valid)])
+    )
+    state = State(fleet.state.fleet)
+    for place, (leaf, payload) in enumerate(fleet.entries[:index]):
+        replay(state, place, leaf, payload)
+    leaf, payload = fleet.entries[index]
+    in_leaf = data.draw(st.booleans())
+    text = leaf if in_leaf else payload
+    place = data.draw(st.integers(8 if in_leaf else 0, len(text) - 1))  # the first 8 bytes are the coordinator's time
+    byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != text[place]))
+    changed = text[:place] + bytes([byte]) + text[place + 1 :]
+    verdict = replay(state, index, *((changed, payload) if in_leaf else (leaf, changed)))
+    assert isinstance(verdict, Void | Unknown)
+    assert len(Leaf.unpack(leaf).sha512) == 64
