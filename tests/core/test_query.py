@@ -116,7 +116,7 @@ def test_unknown_numbers_match_nothing_and_unknown_ages_are_old() -> None:
     [
         ("status:", 6, "missing"),
         ("kiosk statsu:ok", 6, "no field 'statsu'"),
-        ("a status:bad", 2, "got 'bad'"),
+        ("a status:bad", 2, "'bad' is no status"),
         ("seen:10m", 0, "compare"),
         ("seen>tea", 0, "10m"),
         ("wave>1,2", 0, "one value"),

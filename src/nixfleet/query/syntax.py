@@ -167,7 +167,7 @@ def _check(term: Term) -> None:
     bad = next((value for value in term.values if not _fits(known, value)), None)
     if bad is not None:
         wants = ", ".join(known.words) if known.words else known.kind.value
-        raise QueryError(f"{known.name} wants {wants}; got {bad!r}", term.at, term.length)
+        raise QueryError(f"{bad!r} is no {known.name}: {wants}", term.at, term.length)
 
 
 def _operator_fault(known: Field, term: Term) -> str:

@@ -1,0 +1,285 @@
+"""The console's application: modes, timers, signals, dialogs. It reads the store and never the API itself.
+
+`run` is the entry point. Everything that needs the network starts after the first paint.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual import work
+from textual.app import App
+from textual.command import CommandPalette
+from textual.driver import Driver
+from textual.screen import Screen
+from textual.worker import Worker, WorkerState
+
+from nixfleet.errors import NixfleetError
+from nixfleet.tui import actions
+from nixfleet.tui.confirm import Confirm
+from nixfleet.tui.desk import Desk, Options
+from nixfleet.tui.driver import PatientDriver
+from nixfleet.tui.help import ActionProvider, help_lines
+from nixfleet.tui.intents import Plan, Scene, plan, plan_deployment, refusal
+from nixfleet.tui.keys import BY_ID
+from nixfleet.tui.logs import log_to_file
+from nixfleet.tui.ports import Acts, Source, Verifier
+from nixfleet.tui.preview import Preview
+from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.devices import DevicesScreen
+from nixfleet.tui.screens.records import AuditScreen, EnrollScreen, EntryScreen, ReleasesScreen
+from nixfleet.tui.screens.rollouts import RolloutsScreen
+from nixfleet.tui.themes import FALLBACKS, THEMES
+from nixfleet.tui.view.text import Span
+from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog, PageDialog
+
+SETTLE_S = 1.0
+"""Order is mended at most this often."""
+OLDER_S = 30.0
+"""Ages are drawn again this often; they go in steps of a minute and more."""
+RETRY_S = 5.0
+SIGNAL_EXIT = 128
+
+
+class ConsoleApp(App[int], inherit_bindings=False):
+    """The console."""
+
+    TITLE = "nixfleet"
+    CSS_PATH = "nixfleet.tcss"
+    COMMANDS: ClassVar = {ActionProvider}
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+
+    def __init__(self, desk: Desk, driver_class: type[Driver] | None = None) -> None:
+        super().__init__(driver_class=driver_class)
+        self.desk = desk
+        self._settled_at = 0.0
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = desk.options.theme
+        views: dict[str, Callable[[], Screen[None]]] = {
+            "devices": lambda: DevicesScreen(desk),
+            "rollouts": lambda: RolloutsScreen(desk),
+            "enroll": lambda: EnrollScreen(desk),
+            "audit": lambda: AuditScreen(desk),
+            "releases": lambda: ReleasesScreen(desk),
+        }
+        for name, make in views.items():
+            self.add_mode(name, make)
+        self._views = tuple(views)
+        if desk.options.keys:
+            self.set_keymap(dict(desk.options.keys))
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Give the colours that only our themes name."""
+        return dict(FALLBACKS)
+
+    async def on_mount(self) -> None:
+        """Show the first view; ask the network only once it is painted."""
+        first = self.desk.options.view
+        await self.switch_mode(first if first in self._views else "devices")
+        if not self.is_headless:
+            self._mind_signals()
+        self.call_after_refresh(self._start)
+
+    def _start(self) -> None:
+        self._read()
+        self._verify()
+        self.set_interval(1 / max(1, min(10, self.desk.options.refresh_hz)), self.flush)
+        self.set_interval(SETTLE_S, self._chrome)
+        self.set_interval(OLDER_S, self._older)
+
+    def _mind_signals(self) -> None:
+        """Leave by the front door, so that the terminal is put back; SIGHUP keeps its default (console.md)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(NotImplementedError, RuntimeError):
+                loop.add_signal_handler(number, self.exit, SIGNAL_EXIT + number, SIGNAL_EXIT + number)
+
+    # Reading
+
+    @work(exclusive=True, exit_on_error=False, group="feed", name="reading from the coordinator")
+    async def _read(self) -> None:
+        await self.desk.feed.run()
+
+    @work(exclusive=True, exit_on_error=False, group="verify", name="replaying the log")
+    async def _verify(self) -> None:
+        await self.desk.feed.verify()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Tell of a task that broke; it does not close the app, and reading starts again."""
+        if event.state is WorkerState.ERROR:
+            self.desk.calls.note(event.worker.name, repr(event.worker.error), failed=True)
+            self.notify(f"{event.worker.name.capitalize()} broke off; @ has the details.", severity="error")
+            again = {"feed": self._read, "verify": self._verify}.get(event.worker.group)
+            if again is not None:
+                self.set_timer(RETRY_S, again)
+
+    def flush(self) -> None:
+        """Draw what changed, unless paused or the terminal still has to take what was written before."""
+        if self.desk.paused or self._busy:
+            return
+        calm = len(self.screen_stack) == 1 or isinstance(self.screen, ConsoleScreen)
+        now = time.monotonic()
+        settle = calm and now - self._settled_at >= SETTLE_S
+        if settle:
+            self._settled_at = now
+        changes = self.desk.store.take_changes()
+        if changes or settle:
+            self.shown.take_in(changes, settle)
+        if changes:
+            self.shown.refresh_chrome()
+
+    @property
+    def _busy(self) -> bool:
+        return isinstance(self._driver, PatientDriver) and self._driver.waiting_writes > 0
+
+    def _chrome(self) -> None:
+        if not self._busy:
+            self.shown.refresh_chrome()
+
+    def _older(self) -> None:
+        self.shown.grow_older()
+
+    @property
+    def shown(self) -> ConsoleScreen:
+        """The screen of ours that is on top, under whatever dialog."""
+        return next(screen for screen in reversed(self.screen_stack) if isinstance(screen, ConsoleScreen))
+
+    # Moving about
+
+    async def action_view(self, name: str) -> None:
+        """Go to a view; pressed again, back to its top."""
+        if self.current_mode == name:
+            while len(self.screen_stack) > 1:
+                await self.pop_screen()
+        else:
+            await self.switch_mode(name)
+
+    def action_up(self) -> None:
+        """Go up one level."""
+        if len(self.screen_stack) > 1:
+            self.pop_screen()
+
+    def action_leave(self) -> None:
+        """Quit; asks when that would stop something."""
+        why = self.desk.options.before_quit()
+        if not why:
+            self.exit(0)
+            return
+        confirm = Confirm(title="Quit?", lines=((Span(why),),), level="yes", verb="quit")
+        self.push_screen(ConfirmDialog(confirm), lambda yes: self.exit(0) if yes else None)
+
+    def action_pause(self) -> None:
+        """Hold the view still, or let it go on."""
+        self.desk.paused = not self.desk.paused
+        self.shown.refresh_chrome()
+        self.flush()
+
+    def action_resnapshot(self) -> None:
+        """Read everything again."""
+        self._read()
+
+    def action_copy(self) -> None:
+        """Copy what is chosen to the terminal's clipboard (OSC 52)."""
+        text = self.shown.copy_text()
+        if text:
+            self.copy_to_clipboard(text)
+            lines = text.count("\n") + 1
+            self.notify("Copied." if lines == 1 else f"Copied {lines} lines.", timeout=2)
+
+    def action_help(self) -> None:
+        """Show the keys of this pane."""
+        self.push_screen(PageDialog("Keys", help_lines(self.shown.scope, self.desk.options.keys)))
+
+    def action_command_palette(self) -> None:
+        """Open the palette."""
+        if not isinstance(self.screen, CommandPalette):
+            self.push_screen(CommandPalette(placeholder="What do you want to do?"))
+
+    def action_calls(self) -> None:
+        """Show every API call and its command line."""
+        clock = "%H:%M:%S"
+        lines = self.desk.calls.lines(lambda at: time.strftime(clock, time.gmtime(at)))
+        self.push_screen(PageDialog("Command log (UTC)", lines, end=True))
+
+    def action_menu(self) -> None:
+        """Show what can be changed here, and why something cannot."""
+        choices = actions.menu(self.shown.scope, self.shown.scene())
+        if choices:
+            self.push_screen(MenuDialog("Actions", choices), lambda name: self.action_act(name) if name else None)
+        else:
+            self.notify("Nothing can be changed from here.", timeout=2)
+
+    @work(exit_on_error=False, name="export")
+    async def action_export(self) -> None:
+        """Write the chosen entry to files."""
+        screen = self.shown
+        index = screen.export_index() if isinstance(screen, AuditScreen | EntryScreen) else None
+        if index is None:
+            return
+        try:
+            said = await self.desk.calls.run(
+                f"export entry {index}", f"nixfleet audit export {index}", self.desk.verifier.export(index)
+            )
+        except NixfleetError as error:
+            self.notify(str(error), severity="error")
+        else:
+            self.notify(said)
+
+    # Changing the fleet
+
+    def action_act(self, name: str) -> None:
+        """Plan an action, ask, and do it; what is not possible says why."""
+        key, screen = BY_ID[name], self.shown
+        scene = screen.scene()
+        why = refusal(key.id, scene)
+        if why:
+            self.notify(f"{key.label}: {why}.", severity="warning", timeout=4)
+        elif name.endswith(".deploy"):
+            self._ask_deployment(scene)
+        else:
+            self._ask(plan(name, scene))
+
+    def _ask_deployment(self, scene: Scene) -> None:
+        releases = scene.store.releases
+        newest = max(releases.values(), key=lambda release: release.index)
+        first = releases.get(scene.release, newest)
+        devices = scene.device_views()
+        names = " ".join(device.name for device in devices) if len(devices) < len(scene.store.devices) else ""
+
+        def filled_in(preview: Preview | None) -> None:
+            if preview is not None:
+                self._ask(plan_deployment(scene, preview.deployment, list(preview.devices), preview.lines))
+
+        form = DeployDialog(scene.store, first.name if first is newest else first.id, names, self.desk.feed.release)
+        self.push_screen(form, filled_in)
+
+    def _ask(self, wanted: Plan) -> None:
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._perform(wanted)
+
+        self.push_screen(ConfirmDialog(wanted.confirm), answered)
+
+    def _tell(self, said: str) -> None:
+        self.notify(said)
+
+    @work(exit_on_error=False, group="acts", name="the action")
+    async def _perform(self, wanted: Plan) -> None:
+        """Sign and submit; a step that fails ends it, and the rest is named."""
+        result = await actions.perform(wanted, self.desk.acts, self.desk.calls, self._tell)
+        if result.failed:
+            left = f" ({result.left} not done)" if result.left > 1 else ""
+            self.notify(f"{result.failed}{left}", severity="error", timeout=10)
+
+
+def run(source: Source, acts: Acts, verifier: Verifier, *, options: Options) -> int:
+    """Run the console until the person leaves; gives the exit code (128 + n when signal n ended it)."""
+    with log_to_file(options.log_file):
+        app = ConsoleApp(Desk(source, acts, verifier, options), driver_class=PatientDriver)
+        result = app.run(mouse=options.mouse)
+    return result if result is not None else app.return_code or 0

@@ -1,0 +1,172 @@
+"""What the console needs of the outside, as small protocols; the only words it has for the API.
+
+Implementations raise the errors of `nixfleet.errors` and nothing else. Nothing here knows HTTP.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+from nixfleet.model.ids import Selector, Tags
+from nixfleet.model.statements import Action, Verb
+from nixfleet.model.views import Delta, EntryView, ReleaseView, RolloutDetail, Snapshot
+
+CheckState = Literal["checking", "valid", "behind", "fork", "invalid", "unknown"]
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """The stream of deltas cannot go on from where it was: a new snapshot is needed."""
+
+
+class OutputLines(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's activation output; `next` is the number of the line after the last one."""
+
+    next: int
+    lines: tuple[str, ...]
+
+
+class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
+    """A past attempt of a device; `outcome` is empty while it has none."""
+
+    rollout: str
+    release: str = ""
+    run: int = 1
+    outcome: str = ""
+    cause: str = ""
+    reason: str = ""
+    path: str = ""
+    previous: str = ""
+    at: int = 0
+    lines: tuple[str, ...] = ()
+
+
+class LogCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """How far our own replay of the log has come, and whether it holds."""
+
+    state: CheckState = "unknown"
+    size: int = 0
+    root: str = ""
+    detail: str = ""
+
+
+class EntryProof(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry to the byte: payload and signature as text, and the hashes that lead to the root (hex)."""
+
+    index: int
+    payload: str
+    signature: str
+    hashes: tuple[str, ...] = ()
+    size: int = 0
+    root: str = ""
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """Who sits here: `may` are the actions that some grant of theirs allows, `read_only` says why they may not act."""
+
+    principal: str = ""
+    role: str = ""
+    key: str = ""
+    may: frozenset[Action] = frozenset()
+    read_only: str = ""
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A rollout to be signed; `waves` empty means the defaults; durations in seconds.
+
+    With `devices` (ids) it is for these alone: a release of just their lines is signed first, and `select` is empty.
+    """
+
+    release: str
+    select: Selector = msgspec.field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    waves: tuple[str, ...] = ()
+    soak_s: int | None = None
+    note: str = ""
+
+
+class Source(Protocol):
+    """What is read."""
+
+    async def snapshot(self) -> Snapshot:
+        """Give everything a console shows. Raises: Unreachable, Refused."""
+        ...
+
+    def events(self, since: int, /) -> AsyncIterator[Delta | Reset]:
+        """Give the deltas after number `since` as they come; ends or raises Unreachable when the link is lost."""
+        ...
+
+    async def rollout(self, rollout: str) -> RolloutDetail:
+        """Give a rollout with its members."""
+        ...
+
+    async def release(self, release: str) -> ReleaseView:
+        """Give a release with its lines."""
+        ...
+
+    async def lines(self, device: str) -> OutputLines:
+        """Give a device's activation output as far as it is kept."""
+        ...
+
+    async def history(self, device: str) -> Sequence[AttemptView]:
+        """Give a device's past attempts, newest first."""
+        ...
+
+
+class Verifier(Protocol):
+    """Our own verified replay of the log."""
+
+    @property
+    def check(self) -> LogCheck:
+        """How the log stands now."""
+        ...
+
+    @property
+    def entries(self) -> Sequence[EntryView]:
+        """The entries replayed so far, by index."""
+        ...
+
+    async def catch_up(self) -> LogCheck:
+        """Fetch and verify what is new."""
+        ...
+
+    async def proof(self, index: int) -> EntryProof:
+        """Give one entry to the byte, with its proof."""
+        ...
+
+    async def export(self, index: int) -> str:
+        """Write an entry's payload and signature to files, and say where; `ssh-keygen -Y verify` accepts them."""
+        ...
+
+
+class Acts(Protocol):
+    """What changes the fleet: each signs and submits one statement, and returns a sentence of what was done."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who signs."""
+        ...
+
+    async def deploy(self, deployment: Deployment) -> str:
+        """Start a rollout."""
+        ...
+
+    async def roll_back(self, rollout: str, note: str, /) -> str:
+        """Bring back the devices that confirmed a rollout."""
+        ...
+
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+        """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
+        ...
+
+    async def enroll(self, device: str, name: str, tags: Tags) -> str:
+        """Make a device that asked a member of the fleet."""
+        ...
+
+    async def forget_request(self, device: str) -> str:
+        """Drop a device's request to be enrolled."""
+        ...
+
+    async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
+        """Hold, release or retire a device."""
+        ...

@@ -1,0 +1,193 @@
+"""What all screens share: header, footer, the line for queries, and how changes reach them."""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.worker import Worker, WorkerState
+
+from nixfleet.tui.desk import Desk
+from nixfleet.tui.intents import Scene, refusal
+from nixfleet.tui.keys import Scope, bindings, footer, key_name
+from nixfleet.tui.store import Changes
+from nixfleet.tui.view.chrome import Chrome, header
+from nixfleet.tui.view.text import Line
+from nixfleet.tui.widgets.chrome import Footer, LinesPanel, Prompt, TooSmall
+from nixfleet.tui.widgets.fleet_table import FleetTable
+from nixfleet.tui.widgets.lines import LineView
+
+VIEWS: tuple[tuple[str, str], ...] = (
+    ("devices", "Devices"),
+    ("rollouts", "Rollouts"),
+    ("enroll", "Enroll"),
+    ("audit", "Audit"),
+    ("releases", "Releases"),
+)
+SMALLEST = (80, 20)
+
+
+class ConsoleScreen(Screen[None]):
+    """A screen of the console: `scope` names its keys, `view` the tab it belongs to."""
+
+    scope: ClassVar[Scope]
+    view: ClassVar[str]
+    BINDINGS = bindings("app")
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.desk = desk
+        self._kept = ""
+
+    def compose(self) -> ComposeResult:
+        """Lay out what every screen has."""
+        yield LinesPanel(self._header, id="header")
+        yield from self.body()
+        yield Prompt()
+        yield Footer(self._footer)
+        yield TooSmall(id="too-small")
+
+    def body(self) -> ComposeResult:
+        """Give the widgets between header and footer."""
+        raise NotImplementedError
+
+    # What changes
+
+    def take_in(self, changes: Changes, settle: bool, /) -> None:
+        """Take in what changed in the store; order is mended only when `settle` says so."""
+        raise NotImplementedError
+
+    def on_screen_resume(self) -> None:
+        """Catch up with what happened while another screen was shown."""
+        self.take_in(Changes(everything=True), True)
+        self.refresh_chrome()
+
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Tell of a task that broke, and go on (console.md: it must not close the app)."""
+        if event.state is WorkerState.ERROR:
+            self.desk.calls.note(event.worker.name, repr(event.worker.error), failed=True)
+            self.notify("Something went wrong here; @ has the details.", severity="error")
+
+    def refresh_chrome(self) -> None:
+        """Draw header and footer again."""
+        self.query_one("#header", LinesPanel).redraw()
+        self.query_one("#footer", Footer).redraw()
+
+    def grow_older(self) -> None:
+        """Draw what shows an age again."""
+        for table in self.query(FleetTable):
+            table.refresh()
+
+    def on_resize(self) -> None:
+        """Ask for a larger terminal when there is no room to work in."""
+        width, height = self.app.size
+        self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-small")
+        self.set_class(width >= 140, "-wide")  # console.md: a side summary from 140 columns up
+
+    # What is chosen
+
+    def scene(self) -> Scene:
+        """Give what the actions of this screen would act on."""
+        return self.scene_of()
+
+    def scene_of(
+        self, *, devices: tuple[str, ...] = (), rollout: str = "", requests: tuple[str, ...] = (), release: str = ""
+    ) -> Scene:
+        """Make a scene of what is chosen."""
+        return Scene(
+            store=self.desk.store,
+            identity=self.desk.identity,
+            now=self.desk.clock(),
+            live=self.desk.live,
+            devices=devices,
+            rollout=rollout,
+            requests=requests,
+            release=release,
+        )
+
+    def copy_text(self) -> str:
+        """Give what `y` copies."""
+        return ""
+
+    # The line for queries
+
+    def action_ask(self, mode: str) -> None:
+        """Open the line one types into."""
+        self._kept = self.asked(mode)
+        self.query_one(Prompt).open(mode, self._kept)
+
+    def asked(self, mode: str, /) -> str:
+        """Give the text that is in force now."""
+        lines = self.query(LineView)
+        if lines:
+            return lines.first().wanted if mode == "find" else lines.first().only
+        return ""
+
+    def answer(self, mode: str, text: str, /) -> None:
+        """Take the text in force; screens with a table filter by it."""
+        for lines in self.query(LineView):
+            if mode == "find":
+                lines.find(text)
+                self.query_one(Prompt).say(f"{lines.hits} found" if text else "")
+            else:
+                lines.filter(text)
+
+    def on_prompt_changed(self, event: Prompt.Changed) -> None:
+        """Apply it while it is typed."""
+        event.stop()
+        self.answer(event.mode, event.text)
+
+    def on_prompt_closed(self, event: Prompt.Closed) -> None:
+        """Keep it, or go back to what was in force."""
+        event.stop()
+        if not event.kept:
+            self.answer(event.mode, self._kept)
+        self.query_one(Prompt).close()
+        self.focus_main()
+
+    def focus_main(self) -> None:
+        """Give the keys back to what the screen is about."""
+        for widget in self.query("FleetTable, LineView"):
+            if widget.display:
+                widget.focus()
+                return
+
+    def action_open_here(self) -> None:
+        """Open what the cursor is on."""
+        for table in self.query(FleetTable):
+            table.action_open()
+
+    # Drawing
+
+    def _header(self, cells: int) -> list[Line]:
+        desk = self.desk
+        sizes: dict[str, Callable[[], int | None]] = {
+            "devices": lambda: len(desk.store.devices),
+            "rollouts": lambda: len(desk.store.rollouts),
+            "enroll": lambda: len(desk.store.requests),
+            "audit": lambda: None,
+            "releases": lambda: None,
+        }
+        chrome = Chrome(
+            fleet=desk.store.fleet,
+            identity=desk.identity,
+            link=desk.feed.link,
+            check=desk.feed.check,
+            counts=desk.store.counts,
+            tabs=[(key, label, sizes[key]() if desk.store.loaded else None) for key, label in VIEWS],
+            active=self.view,
+            paused=desk.paused,
+            context=desk.options.context,
+        )
+        return header(chrome, desk.clock(), cells)
+
+    def _footer(self) -> list[tuple[str, str, bool]]:
+        scene = self.scene()
+        return [
+            (
+                key_name(self.desk.options.keys.get(key.id, key.key).split(",")[0]),
+                key.label,
+                not key.mutates or not refusal(key.id, scene),
+            )
+            for key in footer(self.scope)
+        ]

@@ -1,0 +1,202 @@
+"""The devices: a live table, filtered by a query, with a summary beside it where there is room."""
+
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+
+from nixfleet.model.views import DeviceView
+from nixfleet.query import QueryError, compile_query, parse
+from nixfleet.tui.columns import Column
+from nixfleet.tui.desk import Desk
+from nixfleet.tui.intents import Scene
+from nixfleet.tui.keys import bindings
+from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.device import DeviceScreen
+from nixfleet.tui.store import Changes
+from nixfleet.tui.view import devices as view
+from nixfleet.tui.view.text import Line, Span, clean, fit, store_name
+from nixfleet.tui.widgets.chrome import LinesPanel, Prompt
+from nixfleet.tui.widgets.dialogs import MenuDialog
+from nixfleet.tui.widgets.fleet_table import FleetTable
+
+COLUMNS: tuple[Column[DeviceView], ...] = (
+    Column(
+        key="status", title="state", cells=11, keep=10, draw=lambda d, _c, _n: view.status_cell(d), sort=view.needs_me
+    ),
+    Column(
+        key="name",
+        title="device",
+        cells=14,
+        keep=10,
+        grow=1,
+        most=26,
+        draw=lambda d, _c, _n: view.name_cell(d),
+        sort=lambda d: d.name,
+    ),
+    Column(key="now", title="what", cells=30, keep=9, grow=3, draw=lambda d, c, _n: view.phrase(d, c)),
+    Column(
+        key="tags",
+        title="tags",
+        cells=14,
+        keep=6,
+        grow=1,
+        most=24,
+        draw=lambda d, _c, _n: view.tags_cell(d),
+        sort=lambda d: sorted(d.tags.items()),
+    ),
+    Column(
+        key="system",
+        title="system",
+        cells=24,
+        keep=5,
+        grow=1,
+        most=36,
+        draw=lambda d, _c, _n: view.system_cell(d),
+        sort=lambda d: store_name(d.system),
+    ),
+    Column(
+        key="wave",
+        title="wave",
+        cells=4,
+        keep=3,
+        right=True,
+        draw=lambda d, _c, _n: (Span("" if d.wave is None else str(d.wave), "dim"),),
+        sort=lambda d: -1 if d.wave is None else d.wave,
+    ),
+    Column(
+        key="seen",
+        title="seen",
+        cells=5,
+        keep=8,
+        right=True,
+        draw=lambda d, _c, n: view.seen_cell(d, n),
+        sort=lambda d: -d.seen_at,
+    ),
+)
+
+
+class DevicesScreen(ConsoleScreen):
+    """All devices, those that need a person first."""
+
+    scope = "devices"
+    view = "devices"
+    BINDINGS = bindings("devices")
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__(desk)
+        self._query = desk.options.query
+
+    def body(self) -> ComposeResult:
+        """Give the table and its side."""
+        with Horizontal(id="main"):
+            yield FleetTable(
+                COLUMNS,
+                lambda: self.desk.store.devices,
+                name_of=lambda device: device.name,
+                clock=self.desk.clock,
+                sort=[("status", False)],
+                id="table",
+            )
+            yield LinesPanel(self._side, id="side")
+        yield LinesPanel(self._filter_line, id="filter-line")
+
+    @property
+    def table(self) -> FleetTable[DeviceView]:
+        """The table."""
+        return self.query_one("#table", FleetTable)
+
+    def on_mount(self) -> None:
+        """Show the query that one came with."""
+        self.table.focus()
+        self.answer("query", self._query)
+        self._say_empty()
+
+    def take_in(self, changes: Changes, settle: bool, /) -> None:
+        """Redraw what changed."""
+        if changes.everything:
+            self.table.reload()
+        else:
+            self.table.on_changes(changes.of("device"), settle=settle)
+        self._say_empty()
+        if self.table.cursor in changes.of("device") or changes.everything:
+            self.query_one("#side", LinesPanel).redraw()
+        self.query_one("#filter-line", LinesPanel).redraw()
+
+    def scene(self) -> Scene:
+        """Act on the marked devices, or the one under the cursor."""
+        return self.scene_of(devices=self.table.chosen)
+
+    def copy_text(self) -> str:
+        """Copy the name under the cursor, or those that are marked."""
+        devices = self.desk.store.devices
+        return "\n".join(devices[key].name for key in self.table.chosen if key in devices)
+
+    def asked(self, _mode: str, /) -> str:
+        """Give the query in force."""
+        return self._query
+
+    def answer(self, _mode: str, text: str, /) -> None:
+        """Filter by a query; one that cannot be read leaves the last good result."""
+        prompt = self.query_one(Prompt)
+        try:
+            holds = compile_query(parse(text))
+        except QueryError as error:
+            prompt.say(str(error), bad=True, place=(error.position, error.length))
+            return
+        self._query = text.strip()
+        clock = self.desk.clock
+        self.table.filter((lambda device: holds(device, clock())) if self._query else None)
+        prompt.say(f"{len(self.table.listing.ids):,} of {len(self.desk.store.devices):,}" if self._query else "")
+        self.query_one("#filter-line", LinesPanel).redraw(layout=True)
+        self._say_empty()
+
+    def action_columns(self) -> None:
+        """Choose which columns to show."""
+
+        def chosen(key: str | None) -> None:
+            if key:
+                table = self.table
+                table.hidden = table.hidden ^ {key} if len(table.hidden ^ {key}) < len(COLUMNS) else frozenset()
+                table.refresh()
+
+        choices = [
+            (column.key, "✓" if column.key not in self.table.hidden else " ", column.title, "") for column in COLUMNS
+        ]
+        self.app.push_screen(MenuDialog("Columns", choices), chosen)
+
+    def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
+        """Show the device beside the table."""
+        event.stop()
+        self.query_one("#side", LinesPanel).redraw()
+        self.refresh_chrome()
+
+    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+        """Open the device."""
+        event.stop()
+        self.app.push_screen(DeviceScreen(self.desk, event.key))
+
+    def on_prompt_closed(self, event: Prompt.Closed) -> None:
+        """Leave the query standing above the footer."""
+        super().on_prompt_closed(event)
+        self.query_one("#filter-line", LinesPanel).redraw(layout=True)
+
+    def _say_empty(self) -> None:
+        table = self.table
+        if not self.desk.store.loaded:
+            table.empty = "Asking the coordinator …"
+        elif self._query:
+            table.empty = "No device matches.\nPress / to change the query."
+        else:
+            table.empty = (
+                "No devices yet.\n \nMake a token with:  nixfleet enroll token --tag site=berlin\n"
+                "or press 3 to see who asks to be enrolled."
+            )
+
+    def _side(self, cells: int) -> list[Line]:
+        record = self.table.record
+        return [] if record is None else view.summary(record, self.desk.clock(), cells)
+
+    def _filter_line(self, cells: int) -> list[Line]:
+        if not self._query:
+            return []
+        count = f"{len(self.table.listing.ids):,} of {len(self.desk.store.devices):,}"
+        return [fit((Span(" / ", "accent"), Span(clean(self._query)), Span(f"   {count}", "dim")), cells)]

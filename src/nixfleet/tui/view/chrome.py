@@ -1,0 +1,123 @@
+"""The two lines above every screen and the one below; pure functions of what the console knows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+
+import msgspec
+
+from nixfleet.model.views import FleetView
+from nixfleet.query import STATUSES, Status
+from nixfleet.tui.ports import Identity, LogCheck
+from nixfleet.tui.view.devices import GLYPHS
+from nixfleet.tui.view.records import check_spans
+from nixfleet.tui.view.text import Line, Span, ago, clean, fit, joined, spread, thousands, width
+
+LinkState = Literal["connecting", "live", "stale", "reconnecting"]
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """Our link to the coordinator; `since` is when it came to be so (unix seconds), `why` what the last error said."""
+
+    state: LinkState = "connecting"
+    since: int = 0
+    why: str = ""
+    address: str = ""
+
+
+class Chrome(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the header shows."""
+
+    fleet: FleetView
+    identity: Identity
+    link: Link
+    check: LogCheck
+    counts: Mapping[Status, int]
+    tabs: Sequence[tuple[str, str, int | None]]
+    active: str
+    paused: bool = False
+    context: str = ""
+
+
+_QUIET: Final = frozenset({"ok", "retired", "new", "held"})
+
+
+def header(chrome: Chrome, now: int, cells: int) -> list[Line]:
+    """Draw who and what, where one is, and the counts by state; these have a line of their own where it is narrow."""
+    tabs = _tabs(chrome)
+    counts = _counts(chrome.counts, cells - width(tabs) - 4, words=True)
+    if counts:
+        return [_first(chrome, now, cells), spread(tabs, (*counts, Span(" ")), cells), ()]
+    room = cells - 4
+    counts = _counts(chrome.counts, room, words=True) or _counts(chrome.counts, room, words=False)
+    return [_first(chrome, now, cells), fit(tabs, cells), fit((Span("  "), *counts), cells)]
+
+
+def link_spans(link: Link, now: int) -> Line:
+    """Draw the link as a glyph and a word."""
+    if link.state == "live":
+        return (Span("● live", "ok"),)
+    if link.state == "connecting":
+        return (Span("◌ connecting", "busy"),)
+    return (Span(f"○ {link.state} {ago(link.since, now)}", "bad"),)
+
+
+def _first(chrome: Chrome, now: int, cells: int) -> Line:
+    fleet = chrome.fleet
+    name = clean(fleet.name) or clean(chrome.context) or (fleet.id[:8] if fleet.id else "nixfleet")
+    who = chrome.identity
+    left: list[Line] = [(Span(f" {name}", "accent"),)]
+    if who.principal:
+        left.append((Span(clean(who.principal)), Span(f" {clean(who.role)}" if who.role else "", "dim")))
+    if who.read_only:
+        left.append((Span("READ-ONLY", "warn"),))
+    if chrome.paused:
+        left.append((Span("‖ paused", "warn"),))
+    if fleet.root_keys == 1 and cells >= 100:
+        left.append((Span("1 root key", "warn"),))
+    log = joined(
+        ((Span(f"log {thousands(chrome.check.size or fleet.log_size)}", "dim"),), check_spans(chrome.check)), " "
+    )
+    right = joined((log, (*link_spans(chrome.link, now), Span(" "))), "   ")
+    return spread(joined(left, "   "), right, cells)
+
+
+def _tabs(chrome: Chrome) -> Line:
+    tabs: list[Line] = []
+    for key, label, count in chrome.tabs:
+        here = key == chrome.active
+        number = f" {thousands(count)}" if count is not None else ""
+        place = Span(f"{len(tabs) + 1} ", "accent" if here else "dim")
+        tabs.append((place, Span(label + number, "strong" if here else "dim")))
+    return (Span(" "), *joined(tabs, "   "))
+
+
+def _counts(counts: Mapping[Status, int], room: int, *, words: bool) -> Line:
+    """Draw the counts by state, without the quiet ones where there is less room; nothing where there is too little."""
+    present = [status for status in STATUSES if counts.get(status)]
+    loud = [status for status in present if status not in _QUIET]
+    for statuses in (present, loud):
+        drawn = joined(
+            (
+                (Span(f"{GLYPHS[status][0]} {counts[status]}" + (f" {status}" if words else ""), GLYPHS[status][1]),)
+                for status in statuses
+            ),
+            "  ",
+        )
+        if width(drawn) <= room:
+            return drawn
+    return ()
+
+
+def footer(keys: Sequence[tuple[str, str, bool]], cells: int) -> Line:
+    """Draw keys and what they do, grey where they cannot; from the right, what finds no room is left out."""
+    spans: list[Span] = [Span(" ")]
+    for key, label, possible in keys:
+        part = [
+            Span(key, "accent" if possible else "dim"),
+            Span(f" {label}", "plain" if possible else "dim"),
+            Span("   "),
+        ]
+        if width((*spans, *part)) - 3 > cells:
+            break
+        spans += part
+    return fit(tuple(spans), cells)

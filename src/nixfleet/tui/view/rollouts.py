@@ -1,0 +1,181 @@
+"""A rollout as a row, its waves as bars, and its members; pure functions of the records, the time and a width."""
+
+from typing import Final
+
+from nixfleet.model.device import Outcome, Phase
+from nixfleet.model.views import MemberView, RolloutView, WaveView
+from nixfleet.tui.view.devices import progress, when
+from nixfleet.tui.view.text import Line, Role, Span, age, ago, clean, fit, joined, plural, spread, wrap
+
+STATES: Final[dict[str, tuple[str, Role]]] = {
+    "halted": ("✗", "bad"),
+    "paused": ("‖", "warn"),
+    "running": ("◐", "busy"),
+    "waiting": ("◌", "busy"),
+    "finished": ("●", "ok"),
+    "cancelled": ("□", "dim"),
+    "superseded": ("□", "dim"),
+    "expired": ("□", "dim"),
+}
+"""Glyph and role by state, those that need a person first."""
+RANKS: Final = {state: rank for rank, state in enumerate(STATES)}
+_FULL_BAR: Final = 24
+_OPEN: Final = frozenset({"waiting", "running", "paused", "halted"})
+
+
+def is_open(rollout: RolloutView) -> bool:
+    """Tell whether a rollout may still change a device."""
+    return rollout.state in _OPEN
+
+
+def state_cell(rollout: RolloutView) -> Line:
+    """Draw the state as a glyph and a word."""
+    glyph, role = STATES.get(rollout.state, ("?", "warn"))
+    return (Span(f"{glyph} {clean(rollout.state)}", role),)
+
+
+def title(rollout: RolloutView) -> str:
+    """Name a rollout for people: what it brings, or takes back."""
+    name = clean(rollout.release_name) or rollout.release[:8]
+    return name if rollout.kind == "deploy" else f"back from {name}"
+
+
+def bar(confirmed: int, failed: int, in_flight: int, total: int, cells: int) -> Line:
+    """Draw a group as a bar: done, failed, under way, still to come; no part that exists is drawn as nothing."""
+    if total <= 0 or cells <= 0:
+        return (Span("·" * max(0, cells), "dim"),)
+    parts: list[tuple[int, str, Role]] = [(confirmed, "━", "ok"), (failed, "✗", "bad"), (in_flight, "╍", "busy")]
+    room = cells
+    spans: list[Span] = []
+    for count, glyph, role in parts:
+        share = min(room, max(1, count * cells // total)) if count else 0
+        spans.append(Span(glyph * share, role))
+        room -= share
+    if room and confirmed >= total:
+        spans[0] = Span("━" * (len(spans[0].text) + room), "ok")
+        room = 0
+    spans.append(Span("─" * room, "dim"))
+    return tuple(span for span in spans if span.text)
+
+
+def bar_cell(rollout: RolloutView, cells: int) -> Line:
+    """Draw a whole rollout as one bar with its count."""
+    count = f" {rollout.confirmed}/{rollout.total}"
+    drawn = bar(rollout.confirmed, rollout.failed, rollout.in_flight, rollout.total, min(20, cells - len(count)))
+    return (*drawn, Span(count))
+
+
+def reason(rollout: RolloutView) -> Line:
+    """Say in one phrase why it stands where it stands."""
+    text = rollout.halted if rollout.state == "halted" else rollout.waits
+    if text:
+        return (Span(clean(text).removeprefix(f"{rollout.state}: ")),)
+    if rollout.state == "finished":
+        return (Span("standing: devices that join get it" if rollout.standing else "", "dim"),)
+    return (Span(clean(rollout.note), "dim"),)
+
+
+def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
+    """Draw a wave: number, who, bar, count and what it waits for."""
+    drawn = max(8, min(_FULL_BAR, cells // 4))
+    numbers = f" {wave.confirmed}/{wave.total}"
+    failed = f"  ✗ {wave.failed} failed" if wave.failed else ""
+    overdue = f"  {wave.overdue} overdue" if wave.overdue else ""
+    who = "canary" if wave.number == 1 and count > 1 and wave.total == 1 else clean(wave.members)
+    said = clean(wave.waits) or {"open": "open", "done": "done", "passed": "done"}.get(wave.state, clean(wave.state))
+    return fit(
+        (
+            Span(f"wave {wave.number:<2} ", "strong"),
+            Span(f"{who[:10]:<11}", "dim"),
+            *bar(wave.confirmed, wave.failed, wave.in_flight, wave.total, drawn),
+            Span(f"{numbers:<9}"),
+            Span(failed, "bad"),
+            Span(overdue, "warn"),
+            Span(f"  {said}", "dim"),
+        ),
+        cells,
+    )
+
+
+def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
+    """Set out a rollout: state and reason first, then who, when and the limits, then its waves."""
+    lines: list[Line] = [
+        spread(
+            joined(
+                (
+                    state_cell(rollout),
+                    (Span(title(rollout), "strong"),),
+                    (Span(f"{rollout.confirmed} of {plural(rollout.total, 'device')}"),),
+                    (Span(f"✗ {rollout.failed} failed", "bad"),) if rollout.failed else (),
+                    (Span(f"{rollout.in_flight} under way", "busy"),) if rollout.in_flight else (),
+                )
+            ),
+            (Span(rollout.id[:8], "dim"),),
+            cells,
+        )
+    ]
+    said = reason(rollout)
+    if said and said[0].text:
+        lines += wrap(said[0].text, cells, said[0].role, most=2)
+    limits = (
+        f"by {clean(rollout.principal)} {ago(rollout.at, now)} ago · {rollout.max_in_flight} at once · "
+        f"soak {age(rollout.soak_s)} · timeout {age(rollout.device_timeout_s)}"
+    )
+    if rollout.note and said[0].text != clean(rollout.note):
+        limits += f" · {clean(rollout.note)}"
+    lines += [fit((Span(limits, "dim"),), cells), ()]
+    return lines + [wave_line(wave, cells, count=len(rollout.waves)) for wave in rollout.waves]
+
+
+def began(rollout: RolloutView) -> str:
+    """Say when it was signed."""
+    return when(rollout.at)
+
+
+_MEMBER_STATES: Final[dict[str, tuple[str, Role]]] = {
+    "failed": ("✗", "bad"),
+    "refused": ("⊘", "bad"),
+    "reverted": ("↺", "bad"),
+    "overdue": ("!", "warn"),
+    "updating": ("◐", "busy"),
+    "reboot": ("↻", "warn"),
+    "offline": ("○", "dim"),
+    "waiting": ("◌", "dim"),
+    "confirmed": ("●", "ok"),
+}
+_MEMBER_RANKS: Final = {word: rank for rank, word in enumerate(_MEMBER_STATES)}
+
+
+def member_state(member: MemberView) -> str:
+    """Sum up a device's place in a rollout in one word."""
+    if member.outcome is not None:
+        return member.outcome.value
+    if member.overdue:
+        return "overdue"
+    if member.phase is Phase.REBOOT_PENDING:
+        return "reboot"
+    if member.phase is not Phase.IDLE:
+        return "updating" if member.online else "offline"
+    return "waiting" if member.online else "offline"
+
+
+def member_rank(member: MemberView) -> tuple[int, int]:
+    """Order members: what failed first, then by wave."""
+    rank = _MEMBER_RANKS[member_state(member)]
+    return (rank if member.outcome is not Outcome.CONFIRMED else len(_MEMBER_RANKS), member.wave)
+
+
+def member_cell(member: MemberView) -> Line:
+    """Draw the word with its glyph."""
+    word = member_state(member)
+    glyph, role = _MEMBER_STATES[word]
+    return (Span(f"{glyph} {word}", role),)
+
+
+def member_phrase(member: MemberView, cells: int) -> Line:
+    """Say what it is doing, or why it failed or waits."""
+    if member.outcome is None and member.transfer is not None and member.phase is Phase.FETCHING:
+        return progress(member.transfer, cells)
+    if member.outcome is None and member.phase is not Phase.IDLE and not member.reason:
+        return (Span(member.phase.value, "busy"),)
+    return (Span(clean(member.reason or member.waits), "plain" if member.reason else "dim"),)

@@ -1,0 +1,1 @@
+"""What the console draws with; widgets know records and roles, never the API."""

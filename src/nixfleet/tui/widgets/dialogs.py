@@ -1,0 +1,243 @@
+"""Windows over a screen: confirm, menu, page of lines, the form of a deployment. Each gives back one value."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from textual import events, work
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList
+from textual.widgets.option_list import Option
+
+from nixfleet.errors import NixfleetError, UserError
+from nixfleet.model.views import ReleaseView
+from nixfleet.tui.confirm import Confirm
+from nixfleet.tui.preview import Preview, preview, read_form
+from nixfleet.tui.store import Store
+from nixfleet.tui.view.text import Line, Span, clean, fit, joined, reflow
+from nixfleet.tui.widgets.chrome import LinesPanel
+from nixfleet.tui.widgets.lines import LineView
+
+
+class ConfirmDialog(ModalScreen[bool]):
+    """Asks before anything is signed; Enter alone never says yes (console.md, Keys)."""
+
+    def __init__(self, confirm: Confirm) -> None:
+        super().__init__()
+        self.confirm = confirm
+
+    def compose(self) -> ComposeResult:
+        """Lay out question, what it touches, and how to answer."""
+        with Vertical(classes="dialog -serious" if self.confirm.level != "yes" else "dialog") as box:
+            box.border_title = clean(self.confirm.title)
+            yield LinesPanel(self._touched)
+            if self.confirm.level != "yes":
+                yield LinesPanel(self._prompt, id="confirm-ask")
+                yield Input(id="confirm-input", compact=True)
+            yield LinesPanel(self._keys, id="confirm-keys")
+
+    def on_key(self, event: events.Key) -> None:
+        """Take y for yes, n and escape for no; nothing else closes it."""
+        if event.key == "escape" or (event.key == "n" and self.confirm.level == "yes"):
+            event.stop()
+            self.dismiss(False)
+        elif event.key == "y" and self.confirm.level == "yes":
+            event.stop()
+            self.dismiss(True)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go on only when exactly what was asked for was typed."""
+        event.stop()
+        if event.value.strip() == self.confirm.expect:
+            self.dismiss(True)
+        else:
+            event.input.add_class("-wrong")
+
+    def _touched(self, cells: int) -> list[Line]:
+        return [part for line in self.confirm.lines for part in reflow(line, cells)]
+
+    def _prompt(self, cells: int) -> list[Line]:
+        what = "the number of devices" if self.confirm.level == "count" else "the name"
+        return [(), fit((Span(f"Type {what}, "), Span(self.confirm.expect, "strong"), Span(", and Enter:")), cells)]
+
+    def _keys(self, cells: int) -> list[Line]:
+        if self.confirm.level != "yes":
+            return [(), (Span("esc", "accent"), Span(" no"))]
+        return [
+            (),
+            fit(
+                (
+                    Span("▌", "accent"),
+                    Span("n", "accent"),
+                    Span(" no    ", "strong"),
+                    Span("y", "accent"),
+                    Span(f" {self.confirm.verb}"),
+                ),
+                cells,
+            ),
+        ]
+
+
+class MenuDialog(ModalScreen[str]):
+    """A list to choose from; what is not possible is grey and says why. Gives the id, or an empty text."""
+
+    def __init__(self, title: str, choices: Sequence[tuple[str, str, str, str]]) -> None:
+        """Take the title and (id, key, label, why not)."""
+        super().__init__()
+        self._title = title
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        """Lay out the list."""
+        with Vertical(classes="dialog") as box:
+            box.border_title = self._title
+            yield OptionList(
+                *(
+                    Option(self._text(key, label, why), id=name, disabled=bool(why))
+                    for name, key, label, why in self._choices
+                ),
+                markup=False,
+                compact=True,
+            )
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Give the choice back."""
+        event.stop()
+        self.dismiss(event.option_id or "")
+
+    def on_key(self, event: events.Key) -> None:
+        """Close, or choose by the action's own key."""
+        if event.key in {"escape", "backspace", "q", "a"}:
+            event.stop()
+            self.dismiss("")
+            return
+        for name, key, _, why in self._choices:
+            if event.character and event.character == key and not why:
+                event.stop()
+                self.dismiss(name)
+
+    @staticmethod
+    def _text(key: str, label: str, why: str) -> str:
+        return f"{key or ' ':<2} {label:<28}" + (f" {clean(why)}" if why else "")
+
+
+class PageDialog(ModalScreen[None]):
+    """A page of lines over the screen, for help and the command log."""
+
+    def __init__(self, title: str, lines: Sequence[Line], *, end: bool = False) -> None:
+        super().__init__()
+        self._title = title
+        self._lines = lines
+        self._end = end
+
+    def compose(self) -> ComposeResult:
+        """Lay out the page."""
+        with Vertical(classes="dialog -page") as box:
+            box.border_title = self._title
+            box.border_subtitle = "esc"
+            yield LineView(self._lines, follow=self._end, empty="Nothing yet.")
+
+    def on_key(self, event: events.Key) -> None:
+        """Close on the keys that lead back."""
+        if event.key in {"escape", "backspace", "q", "question_mark", "at"}:
+            event.stop()
+            self.dismiss()
+
+
+class DeployDialog(ModalScreen[Preview | None]):
+    """The form of a deployment; what it would do stands under it and follows what is typed."""
+
+    FIELDS = (
+        ("release", "Release", ""),
+        ("on", "Devices", "names, or tag=value; empty: all it has a line for"),
+        ("waves", "Waves", "such as 1 10% 100%; empty: by the size of the fleet"),
+        ("soak", "Soak", "such as 10m; empty: 5m"),
+        ("note", "Note", "ticket or reason"),
+    )
+
+    def __init__(self, store: Store, release: str, on: str, read: Callable[[str], Awaitable[ReleaseView]]) -> None:
+        super().__init__()
+        self._store = store
+        self._first = {"release": release, "on": on}
+        self._read = read
+        self._preview: Preview | None = None
+        self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
+        self._releases: dict[str, ReleaseView] = {}
+
+    def compose(self) -> ComposeResult:
+        """Lay out fields, preview and keys."""
+        with Vertical(classes="dialog -form") as box:
+            box.border_title = "Deploy"
+            for name, label, hint in self.FIELDS:
+                yield LinesPanel(_label(label), id=f"label-{name}")
+                yield Input(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
+            yield LinesPanel(
+                lambda cells: [(), *(part for line in self._said for part in reflow(line, cells))], id="form-preview"
+            )
+            yield LinesPanel(self._keys, id="form-keys")
+
+    def on_mount(self) -> None:
+        """Work out the first preview."""
+        self.query_one("#form-on", Input).focus()
+        self._work_out()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Work it out again."""
+        event.stop()
+        self._work_out()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Go on to the question, if there is something to ask."""
+        event.stop()
+        if self._preview is not None:
+            self.dismiss(self._preview)
+
+    def on_key(self, event: events.Key) -> None:
+        """Escape gives up; arrows move between the fields."""
+        if event.key == "escape":
+            event.stop()
+            self.dismiss(None)
+        elif event.key in {"down", "up"}:
+            event.stop()
+            (self.focus_next if event.key == "down" else self.focus_previous)()
+
+    @work(exclusive=True, exit_on_error=False, group="preview")
+    async def _work_out(self) -> None:
+        """Read the release when it is another one, and say what would happen."""
+        texts = {name: self.query_one(f"#form-{name}", Input).value for name, _, _ in self.FIELDS}
+        self._preview = None
+        try:
+            release = await self._release(texts["release"].strip())
+            ids = {device.name: device.id for device in self._store.devices.values() if device.state != "retired"}
+            wanted = read_form(release.id, texts["on"], texts["waves"], texts["soak"], texts["note"], ids)
+            self._preview = preview(release, wanted, self._store.devices.values())
+            self._said = self._preview.lines
+        except NixfleetError as error:
+            self._said = ((Span(clean(str(error)), "bad"),),)
+        self.query_one("#form-preview", LinesPanel).redraw(layout=True)
+        self.query_one("#form-keys", LinesPanel).redraw()
+
+    async def _release(self, name: str) -> ReleaseView:
+        found = [release for release in self._store.releases.values() if name in {release.name, release.id}]
+        if not found:
+            raise UserError(f"no release is called {name!r}")
+        newest = max(found, key=lambda release: release.index)
+        if newest.id not in self._releases:
+            self._releases[newest.id] = await self._read(newest.id)
+        return self._releases[newest.id]
+
+    def _keys(self, cells: int) -> list[Line]:
+        possible = self._preview is not None
+        keys = joined(
+            (
+                (Span("enter", "accent" if possible else "dim"), Span(" go on", "plain" if possible else "dim")),
+                (Span("↑ ↓", "accent"), Span(" field")),
+                (Span("esc", "accent"), Span(" no")),
+            ),
+            "    ",
+        )
+        return [(), fit(keys, cells)]
+
+
+def _label(label: str) -> Callable[[int], list[Line]]:
+    return lambda _: [(Span(label, "dim"),)]

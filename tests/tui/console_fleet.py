@@ -1,0 +1,658 @@
+"""A made-up fleet for the console's tests and pictures: fixed records, a fixed clock, ports in memory.
+
+Run as a program it opens the console on it, with things happening: ``python -m tests.tui.console_fleet``.
+"""
+
+import asyncio
+import hashlib
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Literal
+
+import msgspec
+
+from nixfleet.model.device import Facts, Outcome, Phase
+from nixfleet.model.ids import Tags
+from nixfleet.model.statements import ACTIONS, Verb
+from nixfleet.model.views import (
+    Delta,
+    DeviceView,
+    EnrollView,
+    EntryView,
+    FleetView,
+    MemberView,
+    ReleaseLineView,
+    ReleaseView,
+    RolloutDetail,
+    RolloutView,
+    Snapshot,
+    Transfer,
+    WaveView,
+)
+from nixfleet.tui.desk import Options
+from nixfleet.tui.ports import AttemptView, Deployment, EntryProof, Identity, LogCheck, OutputLines, Reset
+
+NOW = 1_785_000_000
+GIB = 2**30
+MIB = 2**20
+
+
+def digest(text: str) -> str:
+    """Make a stable 64-digit hex id."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def device_id(name: str) -> str:
+    """Make a stable device id."""
+    return digest(f"device {name}")[:32]
+
+
+def fingerprint(name: str) -> str:
+    """Make something that looks like a key's fingerprint."""
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    chance = random.Random(name)
+    return "SHA256:" + "".join(chance.choice(letters) for _ in range(43))
+
+
+def system(role: str, version: str) -> str:
+    """Make a store path of a system."""
+    letters = "0123456789abcdfghijklmnpqrsvwxyz"
+    chance = random.Random(f"{role} {version}")
+    return f"/nix/store/{''.join(chance.choice(letters) for _ in range(32))}-nixos-system-{role}-{version}"
+
+
+OLD, NEW = "25.05.2219", "25.05.2304"
+ROLLOUT = digest("rollout kiosk-2304")
+HALTED = digest("rollout web-2304")
+DONE = digest("rollout nas-2219")
+RELEASE = digest("release kiosk-2304")
+WEB_RELEASE = digest("release web-2304")
+NAS_RELEASE = digest("release nas-2219")
+MODELS = {"kiosk": "Raspberry Pi 4 Model B", "nas": "HPE ProLiant MicroServer Gen10", "web": "KVM virtual machine"}
+SIGNATURE = "-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAADMAAAALc3NoLWVkMjU1MTkAAAAg\n-----END SSH SIGNATURE-----"
+WEB_LOG = (
+    "activating the configuration...",
+    "setting up /etc...",
+    "reloading user units for root...",
+    "restarting the following units: nginx.service, web-api.service",
+    "warning: the following units failed: web-api.service",
+    "web-api.service: Main process exited, code=exited, status=1/FAILURE",
+    "web-api[2214]: cannot open /var/lib/web-api/schema.sql: No such file or directory",
+    "web-api.service: Failed with result 'exit-code'.",
+    "check web-api: newly failed unit web-api.service",
+    "going back to nixos-system-web-25.05.2219",
+    "the previous system runs again",
+)
+KIOSK_LOG = (
+    "stopping the following units: cage-tty1.service",
+    "activating the configuration...",
+    "setting up /etc...",
+    "starting the following units: cage-tty1.service",
+)
+
+
+def facts(role: str, name: str) -> Facts:
+    """Make what a device of a role tells of itself."""
+    chance = random.Random(name)
+    memory = {"kiosk": 4, "nas": 16, "web": 8}[role] * GIB
+    store = {"kiosk": 29, "nas": 118, "web": 59}[role] * GIB
+    return Facts(
+        hostname=name,
+        model=MODELS[role],
+        architecture="aarch64" if role == "kiosk" else "x86_64",
+        cpus=4 if role != "nas" else 8,
+        memory_bytes=memory,
+        nixos_version="25.05",
+        kernel="6.12.30",
+        nix_version="2.28.3",
+        agent_version="0.1.0",
+        machine_id=device_id(name),
+        boot_fallback="none" if role == "kiosk" else "boot counting",
+        store_free_bytes=store // 100 * chance.randint(22, 71),
+        store_bytes=store,
+        addresses=(f"10.{20 if role == 'web' else 31}.4.{chance.randint(10, 250)}",),
+        timezone="Europe/Oslo" if "oslo" in name else "Europe/Berlin",
+    )
+
+
+def device(name: str, role: str, site: str, env: str = "prod") -> DeviceView:
+    """Make a device that is fine and up to date."""
+    version = {"kiosk": NEW, "nas": OLD, "web": OLD}[role]
+    path = system(role, version)
+    chance = random.Random(f"{name} {role}")
+    return DeviceView(
+        id=device_id(name),
+        name=name,
+        key=fingerprint(name),
+        tags={"site": site, "role": role, "env": env},
+        state="active",
+        online=True,
+        link="direct",
+        seen_at=NOW - chance.randint(1, 40),
+        phase=Phase.CONFIRMED,
+        outcome=Outcome.CONFIRMED,
+        system=path,
+        booted=path,
+        previous=system(role, "25.05.1987"),
+        intended=path,
+        release=f"{role}-{version.rpartition('.')[2]}",
+        rollout=DONE if role == "nas" else "",
+        healthy=True,
+        log_size=1_204,
+        log_root=digest("root"),
+        log_state="same",
+        protocol=1,
+        facts=facts(role, name),
+        enrolled_at=NOW - chance.randint(20, 300) * 86_400,
+        reported_at=NOW - chance.randint(60, 3_000),
+    )
+
+
+def fleet_devices() -> list[DeviceView]:
+    """Make forty devices in two sites, some of which need somebody."""
+    made = {
+        f"{role}-{site}-{number:02}": device(f"{role}-{site}-{number:02}", role, site)
+        for site, role, count in (
+            ("berlin", "kiosk", 14),
+            ("oslo", "kiosk", 8),
+            ("berlin", "nas", 4),
+            ("oslo", "nas", 2),
+            ("berlin", "web", 8),
+            ("oslo", "web", 4),
+        )
+        for number in range(1, count + 1)
+    }
+
+    def change(name: str, **changes: object) -> None:
+        made[name] = msgspec.structs.replace(made[name], **changes)
+
+    new_kiosk, old_kiosk = system("kiosk", NEW), system("kiosk", OLD)
+    done = {"kiosk-berlin-01", "kiosk-berlin-02", "kiosk-oslo-03"}
+    for name, record in list(made.items()):
+        if record.tags["role"] != "kiosk":
+            continue
+        wave = 1 if name == "kiosk-berlin-01" else 2 if name in done or name[-2:] in {"04", "05", "07"} else 3
+        change(name, rollout=ROLLOUT, wave=wave)
+        if name not in done:
+            change(
+                name,
+                system=old_kiosk,
+                booted=old_kiosk,
+                outcome=None,
+                phase=Phase.IDLE,
+                waits="wave 3 of 3 waits: wave 2 soaks once its devices are done" if wave == 3 else "",
+                release="kiosk-2219",
+                intended=new_kiosk,
+            )
+    total = 1_873 * MIB
+    for name, share, rate in (("kiosk-berlin-04", 63, 11), ("kiosk-berlin-05", 41, 9), ("kiosk-oslo-07", 8, 2)):
+        change(
+            name,
+            phase=Phase.FETCHING,
+            waits="",
+            transfer=Transfer(done_bytes=total * share // 100, total_bytes=total, rate_bytes_s=rate * MIB),
+        )
+    change("kiosk-oslo-05", phase=Phase.ACTIVATING, waits="", lines=KIOSK_LOG)
+    change("kiosk-berlin-07", phase=Phase.CHECKING, waits="")
+    change("kiosk-oslo-04", online=False, seen_at=NOW - 3 * 3_600 - 120, log_size=1_180)
+    change(
+        "web-berlin-01",
+        rollout=HALTED,
+        wave=1,
+        phase=Phase.REVERTED,
+        outcome=Outcome.REVERTED,
+        cause="health",
+        reason="went back: web-api.service failed after the switch (exit status 1)",
+        intended=system("web", NEW),
+        lines=WEB_LOG,
+        release="web-2219",
+    )
+    for name, record in list(made.items()):
+        if record.tags["role"] == "web" and name != "web-berlin-01":
+            change(name, rollout=HALTED, wave=2)
+    change(
+        "nas-berlin-02",
+        phase=Phase.FAILED,
+        outcome=Outcome.FAILED,
+        cause="space",
+        reason="the store lacks 2.1 GiB for the new system; nothing was changed",
+        intended=system("nas", NEW),
+    )
+    change("web-oslo-03", system=system("web", "25.11.dirty"), phase=Phase.IDLE, outcome=None)
+    change("nas-oslo-01", state="held", held_until=NOW + 5 * 86_400, phase=Phase.IDLE, outcome=None)
+    change("web-berlin-06", online=False, seen_at=NOW - 6 * 86_400, log_size=1_121)
+    change("web-oslo-02", healthy=False, reason="check http://localhost:8080/health answers 503")
+    change("nas-berlin-04", phase=Phase.REBOOT_PENDING, outcome=None, waits="set for the next boot; window opens 02:00")
+    return list(made.values())
+
+
+def fleet_rollouts() -> list[RolloutView]:
+    """Make one under way, one halted by its canary, one finished, one cancelled."""
+
+    def rollout(**fields: object) -> RolloutView:
+        common = {"by": fingerprint("anna"), "principal": "anna", "soak_s": 300, "device_timeout_s": 3_600}
+        return msgspec.convert({**common, **fields}, RolloutView)
+
+    def wave(number: int, members: str, state: str, total: int, **counts: object) -> WaveView:
+        fields = {"number": number, "members": members, "gate": "auto", "state": state, "total": total, **counts}
+        return msgspec.convert(fields, WaveView)
+
+    return [
+        rollout(
+            id=ROLLOUT,
+            index=1_201,
+            kind="deploy",
+            release=RELEASE,
+            release_name="kiosk-2304",
+            at=NOW - 1_380,
+            note="FLEET-311 browser update",
+            state="running",
+            waits="wave 2 of 3 is under way: 2 of 7 confirmed, 4 under way, 1 offline for 3 hours",
+            waves=(
+                wave(1, "1", "passed", 1, confirmed=1, opened_at=NOW - 1_370),
+                wave(2, "10%", "open", 7, confirmed=2, in_flight=4, opened_at=NOW - 700),
+                wave(3, "100%", "closed", 14, waits="waits for wave 2, then soaks 5 minutes"),
+            ),
+            total=22,
+            confirmed=3,
+            in_flight=4,
+            max_in_flight=5,
+            started_at=NOW - 1_370,
+        ),
+        rollout(
+            id=HALTED,
+            index=1_198,
+            kind="deploy",
+            release=WEB_RELEASE,
+            release_name="web-2304",
+            at=NOW - 5_400,
+            state="halted",
+            halted="halted: 1 of 1 devices of wave 1 failed (web-berlin-01 went back: web-api.service failed)",
+            waves=(
+                wave(1, "1", "open", 1, failed=1, opened_at=NOW - 5_390),
+                wave(2, "50%", "closed", 5, waits="waits: the rollout is halted"),
+                wave(3, "100%", "closed", 6, waits="waits: the rollout is halted"),
+            ),
+            total=12,
+            failed=1,
+            max_in_flight=3,
+            started_at=NOW - 5_390,
+        ),
+        rollout(
+            id=DONE,
+            index=1_140,
+            kind="deploy",
+            release=NAS_RELEASE,
+            release_name="nas-2219",
+            at=NOW - 9 * 86_400,
+            state="finished",
+            standing=True,
+            waves=(wave(1, "100%", "passed", 6, confirmed=5, failed=1, opened_at=NOW - 9 * 86_400),),
+            total=6,
+            confirmed=5,
+            failed=1,
+            max_in_flight=2,
+            finished_at=NOW - 8 * 86_400,
+            principal="jonas",
+            by=fingerprint("jonas"),
+        ),
+        rollout(
+            id=digest("rollout kiosk-2299"),
+            index=1_133,
+            kind="deploy",
+            release=digest("release kiosk-2299"),
+            release_name="kiosk-2299",
+            at=NOW - 12 * 86_400,
+            state="cancelled",
+            note="wrong branch",
+            waves=(wave(1, "1", "open", 1), wave(2, "100%", "closed", 21)),
+            total=22,
+            max_in_flight=5,
+        ),
+    ]
+
+
+def fleet_releases() -> list[ReleaseView]:
+    """Make the releases that the rollouts bring."""
+
+    def release(key: str, name: str, index: int, age_s: int, targets: int, rev: str) -> ReleaseView:
+        return ReleaseView(
+            id=key,
+            index=index,
+            name=name,
+            by=fingerprint("ci"),
+            principal="ci",
+            at=NOW - age_s,
+            targets=targets,
+            source_url="https://git.acme.example/fleet",
+            source_rev=rev * 8,
+        )
+
+    return [
+        release(RELEASE, "kiosk-2304", 1_200, 1_500, 22, "4be10c"),
+        release(WEB_RELEASE, "web-2304", 1_197, 5_700, 12, "9a0d7f"),
+        release(NAS_RELEASE, "nas-2219", 1_139, 9 * 86_400 + 200, 6, "c01f2e"),
+    ]
+
+
+def release_with_lines(key: str, devices: Sequence[DeviceView]) -> ReleaseView:
+    """Give a release its lines: each device of its role gets the new system."""
+    release = next(release for release in fleet_releases() if release.id == key)
+    role = release.name.partition("-")[0]
+    lines = tuple(
+        ReleaseLineView(
+            device=device.id,
+            name=device.name,
+            path=system(role, NEW),
+            system="x86_64-linux",
+            digest=digest(role),
+            nar_size=1_873 * MIB,
+        )
+        for device in devices
+        if device.tags["role"] == role
+    )
+    return msgspec.structs.replace(release, lines=lines)
+
+
+def fleet_requests() -> list[EnrollView]:
+    """Make two devices that ask to be enrolled."""
+    return [
+        EnrollView(
+            device=device_id("kiosk-oslo-09"),
+            name="kiosk-oslo-09",
+            key="ssh-ed25519 AAAA",
+            fingerprint=fingerprint("kiosk-oslo-09"),
+            tags={"site": "oslo", "role": "kiosk", "env": "prod"},
+            facts=facts("kiosk", "kiosk-oslo-09"),
+            asked_at=NOW - 260,
+            seen_at=NOW - 20,
+        ),
+        EnrollView(
+            device=device_id("nas-berlin-02 new"),
+            name="nas-berlin-02",
+            key="ssh-ed25519 AAAA",
+            fingerprint=fingerprint("nas-berlin-02 new"),
+            tags={"site": "berlin", "role": "nas"},
+            facts=facts("nas", "nas-berlin-02"),
+            asked_at=NOW - 7_300,
+            seen_at=NOW - 65,
+            reason="the name is taken by an active device: nixfleet enroll nas-berlin-02 --replace moves it",
+        ),
+    ]
+
+
+def fleet_entries() -> list[EntryView]:
+    """Make the end of a log, with two acts that have no effect."""
+    rows: list[tuple[str, str, str, str, str, str]] = [
+        ("root", "anna", "founded the fleet", "acme", "", ""),
+        ("grant", "anna", "granted release to ci until 2027-01-01", "ci", "", ""),
+        ("grant", "anna", "granted deploy, rollback, control to jonas on site=berlin", "jonas", "", ""),
+        *(("device", "anna", f"enrolled {device.name}", device.name, "", "") for device in fleet_devices()[:30]),
+        ("release", "ci", "published nas-2219 for 6 devices", "nas-2219", "", ""),
+        ("rollout", "jonas", "deploys nas-2219 to role=nas", "nas-2219", "", "FLEET-288"),
+        ("device", "anna", "holds nas-oslo-01 for 7 days", "nas-oslo-01", "", "disk replacement"),
+        ("release", "ci", "published web-2304 for 12 devices", "web-2304", "", ""),
+        ("rollout", "jonas", "deploys web-2304 to role=web", "web-2304", "void: no right to deploy on site=oslo", ""),
+        ("rollout", "anna", "deploys web-2304 to role=web", "web-2304", "", ""),
+        ("control", "", "pauses web-2304", "web-2304", "void: no key the log knows", ""),
+        ("release", "ci", "published kiosk-2304 for 22 devices", "kiosk-2304", "", ""),
+        ("rollout", "anna", "deploys kiosk-2304 to role=kiosk", "kiosk-2304", "", "FLEET-311 browser update"),
+    ]
+    return [
+        EntryView(
+            index=index,
+            at=NOW - (len(rows) - index) * 5_400,
+            type=kind,
+            by=fingerprint(who or "stranger"),
+            principal=who,
+            what=what,
+            subject=subject,
+            verdict="void" if why else "valid",
+            why=why.removeprefix("void: "),
+            digest=digest(f"{index} {what}"),
+            note=note,
+        )
+        for index, (kind, who, what, subject, why, note) in enumerate(rows)
+    ]
+
+
+class FakeSource:
+    """A coordinator in memory: `put` changes it, and whoever listens hears of it."""
+
+    def __init__(self, devices: Sequence[DeviceView] | None = None) -> None:
+        self.devices = {record.id: record for record in (fleet_devices() if devices is None else devices)}
+        self.rollouts = {} if devices == [] else {record.id: record for record in fleet_rollouts()}
+        self.releases = {} if devices == [] else {record.id: record for record in fleet_releases()}
+        self.requests = {} if devices == [] else {record.device: record for record in fleet_requests()}
+        self.fleet = FleetView(
+            id=digest("acme"),
+            name="acme",
+            urls=("https://fleet.acme.example",),
+            log_size=len(fleet_entries()),
+            log_root=digest("root"),
+            root_keys=2,
+            server_time=NOW,
+        )
+        self.seq = 0
+        self.broken: Exception | None = None
+        self.snapshots = 0
+        self._listeners: list[asyncio.Queue[Delta | Reset | Exception]] = []
+
+    async def snapshot(self) -> Snapshot:
+        """Give everything."""
+        if self.broken is not None:
+            raise self.broken
+        self.snapshots += 1
+        return Snapshot(
+            seq=self.seq,
+            fleet=self.fleet,
+            devices=tuple(self.devices.values()),
+            rollouts=tuple(self.rollouts.values()),
+            releases=tuple(self.releases.values()),
+            requests=tuple(self.requests.values()),
+        )
+
+    async def events(self, _since: int) -> AsyncIterator[Delta | Reset]:
+        """Give what is put in from now on."""
+        queue: asyncio.Queue[Delta | Reset | Exception] = asyncio.Queue()
+        self._listeners.append(queue)
+        try:
+            while True:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self._listeners.remove(queue)
+
+    def send(self, event: Delta | Reset | Exception) -> None:
+        """Send something to whoever listens."""
+        for queue in self._listeners:
+            queue.put_nowait(event)
+
+    @property
+    def listeners(self) -> int:
+        """How many streams are open."""
+        return len(self._listeners)
+
+    def put(self, record: DeviceView, lines: tuple[str, ...] = ()) -> None:
+        """Change a device, or add one."""
+        self.devices[record.id] = record
+        self.seq += 1
+        self.send(Delta(seq=self.seq, device=record, line_device=record.id if lines else "", lines=lines))
+
+    def put_rollout(self, record: RolloutView) -> None:
+        """Change a rollout, or add one."""
+        self.rollouts[record.id] = record
+        self.seq += 1
+        self.send(Delta(seq=self.seq, rollout=record))
+
+    def remove(self, named: str) -> None:
+        """Take ``kind:id`` away."""
+        kind, _, key = named.partition(":")
+        {"device": self.devices, "request": self.requests}[kind].pop(key, None)  # type: ignore[attr-defined] # two dicts
+        self.seq += 1
+        self.send(Delta(seq=self.seq, removed=named))
+
+    async def rollout(self, rollout: str) -> RolloutDetail:
+        """Give a rollout with its members."""
+        members = tuple(
+            MemberView(
+                device=record.id,
+                name=record.name,
+                wave=record.wave or 1,
+                phase=record.phase,
+                outcome=record.outcome,
+                online=record.online,
+                reason=record.reason,
+                waits=record.waits,
+                transfer=record.transfer,
+            )
+            for record in self.devices.values()
+            if record.rollout == rollout
+        )
+        return RolloutDetail(rollout=self.rollouts[rollout], members=members)
+
+    async def release(self, release: str) -> ReleaseView:
+        """Give a release with its lines."""
+        return release_with_lines(release, list(self.devices.values()))
+
+    async def lines(self, device: str) -> OutputLines:
+        """Give the output that the record has."""
+        held = self.devices[device].lines
+        return OutputLines(next=len(held), lines=held)
+
+    async def history(self, device: str) -> Sequence[AttemptView]:
+        """Give two past attempts."""
+        record = self.devices[device]
+        role = record.tags["role"]
+        past = AttemptView(
+            rollout=digest(f"rollout {role}-2219"),
+            release=f"{role}-2219",
+            outcome="confirmed",
+            path=system(role, OLD),
+            previous=system(role, "25.05.1987"),
+            at=NOW - 9 * 86_400,
+        )
+        if record.outcome is None or not record.rollout:
+            return [past]
+        now = AttemptView(
+            rollout=record.rollout,
+            outcome=record.outcome.value,
+            reason=record.reason,
+            path=record.intended,
+            previous=record.previous,
+            at=NOW - 5_200,
+        )
+        return [now, past]
+
+
+class FakeVerifier:
+    """A replay that has already happened."""
+
+    def __init__(self, check: LogCheck | None = None) -> None:
+        self.after = check or LogCheck(state="valid", size=len(fleet_entries()), root=digest("root"))
+        self.check = LogCheck(state="checking")
+        self.entries: list[EntryView] = []
+
+    async def catch_up(self) -> LogCheck:
+        """Verify everything at once."""
+        self.entries = fleet_entries()
+        self.check = self.after
+        return self.check
+
+    async def proof(self, index: int) -> EntryProof:
+        """Give an entry to the byte."""
+        entry = self.entries[index]
+        payload = {
+            "v": 1,
+            "type": entry.type,
+            "fleet": digest("acme"),
+            "by": entry.by,
+            "at": entry.at,
+            "base": {"size": index, "root": digest(f"root {index}")},
+        }
+        return EntryProof(
+            index=index,
+            payload=msgspec.json.format(msgspec.json.encode(payload), indent=2).decode(),
+            signature=SIGNATURE,
+            hashes=tuple(digest(f"hash {step}") for step in range(4)),
+            size=len(self.entries),
+            root=digest("root"),
+        )
+
+    async def export(self, index: int) -> str:
+        """Pretend to write files."""
+        return f"Wrote entry-{index}.json and entry-{index}.json.sig."
+
+
+class FakeActs:
+    """Notes every act, and fails with `broken`, if set."""
+
+    def __init__(self, identity: Identity | None = None) -> None:
+        self.identity = identity or Identity(
+            principal="anna", role="root", key=fingerprint("anna"), may=frozenset(ACTIONS)
+        )
+        self.done: list[tuple[object, ...]] = []
+        self.broken: Exception | None = None
+
+    def _do(self, *act: object) -> str:
+        if self.broken is not None:
+            raise self.broken
+        self.done.append(act)
+        return f"Done: {act[0]}."
+
+    async def deploy(self, deployment: Deployment) -> str:
+        """Note a deployment."""
+        return self._do("deploy", deployment)
+
+    async def roll_back(self, rollout: str, _note: str) -> str:
+        """Note a rollback."""
+        return self._do("roll_back", rollout)
+
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+        """Note a control."""
+        return self._do(verb, rollout, wave)
+
+    async def enroll(self, device: str, name: str, tags: Tags) -> str:
+        """Note an enrolment."""
+        return self._do("enroll", device, name, tags)
+
+    async def forget_request(self, device: str) -> str:
+        """Note that a request is dropped."""
+        return self._do("forget", device)
+
+    async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
+        """Note a change of membership."""
+        return self._do(state, device, until)
+
+
+async def _live(source: FakeSource) -> None:
+    """Let downloads go on for ever."""
+    chance = random.Random(7)
+    while True:
+        await asyncio.sleep(0.1)
+        record = chance.choice([one for one in source.devices.values() if one.transfer is not None])
+        transfer = record.transfer
+        assert transfer is not None
+        done = (transfer.done_bytes + 20 * MIB) % transfer.total_bytes
+        source.put(msgspec.structs.replace(record, transfer=msgspec.structs.replace(transfer, done_bytes=done)))
+
+
+def main() -> int:
+    """Open the console on the made-up fleet."""
+    from nixfleet.tui.app import run
+
+    class LiveSource(FakeSource):
+        async def snapshot(self) -> Snapshot:
+            if not self.snapshots:
+                self._task = asyncio.create_task(_live(self))
+            return await super().snapshot()
+
+    start = int(time.time())
+    return run(LiveSource(), FakeActs(), FakeVerifier(), options=Options(clock=lambda: NOW + int(time.time()) - start))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
