@@ -124,8 +124,10 @@ class Coordinator:
     # The log
 
     async def append(self, request: AppendRequest) -> AppendResponse:
-        """Append statements; see `LogKeeper.append`."""
-        return await self.log.append(request)
+        """Append statements; see `LogKeeper.append`. Who has the answer can ask for what was appended."""
+        answer = await self.log.append(request)
+        await self.planner.take_up()
+        return answer
 
     def _entries_came(self, entries: Sequence[Judged]) -> None:
         """Wake whom new entries concern, and plan again."""

@@ -4,6 +4,7 @@ Decisions are `nixfleet.rollout.plan`'s alone; a lost race is planned again from
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -77,6 +78,8 @@ class Planner:
         self._changed = changed
         self._wake_agents = wake
         self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
+        """A signed act: it is planned without a rest."""
         self._dirty: set[str] = set()
         self._renew = True
         self._winners: dict[tuple[object, ...], str | None] = {}
@@ -92,6 +95,8 @@ class Planner:
         self._dirty.update(devices)
         self._renew |= everything
         self._news.set()
+        if everything:
+            self._urgent.set()
 
     def device_changed(self, device: str) -> None:
         """Take note that a device reported, came or went."""
@@ -124,16 +129,13 @@ class Planner:
                 _log.warning("planning is put off: %s", error)
                 delay_s = 1.0
                 self._renew = True
-            await asyncio.sleep(min(1.0, _REST * (time.monotonic() - began)))
-            try:
-                async with asyncio.timeout(delay_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
+            await _waited(self._urgent, min(1.0, _REST * (time.monotonic() - began)))
+            await _waited(self._news, delay_s)
 
     async def tick(self) -> float:
         """Plan once; give the seconds after which time alone may change something."""
         self._news.clear()
+        self._urgent.clear()
         now = self._clock.now()
         if self._renew or now.wall_s - self._renewed_s >= REFRESH_S:
             await self._renew_all(now)
@@ -154,11 +156,7 @@ class Planner:
         self._renew, self._renewed_s = False, now.wall_s
         self._dirty.clear()
         self._winners.clear()
-        for digest, logged in self._log.state.rollouts.items():
-            work = self.works.get(digest)
-            if work is None:
-                work = await self._begin(logged)
-            work.logged = logged
+        await self.take_up()
         open_works = self.open()
         for work in self.works.values():
             work.superseded = any(
@@ -167,6 +165,12 @@ class Planner:
         for work in open_works:
             for device in set(work.matched) | set(self._log.state.devices):
                 self._refresh(work, device, now)
+
+    async def take_up(self) -> None:
+        """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
+        for digest, logged in list(self._log.state.rollouts.items()):
+            work = self.works.get(digest) or await self._begin(logged)
+            work.logged = logged
 
     async def _begin(self, logged: Logged) -> Work:
         """Take a rollout up, with what is stored of it."""
@@ -179,7 +183,9 @@ class Planner:
             work.lines = await self._releases.get(statement.release)
         if statement.of is not None:
             work.earlier = self.works.get(statement.of)
-        self.works[digest] = work
+        if digest in self.works:  # taken up by another task meanwhile
+            return self.works[digest]
+        self.works = dict(sorted({**self.works, digest: work}.items(), key=lambda item: item[1].index))
         now = self._clock.now()
         for device in set(work.matched) | set(self._log.state.devices):
             self._refresh(work, device, now)
@@ -336,6 +342,13 @@ class Planner:
             if reason is not None:
                 return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
         return ""
+
+
+async def _waited(event: asyncio.Event, timeout_s: float) -> None:
+    """Wait for an event, at most so long."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 def _in_flight(member: Member) -> bool:
