@@ -14,7 +14,7 @@ EVERY_S: Final = 1.0
 PATIENCE_S: Final = 120.0
 """How long a coordinator may be out of reach before a watch gives up."""
 _SETTLED: Final = 2
-"""A rollout that is not final must look done so many times in a row: outcomes arrive before the plan that judges them."""
+"""One that is not final must look done so many times in a row: outcomes arrive before the plan that judges them."""
 
 Wait = Literal["all", "online"]
 
