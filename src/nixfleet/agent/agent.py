@@ -112,6 +112,7 @@ class Agent:
             key=self._request_key,
             admit=self._admit,
             synced=self._synced,
+            distrusted=lambda: self._note(self.link.trouble),
             make_client=parts.make_client,
         )
         self._runner = Runner(
@@ -184,6 +185,7 @@ class Agent:
         for task in (*running, *self._tasks):
             task.cancel()
         await asyncio.gather(*running, *self._tasks, return_exceptions=True)
+        await self.link.close()
 
     def _settle(self, state: State) -> None:
         """Note whether an update is under way."""

@@ -42,9 +42,13 @@ class Link:
         key: Callable[[], SecretKey],
         admit: Callable[["Link"], Awaitable[None]],
         synced: Callable[[Sync], Awaitable[None]],
+        distrusted: Callable[[], None],
         make_client: Callable[..., Client] = Client,
     ) -> None:
-        """Prepare; `key` signs requests, `admit` is awaited until the device is a member, `synced` after each sync."""
+        """Prepare; `key` signs requests, `admit` is awaited until the device is a member, `synced` after each sync.
+
+        `distrusted` is called when the log does not hold.
+        """
         self.mirror = mirror
         self.trouble = ""
         """Why nothing may start: a fork, an old backup, a log that does not hold. Empty while all is well."""
@@ -54,8 +58,11 @@ class Link:
         self._key = key
         self._admit = admit
         self._synced = synced
+        self._distrusted = distrusted
         self._make_client = make_client
         self._client: Client | None = None
+        self._used: tuple[str, ...] = ()
+        self._open = AsyncExitStack()
         self._taking = asyncio.Lock()
         self._breaks = 0
 
@@ -100,15 +107,25 @@ class Link:
         Raises: Unreachable, Untrusted, Refused, NotAdmitted, UserError.
         """
         urls = self.urls()
-        async with AsyncExitStack() as stack:
-            self._client = await stack.enter_async_context(self._new_client(urls))
-            await self._admit(self)
-            await self.sync()
-            if instead is not None:
-                await instead()
-                return
-            while self.urls() == urls:
-                await (self._poll() if self._breaks >= STREAM_BREAKS else self._listen())
+        await self._use(urls)
+        await self._admit(self)
+        await self.sync()
+        if instead is not None:
+            await instead()
+            return
+        while self.urls() == urls:
+            await (self._poll() if self._breaks >= STREAM_BREAKS else self._listen())
+
+    async def close(self) -> None:
+        """Close every connection; nothing may be sent after that."""
+        self._client = None
+        await self._open.aclose()
+
+    async def _use(self, urls: tuple[str, ...]) -> None:
+        """Keep the client, since others send through it, unless the addresses have changed."""
+        if self._client is None or urls != self._used:
+            self._client = await self._open.enter_async_context(self._new_client(urls))
+            self._used = urls
 
     async def sync(self, *, fresh: bool = False) -> None:
         """Take everything up to the coordinator's checkpoint; with `fresh`, over a new connection.
@@ -157,6 +174,7 @@ class Link:
             except Untrusted as error:
                 self.trouble = f"{self.mirror.verified}: {error}" if self.mirror.verified != "ok" else str(error)
                 log.error("the log does not hold, nothing will be started: %s", error)  # noqa: TRY400 - one line, no trace
+                self._distrusted()
                 raise
             if taken is None:
                 return False

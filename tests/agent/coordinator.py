@@ -1,0 +1,184 @@
+"""A made-up coordinator over a real log: real statements, gates, proofs and reports, no network."""
+# ruff: noqa: ARG002 - the signatures are the real client's
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+from tests.factories import Fleet
+
+from nixfleet.client.api import Client
+from nixfleet.errors import Refused, Unreachable
+from nixfleet.model.device import EnrollRequest, Progress, Report
+from nixfleet.model.wire import AppendResponse, Entries, Entry, LineProof, Signed, Submission, Sync
+from nixfleet.trust.gate import Gate, sign_gate
+from nixfleet.trust.leaf import Leaf
+from nixfleet.trust.lines import LineTree
+from nixfleet.trust.replay import Valid
+from nixfleet.trust.reports import open_enroll, open_report
+from nixfleet.trust.sshsig import SecretKey, parse_public_key
+
+
+@dataclass
+class Coordinator:
+    """What all clients share; set `down` to a reason to make it silent."""
+
+    fleet: Fleet
+    lines: LineTree | None = None
+    down: str = ""
+    streams: bool = True
+    refuse_reports: str = ""
+    open_gates: list[tuple[str, str, int]] = field(default_factory=list)
+    """Rollout, device and run of each open gate."""
+    reports: list[Report] = field(default_factory=list)
+    requests: list[EnrollRequest] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+    syncs: int = 0
+    tamper: Callable[[Sync], Sync] = lambda sync: sync
+    spoil: Callable[[LineProof], LineProof] = lambda proof: proof
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Push what is new to every stream."""
+        self.moved.set()
+        self.moved = asyncio.Event()
+
+    def make_client(self, urls: Sequence[str], **rest: Any) -> Client:
+        """Make a client as the agent does."""
+        return cast("Client", MadeUpClient(self, urls, **rest))
+
+    def open_gate(self, rollout: str, device: str, run: int = 1) -> None:
+        """Open a device's wave, and tell."""
+        self.open_gates.append((rollout, device, run))
+        self.wake()
+
+    def sync(self, size: int, device: str) -> Sync:
+        """Answer a sync."""
+        gates = tuple(
+            sign_gate(Gate(self.fleet.fleet, rollout, one, run, self.fleet.size, self.fleet.now), self.fleet.log_key)
+            for rollout, one, run in self.open_gates
+            if one == device
+        )
+        entries = tuple(Entry(leaf=leaf, payload=payload) for leaf, payload in self.fleet.entries[size:])
+        answer = Sync(checkpoint=self.fleet.checkpoint, start=size, entries=entries, gates=gates)
+        return self.tamper(answer)
+
+    def outcomes(self) -> list[tuple[str, int, str]]:
+        """List the outcomes reported: rollout, run and outcome, repeats left out."""
+        found = [
+            (one.attempt.rollout, one.attempt.run, str(one.attempt.outcome))
+            for one in self.reports
+            if one.attempt is not None and one.attempt.outcome is not None
+        ]
+        return list(dict.fromkeys(found))
+
+
+class MadeUpClient:
+    """The client's methods that an agent uses."""
+
+    def __init__(
+        self, server: Coordinator, urls: Sequence[str], *, fleet: str, key: SecretKey, clock: Callable[[], int]
+    ) -> None:
+        self._server = server
+        self._key = key
+        self._fleet = fleet
+        self.url = urls[0]
+        self.skew_s = 0
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return
+
+    def use_key(self, key: SecretKey) -> None:
+        """Sign with another key."""
+        self._key = key
+
+    async def sync(self, size: int) -> Sync:
+        """Answer members and joining devices."""
+        await self._reach()
+        self._server.syncs += 1
+        return self._server.sync(size, self._device())
+
+    async def agent_events(self, size: int) -> AsyncGenerator[Sync, None]:
+        """Stream until the coordinator is down."""
+        await self._reach()
+        if not self._server.streams:
+            raise Unreachable("a proxy ate the stream")
+        while True:
+            moved = self._server.moved
+            answer = self._server.sync(size, self._device())
+            size = self._server.fleet.size
+            yield answer
+            await moved.wait()
+            await self._reach()
+
+    async def line(self, rollout: str) -> LineProof | None:
+        """Give the caller's line."""
+        await self._reach()
+        lines = self._server.lines
+        if lines is None or lines.index_of(self._device()) is None:
+            return None
+        text, index, hashes = lines.proof(self._device())
+        return self._server.spoil(LineProof(line=text, index=index, size=lines.size, hashes=hashes))
+
+    async def report(self, signed: Signed) -> None:
+        """Take a report that verifies under the device's key."""
+        await self._reach()
+        if self._server.refuse_reports:
+            raise Unreachable(self._server.refuse_reports)
+        state, device = self._server.fleet.state, self._device()
+        public = parse_public_key(state.devices[device].statement.key)
+        self._server.reports.append(open_report(signed, public, fleet=self._fleet, device=device))
+
+    async def progress(self, progress: Progress) -> None:
+        """Take progress."""
+        await self._reach()
+        self._server.progress.append(progress)
+
+    async def enroll_request(self, signed: Signed) -> None:
+        """Take a wish to be enrolled."""
+        await self._reach()
+        self._server.requests.append(open_enroll(signed, fleet=self._fleet))
+
+    async def append(self, submissions: Sequence[Submission]) -> AppendResponse:
+        """Judge statements as a coordinator does."""
+        await self._reach()
+        fleet = self._server.fleet
+        [one] = submissions
+        fleet.now += 1
+        fleet.append_leaf(Leaf(fleet.now, hashlib.sha512(one.payload).digest(), one.signature).pack(), one.payload)
+        if not isinstance(fleet.verdicts[-1], Valid):
+            raise Refused(str(fleet.verdicts[-1]))
+        self._server.wake()
+        return AppendResponse(indexes=(fleet.size - 1,), checkpoint=fleet.checkpoint)
+
+    async def entries(self, start: int, limit: int, payloads: str) -> Entries:
+        """Read entries."""
+        await self._reach()
+        found = self._server.fleet.entries[start : start + limit]
+        return Entries(start=start, entries=tuple(Entry(leaf=leaf, payload=payload) for leaf, payload in found))
+
+    async def payload(self, digest: str) -> bytes:
+        """Read a payload."""
+        await self._reach()
+        return next(one for _, one in self._server.fleet.entries if hashlib.sha256(one).hexdigest() == digest)
+
+    def _device(self) -> str:
+        """Name the caller by its key. Raises: Refused for a stranger's."""
+        state = self._server.fleet.state
+        who = self._key.public.fingerprint
+        if who in state.grants_of:
+            return ""
+        for device, record in state.devices.items():
+            if record.key == who and record.statement.state != "retired":
+                return device
+        raise Refused("a key in no statement")
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self._server.down:
+            raise Unreachable(self._server.down)

@@ -1,0 +1,301 @@
+"""From a verified log to an offer: every reason not to begin, and the one way to."""
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, key, store_path, target_line
+
+from nixfleet.agent.decide import Decision, Me, NeedLine, Proceed, Wait, decide, still
+from nixfleet.agent.update import Confirmed, Held, Offer, State, Withdrawn
+from nixfleet.model.statements import Activation, LogKey, TargetLine, Wave, Window
+from nixfleet.trust.gate import Gate, sign_gate
+from nixfleet.trust.statements import encode, namespace_of
+
+WEB = device_id("web-01")
+NEVER = State()
+
+
+class World:
+    """A fleet with one device and one rollout of release `a`; what a device sees of it."""
+
+    def __init__(self, **rollout: Any) -> None:
+        self.fleet = Fleet()
+        self.fleet.device("web-01", tags={"env": "prod"})
+        self.fleet.grant("ops", "deploy", "release", "control")
+        self.release, _ = self.fleet.release("a", {"web-01": "a"}, by="ops")
+        self.rollout = self.fleet.rollout(self.release, by="ops", **rollout)
+        self.lines: dict[str, TargetLine | None] = {self.release: target_line("web-01", "a")}
+        self.wall_s = self.fleet.now
+
+    def gate(self, signer: str = "log", **fields: Any) -> bytes:
+        """Make the coordinator's word that the wave of this device is open."""
+        made: dict[str, Any] = {
+            "fleet": self.fleet.fleet,
+            "rollout": self.rollout,
+            "device": WEB,
+            "run": 1,
+            "log_size": self.fleet.size,
+            "time": self.wall_s,
+        }
+        return sign_gate(Gate(**{**made, **fields}), key(signer))
+
+    def me(self) -> Me:
+        """Give the device's view of itself."""
+        return Me(device=WEB, timezone="Europe/Berlin", wall_s=self.wall_s, orphan_s=1_800)
+
+    def decide(self, *gates: bytes, state: State = NEVER) -> Decision:
+        """Decide, by default with a good gate."""
+        log_key = key("log").public
+        return decide(self.fleet.state, log_key, self.me(), state, gates or (self.gate(),), self.lines)
+
+    def still(self, offer: Offer, state: State = NEVER) -> Held | Withdrawn | None:
+        """Judge an offer again."""
+        return still(self.fleet.state, self.me(), state, offer, self.lines)
+
+    def offer(self) -> Offer:
+        """Decide, and expect an offer."""
+        decision = self.decide()
+        assert isinstance(decision, Proceed)
+        assert decision.refusal == ""
+        return decision.offer
+
+
+def attempted(index: int, **fields: Any) -> State:
+    """Make the state of a device that has attempted an entry."""
+    return State(attempted=(0, index), **fields)
+
+
+def test_an_authorised_open_and_proven_update_may_begin() -> None:
+    """Everything that the log and the line say is in the offer, and nothing else."""
+    world = World(device_timeout_s=900, activation=Activation(confirm_s=77, contact="any", rename=True))
+    expected = Offer(
+        rollout=world.rollout,
+        epoch=0,
+        index=world.fleet.size - 1,
+        run=1,
+        path=store_path("a"),
+        system="x86_64-linux",
+        digest=DIGEST,
+        nar_bytes=1_000,
+        caches=(CACHE,),
+        confirm_s=77,
+        contact="any",
+        rename=True,
+        timeout_s=900,
+    )
+    assert Proceed(offer=expected) == world.decide()
+
+
+def test_an_unknown_line_is_fetched_first_and_none_means_nothing_to_do() -> None:
+    """A release with device lines says nothing without one's own line; without one it does not cover the device."""
+    world = World()
+    world.lines.clear()
+    assert NeedLine(rollout=world.rollout, release=world.release) == world.decide()
+    world.lines[world.release] = None
+    assert Wait() == world.decide()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"signer": "mallory"}, "its wave is not open yet"),
+        ({"device": device_id("web-02")}, "its wave is not open yet"),
+        ({"rollout": "0" * 64}, "its wave is not open yet"),
+        ({"fleet": "0" * 64}, "its wave is not open yet"),
+        ({"time": T0 - 700}, "the word that its wave is open is older than 10 minutes"),
+        ({"log_size": 1}, "the word that its wave is open is older than the rollout"),
+        ({"run": 2}, "nobody signed try 2 on this device"),
+    ],
+)
+def test_a_gate_that_is_not_ours_fresh_and_signed_opens_nothing(fields: dict[str, Any], reason: str) -> None:
+    """Gates pace: by the log key, for this device, rollout and fleet, at most ten minutes old."""
+    world = World()
+    assert Wait(reason=reason) == world.decide(world.gate(**fields))
+
+
+def test_without_any_gate_the_wave_is_closed() -> None:
+    """No word, no start."""
+    assert Wait(reason="its wave is not open yet") == World().decide(b"garbage")
+
+
+def test_a_signed_wave_needs_its_signature() -> None:
+    """The coordinator alone cannot open a wave whose gate is `signed`."""
+    world = World(waves=(Wave(members=1), Wave(members="100%", gate="signed")))
+    assert Wait(reason="wave 2 waits for a signature") == world.decide(world.gate(wave=2))
+    world.fleet.control(world.rollout, "advance", by="ops", wave=2)
+    assert isinstance(world.decide(world.gate(wave=2)), Proceed)
+
+
+def test_a_revoked_signer_starts_nothing_and_withdraws_what_began() -> None:
+    """Rights are judged again at use."""
+    world = World()
+    offer = world.offer()
+    world.fleet.revoke(key_name="ops")
+    revoked = f"the key {fingerprint('ops')} is revoked"
+    assert Wait(reason=revoked) == world.decide()
+    assert Withdrawn(reason=revoked) == world.still(offer)
+
+
+def test_a_forged_rollout_is_nothing() -> None:
+    """A statement by a key that nobody named is void, whatever gate the coordinator signs for it."""
+    world = World()
+    forged = world.fleet.rollout_statement(world.release, by="mallory")
+    payload = encode(forged)
+    digest = world.fleet.append(payload, namespace_of(forged), "mallory")
+    decision = world.decide(world.gate(rollout=digest))
+    assert Wait(reason="its wave is not open yet") == decision
+
+
+def test_a_statement_of_another_fleet_is_nothing() -> None:
+    """The same signer's rollout of another fleet does not count in this one."""
+    world = World()
+    foreign = replace(world.fleet.rollout_statement(world.release, by="ops"), fleet="9" * 64)
+    digest = world.fleet.append(encode(foreign), namespace_of(foreign), "ops")
+    assert digest not in world.fleet.state.rollouts
+    assert Wait(reason="its wave is not open yet") == world.decide(world.gate(rollout=digest))
+
+
+def test_a_replayed_rollout_does_not_come_again() -> None:
+    """An older rollout, appended again after a newer one, is a repeat and void; the newer one holds."""
+    world = World()
+    leaf, payload = world.fleet.entries[-1]
+    old = world.rollout
+    release, _ = world.fleet.release("b", {"web-01": "b"}, by="ops")
+    world.rollout = world.fleet.rollout(release, by="ops")
+    world.lines[release] = target_line("web-01", "b")
+    world.fleet.append_leaf(leaf, payload)
+    done = attempted(world.fleet.state.rollouts[world.rollout].index)
+    assert Wait() == world.decide(world.gate(rollout=old), state=done)
+
+
+def test_an_attempted_rollout_is_not_begun_again() -> None:
+    """Neither the same nor a lower one, whatever gates say."""
+    world = World()
+    index = world.offer().index
+    assert [Wait(), Wait()] == [world.decide(state=attempted(index)), world.decide(state=attempted(index + 5))]
+
+
+def test_after_a_new_epoch_the_order_begins_again() -> None:
+    """Order is (epoch, index): an index attempted in an earlier epoch does not bar a later one."""
+    world = World()
+    assert isinstance(world.decide(state=State(attempted=(-1, 10_000))), Proceed)
+
+
+def test_paused_waits_and_cancelled_is_forgotten() -> None:
+    """Controls count the moment they are in the log."""
+    world = World()
+    offer = world.offer()
+    world.fleet.control(world.rollout, "pause", by="ops")
+    assert Wait(reason="the rollout is paused") == world.decide()
+    assert Held(reason="the rollout is paused") == world.still(offer)
+    world.fleet.control(world.rollout, "resume", by="ops")
+    assert world.still(offer) is None
+    world.fleet.control(world.rollout, "cancel", by="ops")
+    assert (Wait(), Withdrawn(reason="it is cancelled")) == (world.decide(), world.still(offer))
+
+
+def test_a_newer_rollout_takes_the_place_of_one_that_has_not_switched() -> None:
+    """The highest rollout that covers a device wins."""
+    world = World()
+    offer = world.offer()
+    release, _ = world.fleet.release("b", {"web-01": "b"}, by="ops")
+    newer = world.fleet.rollout(release, by="ops")
+    world.lines[release] = target_line("web-01", "b")
+    assert Withdrawn(reason="a newer rollout took its place") == world.still(offer)
+    decision = world.decide(world.gate(rollout=newer))
+    assert isinstance(decision, Proceed)
+    assert decision.offer.path == store_path("b")
+
+
+def test_an_expired_rollout_starts_nothing_and_a_held_device_waits() -> None:
+    """Times are judged by the larger of the device's clock and the last log time."""
+    world = World(not_after=T0 + 1_000)
+    offer = world.offer()
+    world.wall_s = T0 + 1_001
+    assert Withdrawn(reason="the rollout has expired") == world.still(offer)
+    world = World()
+    world.fleet.device("web-01", state="held", until=world.fleet.now + 1_000)
+    until_s = world.fleet.now + 999
+    assert Wait(reason="the device is held by a signed act", until_s=until_s) == world.decide()
+
+
+def test_a_path_that_was_left_comes_back_only_by_who_may_roll_back() -> None:
+    """A deploy of a left path is refused with an outcome; with the right to roll back it may begin."""
+    world = World()
+    old, new = store_path("a"), store_path("b")
+    confirmed = Confirmed(rollout="0" * 64, path=new, previous=old)
+    state = State(attempted=(0, 1), confirmed=(confirmed,), left=(old,))
+    decision = world.decide(state=state)
+    assert isinstance(decision, Proceed)
+    assert decision.refusal == "ops lacks the right to rollback here: this device has left a"
+    world.fleet.grant("ops", "rollback")
+    decision = world.decide(state=state)
+    assert isinstance(decision, Proceed)
+    assert decision.refusal == ""
+    drifted = replace(state, confirmed=(replace(confirmed, path=old),), left=())
+    assert isinstance(world.decide(state=drifted), Proceed)
+
+
+def test_a_rollback_returns_to_what_this_device_journalled() -> None:
+    """The way back comes from the device's own journal, needs no cache, and skips who never confirmed."""
+    world = World()
+    world.fleet.grant("ops", "rollback")
+    first = world.rollout
+    world.rollout = world.fleet.rollout(None, by="ops", kind="rollback", of=first)
+    confirmed = Confirmed(rollout=first, path=store_path("a"), previous=store_path("before"))
+    decision = world.decide(state=attempted(3, confirmed=(confirmed,)))
+    assert isinstance(decision, Proceed)
+    assert (store_path("before"), (), "") == (decision.offer.path, decision.offer.caches, decision.offer.digest)
+    never = world.decide(state=attempted(world.fleet.size - 2))
+    assert not isinstance(never, Proceed)
+
+
+def test_a_closed_window_waits_until_it_opens() -> None:
+    """A window in the device's own time zone says when to look again."""
+    window = Window(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), from_="22:00", to="23:00", tz="device")
+    world = World(window=window)
+    world.wall_s = T0 + 100  # 2027-01-15 09:01:40 in Berlin
+    decision = world.decide()
+    assert isinstance(decision, Wait)
+    assert decision.reason == "outside its window (22:00 to 23:00 Europe/Berlin)"
+    assert decision.until_s is not None
+    world.wall_s = decision.until_s
+    assert isinstance(world.decide(world.gate()), Proceed)
+
+
+def test_a_mode_that_this_agent_cannot_do_is_refused_not_ignored() -> None:
+    """`test` ends in an outcome that says so."""
+    decision = World(mode="test").decide()
+    assert isinstance(decision, Proceed)
+    assert decision.refusal == "this agent does not try systems for a time (mode test)"
+
+
+def test_caches_that_the_root_no_longer_names_are_not_used() -> None:
+    """Only caches of the root in force may serve an update."""
+    world = World()
+    world.fleet.root(caches=())
+    assert Wait(reason="the root no longer names any of its release's caches") == world.decide()
+
+
+def test_a_retry_raises_the_run_only_as_far_as_somebody_signed() -> None:
+    """The gate's run counts when signatures cover it; a gate for an old run of an attempted rollout is nothing."""
+    world = World()
+    index = world.offer().index
+    world.fleet.control(world.rollout, "retry", by="ops", devices="failed")
+    decision = world.decide(world.gate(run=2))
+    assert isinstance(decision, Proceed)
+    assert decision.offer.run == 2
+    assert Wait() == world.decide(world.gate(run=1), state=attempted(index))
+
+
+def test_a_device_that_is_retired_or_unknown_does_nothing() -> None:
+    """Membership comes first."""
+    world = World()
+    offer = world.offer()
+    world.fleet.device("web-01", state="retired")
+    assert Wait(reason="the device is retired") == world.decide()
+    assert Withdrawn(reason="the device is retired") == world.still(offer)
+    empty = Fleet(log=LogKey(key=key("log").public.text, epoch=0))
+    nobody = decide(empty.state, key("log").public, world.me(), NEVER, (), {})
+    assert Wait(reason="the device is not enrolled") == nobody

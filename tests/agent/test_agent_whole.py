@@ -1,0 +1,363 @@
+"""The whole agent against a made-up coordinator: real log, real signatures, real switches; Nix and network made up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from tests.agent.coordinator import Coordinator
+from tests.agent.made_up import CACHE, Machine, MadeUpStore, digest_of
+from tests.factories import Fleet, key
+
+from nixfleet.agent import agent as agents
+from nixfleet.agent import identity as identities
+from nixfleet.agent import link as links
+from nixfleet.agent.agent import Agent, Parts
+from nixfleet.agent.journal import Journal
+from nixfleet.agent.service import Clock
+from nixfleet.agent.settings import Settings
+from nixfleet.agent.update import Tick
+from nixfleet.client.mirror import Mirror
+from nixfleet.errors import UserError
+from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
+from nixfleet.model.ids import Tags
+from nixfleet.model.statements import Activation, TargetLine
+from nixfleet.nix import Fault, FaultKind
+from nixfleet.trust import token as tokens
+from nixfleet.trust.lines import LineTree
+from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
+
+
+class Site:
+    """One fleet, one coordinator, one machine with a token; agents come and go."""
+
+    def __init__(self, root: Path, *, select: dict[str, list[str]] | None = None, token: bool = True) -> None:
+        self.fleet = Fleet(caches=(CACHE,))
+        self.server = Coordinator(self.fleet)
+        self.machine = Machine(root)
+        self.old = self.machine.system("old")
+        self.machine.boot(self.old)
+        self.store = MadeUpStore(self.machine)
+        self.boot_s = 100
+        self.settings = Settings(
+            name="web-01",
+            state_dir=str(self.machine.state_dir),
+            volatile_state=True,
+            poll_s=1,
+            urls=("http://one.example",),
+        )
+        log = self.fleet.log
+        if token:
+            self.fleet.grant("joiner", "enroll", select=select or {"env": ["prod"]}, max_uses=2)
+            made = tokens.make(
+                JoinToken(
+                    v=1, urls=("http://two.example",), fleet=self.fleet.fleet, log=log, seed=key("joiner").seed.hex()
+                )
+            )
+            self.machine.write("/etc/nixfleet/token", made)
+            self.settings = replace(self.settings, token_file="/etc/nixfleet/token")
+        else:
+            checkpoint = f"{log.size}:{log.root}"
+            self.settings = replace(self.settings, fleet=self.fleet.fleet, checkpoint=checkpoint)
+            host_key = self.machine.root / "etc/ssh/ssh_host_ed25519_key"
+            host_key.parent.mkdir(parents=True)
+            host_key.write_text(key("host").to_openssh())
+
+    def parts(self) -> Parts:
+        """Put an agent's parts together, as `main` does."""
+        folder = self.machine.state_dir
+        found, own, token = identities.establish(self.machine.host, self.settings)
+        return Parts(
+            settings=identities.effective(self.settings, found),
+            host=self.machine.host,
+            store=self.store,
+            clock=Clock(wall=lambda: self.fleet.now, boot=lambda: self.boot_s),
+            identity=found,
+            key=own,
+            token=token,
+            mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
+            journal=Journal(folder),
+            make_client=self.server.make_client,
+        )
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Agent]:
+        """Run an agent beside the test."""
+        agent = Agent(self.parts())
+        task = asyncio.create_task(agent.run())
+        try:
+            yield agent
+        finally:
+            agent.stop()
+            await task
+
+    async def member(self) -> str:
+        """Wait until the device is in the log; give its id."""
+        await until(lambda: bool(self.fleet.state.devices))
+        return next(iter(self.fleet.state.devices))
+
+    def deploy(self, device: str, path: str, **rollout: Any) -> str:
+        """Sign a release with the device's line, and a rollout of it."""
+        line = TargetLine(device=device, path=path, system="x86_64-linux", digest=digest_of(path), nar_size=1_000)
+        self.server.lines = LineTree([line])
+        release, _ = self.fleet.release("r", caches=(CACHE,), lines=None, targets=self.server.lines.targets)
+        return self.fleet.rollout(release, **rollout)
+
+    def phases(self) -> list[Phase]:
+        """List the phases reported, repeats left out."""
+        found = [one.attempt.phase for one in self.server.reports if one.attempt is not None]
+        return list(dict.fromkeys(found))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, with a deadline."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - what is waited for spans processes and files
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Come back at once instead of after a second."""
+    monkeypatch.setattr(links, "BACKOFF_FIRST_S", 0.02)
+    monkeypatch.setattr(agents, "CONTACT_S", 0.05)
+
+
+async def test_a_device_joins_by_token_updates_and_reports_each_phase(tmp_path: Path) -> None:
+    """From a token to a confirmed system: own key, own statement, proven line, one switch, one outcome."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        record = site.fleet.state.devices[device].statement
+        assert ("web-01", {"env": "prod"}, "active") == (record.name, record.tags, record.state)
+        rollout = site.deploy(device, new)
+        site.server.open_gate(rollout, device)
+        await until(lambda: bool(site.server.outcomes()))
+        await until(lambda: not agent.service.state.outbox)
+    assert [(rollout, 1, "confirmed")] == site.server.outcomes()
+    assert (new, new) == (site.machine.host.current_system(), site.machine.host.profile_system())
+    assert [f"switch {new}"] == site.machine.switches()
+    last = site.server.reports[-1]
+    assert (new, True, site.fleet.log) == (last.system, last.healthy, last.log)
+    assert site.server.reports[0].facts is not None
+    assert sorted(one.seq for one in site.server.reports) == [one.seq for one in site.server.reports]
+    assert len({one.seq for one in site.server.reports}) == len(site.server.reports)
+    assert {one.total_bytes for one in site.server.progress if one.phase is Phase.FETCHING} == {1_000}
+    assert 0o600 == (site.machine.state_dir / "device_key").stat().st_mode & 0o777
+
+
+async def test_a_bad_system_is_taken_back_and_says_why(tmp_path: Path) -> None:
+    """A failed activation ends reverted, with its exit code and last lines, on the old system."""
+    site = Site(tmp_path)
+    bad = site.machine.system("bad", at="cache", code=2, before="echo snippet failed")
+    async with site.running():
+        device = await site.member()
+        rollout = site.deploy(device, bad)
+        site.server.open_gate(rollout, device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert [(rollout, 1, "reverted")] == site.server.outcomes()
+    told = next(one.attempt for one in site.server.reports if one.attempt and one.attempt.outcome)
+    assert (Cause.ACTIVATION, "the activation script failed", 2) == (told.cause, told.reason, told.exit_code)
+    assert "snippet failed" in told.lines
+    assert (site.old, site.old) == (site.machine.host.current_system(), site.machine.host.profile_system())
+
+
+async def test_without_a_token_it_asks_and_waits_for_an_admin(tmp_path: Path) -> None:
+    """The host key's fingerprint is shown, and after an admin's signature the device goes on by itself."""
+    site = Site(tmp_path, token=False)
+    async with site.running():
+        await until(lambda: bool(site.server.requests))
+        asked = site.server.requests[0]
+        assert ("web-01", key("host").public.text) == (asked.name, asked.key)
+        site.fleet.device("web-01", device=asked.device, key=asked.key)
+        await until(lambda: bool(site.server.reports))
+    assert asked.device == site.server.reports[0].device
+
+
+async def test_a_taken_name_is_not_claimed_but_asked_for(tmp_path: Path) -> None:
+    """A token does not take a name away from another device."""
+    site = Site(tmp_path)
+    site.fleet.device("web-01")
+    async with site.running():
+        await until(lambda: bool(site.server.requests))
+    assert "the name web-01 is taken by another device; an admin decides" == site.server.requests[0].reason
+    assert 1 == len(site.fleet.state.devices)
+
+
+@pytest.mark.parametrize(
+    ("select", "tags", "expected"),
+    [
+        ({"env": ["prod"], "site": ["a", "b"]}, {"site": "b", "other": "x"}, {"env": "prod", "site": "b"}),
+        ({"site": ["a", "b"]}, {}, None),
+        ({"site": ["a", "b"]}, {"site": "c"}, None),
+    ],
+)
+async def test_tags_are_exactly_the_selectors(
+    tmp_path: Path, select: dict[str, list[str]], tags: Tags, expected: Tags | None
+) -> None:
+    """One allowed value for each key of the grant's selector; where it leaves a choice, agent.toml makes it."""
+    site = Site(tmp_path, select=select)
+    site.settings = replace(site.settings, tags=tags)
+    async with site.running():
+        await until(lambda: bool(site.fleet.state.devices or site.server.requests))
+    found = [record.statement.tags for record in site.fleet.state.devices.values()]
+    assert ([expected] if expected is not None else []) == found
+    if expected is None:
+        assert "the token wants the tag site to be one of a, b" in site.server.requests[0].reason
+
+
+async def test_where_streams_break_the_agent_polls(tmp_path: Path) -> None:
+    """A proxy that eats streams slows an update down, and does not stop it."""
+    site = Site(tmp_path)
+    site.server.streams = False
+    new = site.machine.system("new", at="cache")
+    async with site.running():
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, new), device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert new == site.machine.host.current_system()
+
+
+async def test_a_rewritten_log_starts_nothing_and_is_told_loudly(tmp_path: Path) -> None:
+    """A coordinator that shows another history gets no update done, and the report says fork."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        size = site.fleet.size
+        rewritten = sign_checkpoint(Checkpoint(origin(site.fleet.fleet, 0), size, b"\1" * 32), site.fleet.log_key)
+        site.server.tamper = lambda sync: replace(sync, checkpoint=rewritten, start=size, entries=())
+        site.server.open_gate(site.deploy(device, new), device)
+        await until(lambda: any(one.note.startswith("fork: ") for one in site.server.reports))
+    assert (site.machine.switches(), site.server.outcomes()) == ([], [])
+
+
+async def test_a_line_that_is_not_in_the_signed_release_is_not_followed(tmp_path: Path) -> None:
+    """A coordinator that serves another line is caught by the proof, and the report says so."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    site.server.spoil = lambda proof: replace(proof, line=proof.line.replace("1000", "1001"))
+    async with site.running():
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, new), device)
+        await until(lambda: any("does not hold" in one.note for one in site.server.reports))
+    assert site.machine.switches() == []
+
+
+async def test_an_undelivered_outcome_is_told_after_a_restart_and_nothing_is_done_twice(tmp_path: Path) -> None:
+    """A report that cannot be delivered never causes a revert or a second install."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        await until(lambda: bool(site.server.reports))
+        site.server.refuse_reports = "the database is gone"
+        site.server.open_gate(site.deploy(device, new), device)
+        await until(lambda: bool(agent.service.state.outbox))
+    assert site.server.outcomes() == []
+    site.server.refuse_reports = ""
+    async with site.running() as agent:
+        await until(lambda: bool(site.server.outcomes()))
+        await until(lambda: not agent.service.state.outbox)
+    assert ([f"switch {new}"], new) == (site.machine.switches(), site.machine.host.current_system())
+
+
+async def test_a_system_that_loses_the_coordinator_goes_back_and_tells_why(tmp_path: Path) -> None:
+    """No signed sync in time: back to the old system, where the coordinator answers again."""
+    site = Site(tmp_path)
+    wait = f"touch {tmp_path}/begun; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done"
+    new = site.machine.system("new", at="cache", before=wait)
+    async with site.running() as agent:
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, new, activation=Activation(confirm_s=60)), device)
+        await until((tmp_path / "begun").exists)
+        site.server.down = "cut off by the new firewall"
+        (tmp_path / "go").touch()
+        await until(lambda: phase(agent) is Phase.CONFIRMING)
+        site.boot_s += 61
+        agent.service.feed(Tick())
+        await until(lambda: site.machine.host.current_system() == site.old)
+        site.server.down = ""
+        await until(lambda: bool(site.server.outcomes()))
+    told = next(one.attempt for one in site.server.reports if one.attempt and one.attempt.outcome)
+    assert (Outcome.REVERTED, Cause.CONTACT) == (told.outcome, told.cause)
+
+
+async def test_a_revoked_signature_stops_an_update_before_the_switch(tmp_path: Path) -> None:
+    """The log is asked once more right before the switch."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    site.store.fetch_fault = Fault(FaultKind.unreachable, "the cache is gone for a while")
+    site.fleet.grant("ops", "deploy", "release")
+    async with site.running() as agent:
+        device = await site.member()
+        line = TargetLine(device=device, path=new, system="x86_64-linux", digest=digest_of(new), nar_size=1_000)
+        site.server.lines = LineTree([line])
+        release, _ = site.fleet.release("r", by="ops", caches=(CACHE,), lines=None, targets=site.server.lines.targets)
+        rollout = site.fleet.rollout(release, by="ops")
+        site.server.open_gate(rollout, device)
+        await until(lambda: phase(agent) is Phase.FETCHING)
+        site.fleet.revoke(key_name="ops")
+        site.store.fetch_fault = None
+        site.boot_s += 400
+        agent.service.feed(Tick())
+        await until(lambda: bool(site.server.outcomes()))
+    assert ([(rollout, 1, "refused")], []) == (site.server.outcomes(), site.machine.switches())
+
+
+async def test_once_brings_one_update_to_its_end_and_returns(tmp_path: Path) -> None:
+    """`run --once` needs no service: sync, update, report, exit."""
+    site = Site(tmp_path)
+    await Agent(site.parts()).run_once()
+    device = await site.member()
+    new = site.machine.system("new", at="cache")
+    rollout = site.deploy(device, new)
+    site.server.open_gates.append((rollout, device, 1))
+    await Agent(site.parts()).run_once()
+    assert ([(rollout, 1, "confirmed")], new) == (site.server.outcomes(), site.machine.host.current_system())
+
+
+async def test_a_cloned_disk_asks_to_be_enrolled_as_somebody_else(tmp_path: Path) -> None:
+    """Another machine-id: a new id and key, and the wish names the device it was."""
+    site = Site(tmp_path)
+    async with site.running():
+        first = await site.member()
+        await until(lambda: bool(site.server.reports))
+    site.machine.write("/etc/machine-id", "machine-2\n")
+    async with site.running():
+        await until(lambda: bool(site.server.requests))
+    asked = site.server.requests[0]
+    assert asked.device != first
+    assert asked.key != site.fleet.state.devices[first].statement.key
+
+
+def test_settings_that_contradict_the_identity_stop_the_agent(tmp_path: Path) -> None:
+    """Neither key path nor fleet is changed silently."""
+    site = Site(tmp_path)
+    site.parts()
+    site.settings = replace(site.settings, key_file="/etc/ssh/other")
+    with pytest.raises(UserError, match="names the key /etc/ssh/other, but this device is known by"):
+        site.parts()
+    site.settings = replace(site.settings, key_file=None, token_file=None, fleet="9" * 64)
+    with pytest.raises(UserError, match="names the fleet 999999999999…, but this device belongs to"):
+        site.parts()
+
+
+def test_a_device_never_trusts_on_first_use(tmp_path: Path) -> None:
+    """Without a token and without a pinned checkpoint there is no identity, and nothing is left behind."""
+    site = Site(tmp_path)
+    site.settings = replace(site.settings, token_file=None)
+    with pytest.raises(UserError, match="no fleet is pinned"):
+        site.parts()
+    assert list(site.machine.state_dir.iterdir()) == []
+
+
+def phase(agent: Agent) -> Phase:
+    """Give the phase of the update under way."""
+    update = agent.service.state.update
+    return update.phase if update is not None else Phase.IDLE
