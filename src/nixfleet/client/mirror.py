@@ -109,7 +109,7 @@ class Mirror:
         """
         async with self._one_at_a_time:
             note = await client.checkpoint()
-            wanted = _claimed_size(note)
+            wanted = claimed_size(note)
             before = self.size
             while self.size + len(self._staged) < wanted:
                 start = self.size + len(self._staged)
@@ -226,7 +226,7 @@ def _kind(error: Untrusted) -> Verified:
             return "untrusted"
 
 
-def _claimed_size(note: bytes) -> int:
+def claimed_size(note: bytes) -> int:
     """Read how many entries a checkpoint claims, before it can be verified: only to know how much to ask for."""
     lines = note[:MAX_NOTE_BYTES].split(b"\n", 2)
     if len(lines) < 3 or not lines[1].isdigit() or len(lines[1]) > 16:

@@ -24,6 +24,7 @@ LEVEL: Final = 3
 """Compression must give the same bytes every time, in one thread, for a broken upload to be resumed."""
 _AT_ONCE: Final = 4
 _ASK_AT_ONCE: Final = 16
+_ANEW_MAX: Final = 2
 _WAITS_S: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -168,28 +169,30 @@ class _Push:
         await _together(one(info) for info in self._todo)
 
     async def _path(self, info: LocalPath) -> None:
-        """Upload and commit one path, over broken connections and beginnings that are not ours."""
+        """Upload and commit one path, over broken connections, other pushers, and beginnings that are not ours."""
         part = hash_part(info.path)
-        fresh = False
-        for wait_s in (*_WAITS_S, None):
+        tries, anew, furthest_bytes = 0, 0, -1
+        while True:
             try:
-                held = 0 if fresh else await self._client.upload_state(part)
-                if fresh:
-                    await self._client.drop_upload(part)
+                held = await self._client.upload_state(part)
+                if held > furthest_bytes:
+                    # It gets on, by us or by somebody who pushes the same: no reason to give up.
+                    tries, furthest_bytes = 0, held
                 await self._upload(info, part, held)
                 await self._commit(info, resumed=held > 0)
+                break
             except _StartOverError:
-                fresh = True
+                anew += 1
+                if anew > _ANEW_MAX:
+                    raise UserError(f"the upload of {info.path} was spoilt {anew} times; try again later") from None
+                await self._client.drop_upload(part)
             except (Unreachable, Conflict):
-                if wait_s is None:
+                if tries == len(_WAITS_S):
                     raise
-                await self._sleep(wait_s)
+                await self._sleep(_WAITS_S[tries])
+                tries += 1
                 if not await self._still_missing(info.path):
                     break
-            else:
-                break
-        else:
-            raise UserError(f"{info.path} is being uploaded by somebody else as well; try again when they are done")
         self._done(info, info.nar_bytes)
 
     async def _still_missing(self, path: str) -> bool:
