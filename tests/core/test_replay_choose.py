@@ -244,6 +244,17 @@ def test_a_rollback_covers_who_confirmed() -> None:
     assert said(chosen(fleet, covers=lambda one: one.statement.of is not None)) == f"follow {fleet.size - 1}"
 
 
+def test_a_limited_signer_takes_back_only_what_had_few_lines() -> None:
+    """`max_devices` bounds a rollback by the release that it takes back."""
+    fleet = prod()
+    fleet.grant("ops", "rollback", max_devices=1)
+    for devices, expected in (({"web-01": "a"}, "follow"), ({"web-01": "b", "web-02": "b"}, "unauthorised")):
+        first = fleet.rollout(fleet.release("a", devices)[0])
+        fleet.rollout(None, kind="rollback", of=first, by="ops")
+        choice = chosen(fleet, covers=lambda _: True, attempted_index=fleet.size - 1)
+        assert expected in said(choice)
+
+
 def test_signed_gates_open_in_order() -> None:
     """A wave is open when every signed gate up to it has its advance."""
     fleet = prod()

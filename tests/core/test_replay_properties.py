@@ -45,13 +45,24 @@ def _act(fleet: Fleet, chance: random.Random) -> None:
         case 4 | 5:
             releases: list[Any] = list(fleet.state.releases) or ["0" * 64]
             fleet.rollout(chance.choice(releases), by=by, select=select)
+            if chance.random() < 0.3 and fleet.state.rollouts:
+                first = chance.choice(list(fleet.state.rollouts))
+                fleet.rollout(None, by=by, select=select, kind="rollback", of=first)
         case 6 | 7:
             rollouts: list[Any] = list(fleet.state.rollouts) or ["0" * 64]
             verb = chance.choice(("pause", "resume", "cancel"))
             fleet.control(chance.choice(rollouts), verb, by=by, **chance.choice(({}, {}, {"seq": 7})))
         case 8:
             parent = chance.choice([None, *fleet.state.grants])
-            fleet.grant(chance.choice(PEOPLE), "deploy", by=by, parent=parent, select=select, depth=chance.randrange(2))
+            fleet.grant(
+                chance.choice(PEOPLE),
+                "deploy",
+                by=by,
+                parent=parent,
+                select=select,
+                depth=chance.randrange(2),
+                max_devices=chance.choice((None, 1)),
+            )
         case _ if chance.random() < 0.3:
             fleet.revoke(grant=chance.choice(list(fleet.state.grants)), by=by)
         case _:

@@ -1,5 +1,9 @@
 """The verified view: pinned, all or nothing, and it says which rule a bad log broke."""
 
+import base64
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,3 +224,13 @@ def test_an_audit_of_a_cut_log_says_so() -> None:
     fleet = grown()
     with pytest.raises(Untrusted, match="is for 5 entries, but 4 are given"):
         verify_all(fleet.fleet, fleet.checkpoint, fleet.entries[:4])
+
+
+def test_a_log_of_protocol_1_keeps_its_verdicts() -> None:
+    """A stored log of every earlier version is judged by new software as it always was."""
+    stored = json.loads((Path(__file__).parent / "vectors" / "log-1.json").read_text())
+    entries = [(base64.b64decode(entry["leaf"]), entry["payload"].encode()) for entry in stored["entries"]]
+    extended = LogView.pinned(stored["fleet"]).extend(stored["checkpoint"].encode(), 0, entries)
+    assert [entry["verdict"] for entry in stored["entries"]] == [
+        type(verdict).__name__.lower() for verdict in extended.verdicts
+    ]

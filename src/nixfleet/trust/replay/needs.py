@@ -22,7 +22,7 @@ class Needs:
         self._release_of = state.release_of
         covering = _selecting(state, device)
         self._rollouts = frozenset(one.digest[:32] for one in covering)
-        self._releases = frozenset(one.statement.release for one in covering)
+        self._releases = frozenset(one.names(state.rollouts) for one in covering)
 
     def __call__(self, leaf: Leaf | bytes) -> bool:
         """Tell whether a leaf's payload is needed; a leaf that is malformed has none that anybody needs."""
@@ -64,8 +64,8 @@ class Missing:
 def missing(state: State, device: str) -> Missing:
     """List the payloads that a device needs and does not hold."""
     covering = _selecting(state, device)
-    named = {Digest(one.statement.release) for one in covering if one.statement.release is not None}
-    unknown = named - state.releases.keys()
+    named = {one.names(state.rollouts) for one in covering} - {None}
+    unknown = [digest for digest in named if digest is not None and digest not in state.releases]
     controls = {record.place.index for one in covering for record in one.unread if record.statement is None}
     rollouts = {one.digest[:32] for one in covering}
     controls |= {

@@ -96,9 +96,13 @@ def _barred(state: State, device: str, now: int) -> Hold | None:
     return None
 
 
-def covering(state: State, tags: Tags, covers: Covers = lambda _: None) -> Iterator[RolloutState]:
-    """Yield the rollouts that cover a device with these tags, or could, highest index first."""
+def covering(
+    state: State, tags: Tags, covers: Covers = lambda _: None, below: int | None = None
+) -> Iterator[RolloutState]:
+    """Yield the rollouts that cover a device with these tags, or could, highest index first, from `below` down."""
     for one in reversed(state.rollouts.values()):
+        if below is not None and one.index >= below:
+            continue
         if matches(one.statement.select, tags) and _has_part(state, one, tags, covers) is not False:
             yield one
 
@@ -122,13 +126,9 @@ def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers)
         return Skip(one, "rule", rule)
     if now < one.statement.not_before:
         return Skip(one, "not-yet", "it has not begun")
-    # trust.md, Order: whoever signed it had not seen one that came before it; so it cannot be held back and
-    # played after a newer one.
-    for other in covering(state, tags, covers):
-        if one.statement.base.size <= other.index < one.index and isinstance(
-            right_of(state, other, tags, now), Allowed
-        ):
-            return Skip(one, "stale", f"entry {other.index} came before it; sign it again")
+    other = _overlooked(state, one, tags, now, covers)
+    if other is not None:
+        return Skip(one, "stale", f"entry {other.index} came before it; sign it again")
     release = release_for(state, one)
     if release is not None:
         fault = release_fault(state, release, right, tags, now)
@@ -137,15 +137,29 @@ def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers)
     return None
 
 
+def _overlooked(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers) -> RolloutState | None:
+    """Return a rollout for the device in [base size, index): its signer had not seen it (trust.md, Order).
+
+    So the coordinator cannot hold a rollout back and play it after a newer one.
+    """
+    for other in covering(state, tags, covers, below=one.index):
+        if other.index < one.statement.base.size:
+            return None
+        if isinstance(right_of(state, other, tags, now), Allowed):
+            return other
+    return None
+
+
 def right_of(state: State, one: RolloutState, tags: Tags, now: int) -> Allowed | Denied:
     """Judge a rollout's signer, at use, over a device with these tags."""
     right = rights.authorise_over(
         state, one.place.signer, one.statement.kind, Over(tags=(tags,)), now, one.place.sha512
     )
-    if isinstance(right, Allowed) and one.statement.kind == "rollback" and right.max_devices is not None:
-        first = state.rollouts.get(Digest(one.statement.of or ""))
-        release = release_for(state, first) if first is not None else None
-        if release is None or not _within(release.statement, right):
+    if isinstance(right, Allowed) and one.statement.of is not None and right.max_devices is not None:
+        # A rollback touches whom its release had lines for; one that is not known yet is held for in `_settle`.
+        first = state.rollouts[Digest(one.statement.of)]
+        release = release_for(state, first)
+        if first.statement.kind == "rollback" or (release is not None and not _within(release.statement, right)):
             return Denied(f"its signer is limited to {right.max_devices} devices")
     return right
 
@@ -190,7 +204,8 @@ def _settle(
 ) -> Choice:
     """Follow the rollout that won, or say what it waits for; nothing older comes in its place."""
     release, tags = release_for(state, one), state.devices[device].statement.tags
-    if one.unread or (one.statement.release is not None and release is None):
+    named = one.names(state.rollouts)
+    if one.unread or (named is not None and named not in state.releases):
         # A release that is not in the log looks to an agent like one whose payload it lacks: both stop here.
         return Hold("missing", "its release or a control of it is not known here", one, skipped=skipped)
     if one.paused:

@@ -6,6 +6,7 @@ replaced, so a `copy` shares them.
 
 import copy
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -135,6 +136,12 @@ class RolloutState:
         A device that has confirmed this rollout has nothing to retry: that is its own knowledge, not the log's.
         """
         return 1 + sum(devices == "failed" or device in devices for _, devices in self.retries)
+
+    def names(self, rollouts: Mapping[Digest, "RolloutState"]) -> Digest | None:
+        """Return the release that must be known to judge this rollout: its own, or of the one it takes back."""
+        of = self.statement.of
+        named = self.statement.release if of is None else rollouts[Digest(of)].statement.release
+        return Digest(named) if named is not None else None
 
     def wave_open(self, wave: int) -> bool:
         """Tell whether signatures open a wave (from 1): every signed gate up to it has its ``advance``."""
