@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.factories import T0, Fleet, device_id, key
 
-from nixfleet.model.ids import FleetId
+from nixfleet.model.ids import Digest, FleetId
+from nixfleet.model.statements import Rule
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.replay import Needs, State, Unknown, Valid, Void, choose, missing, replay, supply
+from nixfleet.trust.statements import digest
 
 DEVICES = ("web-01", "web-02", "dev-01")
 PEOPLE = ("admin", "ops", "ci", "token", "mallory", "web-01")
@@ -23,13 +25,28 @@ def made_up(seed: int) -> Fleet:
     """Make a log of some forty acts, sensible and not, by people who may and may not."""
     chance = random.Random(seed)
     fleet = Fleet()
+    if seed % 2:  # every other fleet has a threshold, rules and approvers
+        rule = Rule(select={"env": ("prod",)}, actions=("deploy", "control", "device"), approvals=1)
+        fleet = Fleet("admin", "boss", threshold=2, rules=(rule,))
+        fleet.approve(_digest(fleet, 0), "boss")
     fleet.grant(
         "ops", "deploy", "release", "control", "device", "grant", "rollback", select={"env": ("prod", "dev")}, depth=2
     )
     fleet.grant("token", "enroll", select={"env": ("prod",)}, max_uses=2)
+    if seed % 2:
+        fleet.grant("ci", "approve", "enroll")
+        for index in range(2, fleet.size):
+            fleet.approve(_digest(fleet, index), "boss")
     for _ in range(40):
         _act(fleet, chance)
+        if seed % 2 and chance.random() < 0.7:
+            index = fleet.size - chance.randrange(1, 4)
+            fleet.approve(_digest(fleet, index), chance.choice(("boss", "ci", "ops", "mallory")))
     return fleet
+
+
+def _digest(fleet: Fleet, index: int) -> Digest:
+    return digest(fleet.entries[index][1])
 
 
 def _act(fleet: Fleet, chance: random.Random) -> None:
@@ -148,7 +165,7 @@ def test_a_changed_byte_of_a_leaf_or_payload_takes_its_effect_away(seed: int, da
     for place, (leaf, payload) in enumerate(fleet.entries[:index]):
         replay(state, place, leaf, payload)
     leaf, payload = fleet.entries[index]
-    in_leaf = data.draw(st.booleans())
+    in_leaf = b"nixfleet-approve-v1" in leaf or data.draw(st.booleans())  # an approval reads no payload
     text = leaf if in_leaf else payload
     place = data.draw(st.integers(8 if in_leaf else 0, len(text) - 1))  # the first 8 bytes are the coordinator's time
     byte = data.draw(st.integers(0, 255).filter(lambda byte: byte != text[place]))
