@@ -173,7 +173,7 @@ def test_a_pinned_state_must_be_on_the_way(tmp_path: Path, fleet: Fleet) -> None
 async def test_a_checkpoint_that_is_none_is_untrusted(tmp_path: Path, fleet: Fleet, note: bytes) -> None:
     """Whatever claims no usable size is refused before anything is fetched."""
     with pytest.raises(Untrusted, match=r"checkpoint is malformed|more than"):
-        mirror._claimed_size(note)
+        mirror.claimed_size(note)
 
 
 async def test_a_coordinator_that_holds_back_entries_is_unreachable(tmp_path: Path, fleet: Fleet) -> None:
