@@ -10,12 +10,11 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.agent.made_up import Machine, MadeUpStore, Silent, append_line
 
+from nixfleet import config
 from nixfleet.agent import journal as journals
 from nixfleet.agent import machine
 from nixfleet.agent.journal import Journal
@@ -24,23 +23,23 @@ from nixfleet.agent.service import Clock, Service
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import Contact, Contacted, Delivered, Effect, Event, Offered, Restarted, State
 
-_save = journals.save
+_save = config.write_atomic
 
 
 def die_at(number: int, when: str) -> None:
     """Make the process kill itself just before or just after its `number`-th write."""
     writes = 0
 
-    def save(path: Path, value: msgspec.Struct, mode: int = 0o600) -> None:
+    def save(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         nonlocal writes
         writes += 1
         if writes == number and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
-        _save(path, value, mode)
+        _save(path, data, mode=mode)
         if writes == number and when == "after":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    journals.save = save
+    setattr(journals, "write_atomic", save)  # noqa: B010 - a name that the module does not export
 
 
 async def update(root: Path, path: str) -> None:

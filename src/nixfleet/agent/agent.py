@@ -41,7 +41,7 @@ from nixfleet.agent.update import (
 )
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.errors import NixfleetError, Refused, Untrusted, UserError
 from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.statements import TargetLine
@@ -441,7 +441,7 @@ class Agent:
             v=1,
             fleet=parts.identity.fleet,
             device=parts.identity.device,
-            seq=self._next_seq(),
+            seq=parts.journal.next_seq(),
             at=self.link.wall(),
             log=self._mirror.log_state,
             protocol=PROTOCOL,
@@ -458,12 +458,6 @@ class Agent:
     async def _send_report(self, signed: Signed) -> None:
         await self.link.send_report(signed)
         self._told = facts.gather(self._host, self._nix_version)
-
-    def _next_seq(self) -> int:
-        try:
-            return self._parts.journal.next_seq()
-        except OSError as error:
-            raise Unreachable(f"the journal cannot be written: {error.strerror or error}") from error
 
     async def _send_progress(self, progress: Progress) -> None:
         await self.link.client.progress(progress)

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.agent.host import Host
-from nixfleet.agent.journal import load, save, write_durably
+from nixfleet.agent.journal import load
 from nixfleet.agent.settings import Settings, pinned
+from nixfleet.config import write_atomic
 from nixfleet.errors import UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.statements import LogState
@@ -54,11 +55,11 @@ def establish(host: Host, settings: Settings) -> tuple[Identity, SecretKey, Join
     found = load(folder / "identity.json", Identity)
     if found is None:
         found = _first(host, settings, token)
-        save(folder / "identity.json", found)
+        write_atomic(folder / "identity.json", msgspec.json.encode(found))
     _check_unchanged(found, settings)
     if found.machine_id and found.machine_id != host.machine_id():
         found = _cloned(host, folder, found)
-        save(folder / "identity.json", found)
+        write_atomic(folder / "identity.json", msgspec.json.encode(found))
     return found, read_key(host, found), token
 
 
@@ -157,7 +158,7 @@ def _cloned(host: Host, folder: Path, found: Identity) -> Identity:
 
 def _make_key(path: Path) -> None:
     if not os.path.lexists(path):
-        write_durably(path, SecretKey.generate().to_openssh().encode())
+        write_atomic(path, SecretKey.generate().to_openssh().encode())
 
 
 def _key_place(host: Host, key_file: str) -> Path:

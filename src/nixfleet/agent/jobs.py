@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from nixfleet.agent.host import Host, printable
-from nixfleet.agent.journal import sync_folder, write_durably
+from nixfleet.config import sync_folder, write_atomic
 
 KEPT_JOBS = 8
 TAIL_BYTES = 64 << 10
@@ -43,7 +43,7 @@ class Job:
         mark = self.folder / "boot"
         if not mark.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_durably(mark, self._host.boot_id().encode())
+            write_atomic(mark, self._host.boot_id().encode())
             sync_folder(self.folder.parent)
             _forget_old(self.folder)
         return mark.read_text() == self._host.boot_id()

@@ -1,17 +1,16 @@
 """The agent's memory on disk: one JSON file that is replaced atomically, and read tolerantly.
 
-A write is: new file, fsync, rename, fsync of the folder; so at any crash the old content or the new one is there,
-never half of one. It must never guess: a journal that is there and cannot be read stops the agent, because going on
-without it could repeat an update or forget the way back.
+A write is whole or not at all (`config.write_atomic`), at any crash. It must never guess: a journal that is there and
+cannot be read stops the agent, because going on without it could repeat an update or forget the way back.
 """
 
-import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from nixfleet.agent.update import State
+from nixfleet.config import write_atomic
 from nixfleet.errors import UserError
 
 VERSION = 1
@@ -37,6 +36,8 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """Read the journal in a state folder, or start one. Raises: UserError when it is there but unreadable."""
         self._path = folder / "journal.json"
+        for leftover in folder.glob(".journal.json.*"):
+            leftover.unlink(missing_ok=True)  # of a write that a crash cut short
         self._record = load(self._path, Record) or Record()
         self._seq = self._record.seq_limit
 
@@ -46,24 +47,24 @@ class Journal:
         return self._record.state
 
     def write(self, state: State) -> None:
-        """Make a state durable; unchanged, nothing is written. Raises: OSError, and then the old state still holds."""
+        """Make a state durable; unchanged, nothing is written. Raises: UserError; then the old state still holds."""
         if state != self._record.state:
             self._put(msgspec.structs.replace(self._record, state=state))
 
     def next_seq(self) -> int:
-        """Give a report number higher than any given before, over restarts too. Raises: OSError."""
+        """Give a report number higher than any given before, over restarts too. Raises: UserError."""
         if self._seq >= self._record.seq_limit:
             self._put(msgspec.structs.replace(self._record, seq_limit=self._seq + SEQ_BLOCK))
         self._seq += 1
         return self._seq - 1
 
     def _put(self, record: Record) -> None:
-        save(self._path, record)
+        write_atomic(self._path, msgspec.json.encode(record))
         self._record = record
 
 
 def load(path: Path, shape: type[T]) -> T | None:
-    """Read a struct that `save` wrote, or None when there is none. Raises: UserError when it cannot be read."""
+    """Read a struct that was written as JSON, or None when there is none. Raises: UserError when it cannot be read."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -78,35 +79,3 @@ def load(path: Path, shape: type[T]) -> T | None:
         raise UserError(
             f"{path}: unreadable ({error}); this file is the agent's memory: restore it, or join again"
         ) from error
-
-
-def save(path: Path, value: msgspec.Struct, mode: int = 0o600) -> None:
-    """Replace a file durably: new file, fsync, rename, fsync of the folder. Raises: OSError."""
-    write_durably(path, msgspec.json.encode(value), mode)
-
-
-def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file by these bytes, or leave it as it was. Raises: OSError."""
-    fresh = path.with_name(f".{path.name}.new")
-    # A leftover of a crash may have another mode; start from nothing.
-    fresh.unlink(missing_ok=True)
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.rename(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename or a deletion in a folder durable (fsync(2): a file's own fsync does not cover its name)."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,6 +14,7 @@ import msgspec
 from nixfleet.agent import machine
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.update import Effect, Event, Restarted, State, Tick, Trouble
+from nixfleet.errors import UserError
 from nixfleet.model.device import Cause
 
 log = logging.getLogger("nixfleet.agent")
@@ -61,8 +62,8 @@ class Service:
         after, effects = machine.step(before, event, self._clock.boot())
         try:
             self._journal.write(after)
-        except OSError as error:
-            log.warning("the journal cannot be written (%s); nothing is done until it can", error.strerror or error)
+        except UserError as error:
+            log.warning("nothing is done until the journal can be written: %s", error)
             self._feed_later(event)
             return
         if after != before:

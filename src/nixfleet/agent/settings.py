@@ -22,7 +22,7 @@ ENV_PREFIX = "NIXFLEET_AGENT_"
 Span = Annotated[int, msgspec.Meta(ge=1, le=86_400)]
 Delay = Annotated[int, msgspec.Meta(ge=0, le=3_600)]
 Retries = Annotated[int, msgspec.Meta(ge=0, le=100)]
-AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00-\x1f]{0,1000}$")]
+AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00-\x1f]{0,1000}$(?!\n)")]
 Url = Annotated[str, msgspec.Meta(pattern=URL)]
 
 
@@ -48,7 +48,7 @@ class _Check(_Table, frozen=True, kw_only=True):
 class UnitCheck(_Check, frozen=True, kw_only=True):
     """A systemd unit that must be active after an update."""
 
-    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]{0,254}$")]
+    unit: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]{0,254}$(?!\n)")]
 
 
 class HttpCheck(_Check, frozen=True, kw_only=True):
@@ -96,7 +96,7 @@ class Settings(_Table, frozen=True, kw_only=True):
     token_file: AbsolutePath | None = None
     urls: Annotated[tuple[Url, ...], msgspec.Meta(max_length=8)] = ()
     fleet: Annotated[str, msgspec.Meta(pattern=HEX64)] | None = None
-    checkpoint: Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,14}):[0-9a-f]{64}$")] | None = None
+    checkpoint: Annotated[str, msgspec.Meta(pattern=r"^(0|[1-9][0-9]{0,14}):[0-9a-f]{64}$(?!\n)")] | None = None
     tags: Tags = {}
     key_file: AbsolutePath | None = None
     state_dir: AbsolutePath = DEFAULT_STATE_DIR
