@@ -140,6 +140,7 @@ class Coordinator:
         waking = any(entry.row.kind in WAKING for entry in entries)
         if waking:
             self.agents.wake_all()
+            self.views.touch(list(self.log.state.devices))  # who is behind now, and what is intended
         else:
             self.agents.wake(names)
         self.views.touch(names)

@@ -1,0 +1,279 @@
+"""Who may ask what: request signatures, roles, sessions, enrolment, and the bound of every input."""
+
+import asyncio
+import gzip
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from tests.factories import device_id, fingerprint, key
+from tests.server.harness import Rig, rig
+
+from nixfleet.client.api import Client
+from nixfleet.errors import Refused, Untrusted, UserError
+from nixfleet.model.device import EnrollRequest, Facts, Session
+from nixfleet.model.wire import ErrorBody, Signed
+from nixfleet.trust.httpsig import sign_request
+from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
+from nixfleet.trust.statements import digest
+
+
+async def _ask(one: Rig, path: str, name: str | None = None, **changes: Any) -> httpx.Response:
+    """Send a request as a named key would sign it, but for what is changed after signing."""
+    method, body = changes.pop("method", "GET"), changes.pop("body", b"")
+    bare, _, query = path.partition("?")
+    headers: dict[str, str] = {}
+    if name is not None:
+        signed: dict[str, Any] = {"method": method, "path": bare, "query": query, "body": body}
+        signed |= {"created": int(one.now), "fleet": one.fleet.fleet, **changes.pop("signed", {})}
+        headers = sign_request(key(name), **signed)
+    async with httpx.AsyncClient(base_url=one.server.address, trust_env=False) as http:
+        return await http.request(method, path, content=body, headers=headers | changes.pop("headers", {}))
+
+
+def _error(response: httpx.Response) -> tuple[int, str]:
+    body = msgspec.json.decode(response.content, type=ErrorBody)
+    assert body.error
+    assert body.server_time
+    return response.status_code, body.kind
+
+
+async def test_open_routes_need_no_signature(tmp_path: Path) -> None:
+    """Health, checkpoint, fleet, metrics and the API's description are for everybody."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        for path in ("/healthz", "/v1/checkpoint", "/v1/fleet", "/metrics", "/schema/openapi.json"):
+            assert (await _ask(one, path)).status_code == 200
+        assert (await _ask(one, "/healthz")).json()["log_size"] == 2
+        assert "nixfleet_log_entries 2.0" in (await _ask(one, "/metrics")).text
+        assert "/v1/log/entries" in (await _ask(one, "/schema/openapi.json")).json()["paths"]
+
+
+READS = (
+    "/v1/log/entries",
+    "/v1/log/inclusion?index=0&size=1",
+    "/v1/log/consistency?old=1&new=1",
+    "/v1/sync?size=0",
+    "/v1/devices",
+    "/v1/rollouts",
+    "/v1/releases",
+    "/v1/audit",
+    "/v1/snapshot",
+    "/v1/enroll",
+    "/v1/events?since=0",
+    "/v1/agent/events?size=0",
+)
+
+
+async def test_reads_need_a_known_key(tmp_path: Path) -> None:
+    """Without a signature, and with the key of a stranger, nothing is read."""
+    async with rig(tmp_path / "data") as one:
+        for path in READS:
+            assert _error(await _ask(one, path)) == (401, "untrusted")
+            assert _error(await _ask(one, path, "mallory")) == (401, "untrusted")
+
+
+async def test_forged_requests_are_refused(tmp_path: Path) -> None:
+    """A signature over another path, query, body, method or fleet does not hold."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        changes: list[dict[str, Any]] = [
+            {"signed": {"path": "/v1/devices/x"}},
+            {"signed": {"query": "query=x"}},
+            {"signed": {"body": b"x"}},
+            {"signed": {"method": "POST"}},
+            {"signed": {"fleet": "0" * 64}},
+            {"headers": {"content-digest": "sha-256=:AAAA:"}},
+        ]
+        for change in changes:
+            assert _error(await _ask(one, "/v1/devices", "admin", **change)) == (401, "untrusted")
+        assert (await _ask(one, "/v1/devices", "admin")).status_code == 200
+
+
+async def test_skewed_request_learns_the_servers_time(tmp_path: Path) -> None:
+    """Only a well-signed request with a wrong clock is told that the clock is the trouble; the client retries."""
+    async with rig(tmp_path / "data") as one:
+        response = await _ask(one, "/v1/devices", "admin", signed={"created": int(one.now) - 400})
+        assert _error(response) == (401, "skewed")
+        assert response.json()["server_time"] == int(one.now)
+        clock = int(one.now) - 100_000
+        async with Client([one.server.address], fleet=one.fleet.fleet, key=key("admin"), clock=lambda: clock) as off:
+            assert await off.devices() == ()
+            assert off.skew_s == 100_000
+
+
+async def test_devices_read_the_log_and_their_own_things_only(tmp_path: Path) -> None:
+    """A device sees no other device's statement, nor anything that is for people."""
+    async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("web-01") as device:
+        entries = (await device.entries(0, payloads="all")).entries
+        assert [entry.payload is not None for entry in entries] == [True, True, False]
+        with pytest.raises(Refused):
+            await device.payload(digest(one.fleet.entries[2][1]))
+        assert await device.payload(digest(one.fleet.entries[1][1])) == one.fleet.entries[1][1]
+        with pytest.raises(Refused):
+            await device.devices()
+        with pytest.raises(Refused):
+            await device.audit(0)
+        async with one.client("admin") as admin:
+            with pytest.raises(Refused):
+                await admin.line("0" * 64)
+
+
+async def test_retired_device_may_not_ask_any_more(tmp_path: Path) -> None:
+    """With its retirement in the log, a device's key opens nothing."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("web-01") as device:
+        await device.sync(0)
+        one.fleet.device("web-01", state="retired")
+        await one.send(admin)
+        with pytest.raises(Untrusted):
+            await device.sync(0)
+        with pytest.raises(Untrusted):
+            await device.report(one.report("web-01"))
+        assert await admin.devices() == ()
+        assert (await admin.device("web-01")).state == "retired"
+
+
+async def test_token_reads_the_log_and_enrols(tmp_path: Path) -> None:
+    """The key of a join token may sync and append its own device statement, and nothing else."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client("token") as token:
+        one.fleet.grant("token", "enroll", select={"env": ["prod"]}, max_uses=1)
+        await one.send(admin)
+        assert len((await token.sync(0)).entries) == 2
+        with pytest.raises(Refused):
+            await token.devices()
+        one.fleet.device("web-01", by="token", tags={"env": "prod"})
+        await one.send(token)
+        assert [view.name for view in await admin.devices()] == ["web-01"]
+        one.fleet.device("web-02", by="token", tags={"env": "prod"})
+        with pytest.raises(Refused, match="token"):
+            await one.send(token)
+
+
+async def test_granted_people_read_and_stop_reading_when_revoked(tmp_path: Path) -> None:
+    """A grant without actions may read; once revoked it may not."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("auditor") as auditor:
+        grant = one.fleet.grant("auditor")
+        await one.send(admin)
+        assert len(await auditor.devices()) == 1
+        with pytest.raises(Refused, match="enroll"):
+            await auditor.forget_request("x")
+        one.fleet.revoke(grant=grant)
+        await one.send(admin)
+        with pytest.raises(Untrusted):
+            await auditor.devices()
+
+
+def _session(one: Rig, by: str = "admin", to: str = "session", **fields: Any) -> Signed:
+    made: dict[str, Any] = {"v": 1, "fleet": one.fleet.fleet, "by": fingerprint(by), "key": key(to).public.text}
+    made |= {"at": int(one.now), "not_after": int(one.now) + 3_600}
+    payload = session_payload(Session(**{**made, **fields}))
+    return Signed(payload=payload, signature=key(by).sign(NAMESPACE_SESSION, payload))
+
+
+async def test_session_speaks_for_its_person_until_it_ends(tmp_path: Path) -> None:
+    """A session key reads what its person reads, over a restart too, until its time is over."""
+    async with rig(tmp_path / "data") as one:
+        async with one.client("session") as session:
+            with pytest.raises(Untrusted):
+                await session.devices()
+            await session.open_session(_session(one))
+            assert await session.devices() == ()
+        await asyncio.to_thread(one.restart)
+        async with one.client("session") as session:
+            assert await session.devices() == ()
+            one.now += 3_601
+            with pytest.raises(Untrusted):
+                await session.devices()
+
+
+async def test_sessions_of_strangers_and_long_ones_are_refused(tmp_path: Path) -> None:
+    """Nobody opens a session for a key without a grant, for too long, or for another fleet."""
+    async with rig(tmp_path / "data") as one, one.client(None) as anybody:
+        with pytest.raises(Refused):
+            await anybody.open_session(_session(one, by="mallory"))
+        for fields in ({"not_after": int(one.now) + 100_000}, {"fleet": "0" * 64}, {"v": 2}):
+            with pytest.raises(Untrusted):
+                await anybody.open_session(_session(one, **fields))
+
+
+def _request(one: Rig, name: str, signer: str = "", **fields: Any) -> Signed:
+    by = key(signer or name)
+    made: dict[str, Any] = {"v": 1, "fleet": one.fleet.fleet, "device": device_id(name), "name": name}
+    made |= {"key": by.public.text, "at": int(one.now), "facts": Facts(hostname="\x1b[31mweb")}
+    return sign_enroll(EnrollRequest(**{**made, **fields}), by)
+
+
+async def test_request_waits_until_the_device_is_enrolled(tmp_path: Path) -> None:
+    """A request is listed with its fingerprint and cleaned facts, once, and goes when the device is enrolled."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client(None) as anybody:
+        for _ in range(2):
+            await anybody.enroll_request(_request(one, "web-01"))
+        (view,) = await admin.enroll_requests()
+        assert (view.name, view.fingerprint) == ("web-01", fingerprint("web-01"))
+        assert view.facts is not None
+        assert view.facts.hostname == "web"
+        await asyncio.to_thread(one.restart)
+        async with one.client("admin") as again:
+            assert await again.enroll_requests() == (view,)
+            one.fleet.device("web-01")
+            await one.send(again)
+            assert await again.enroll_requests() == ()
+
+
+async def test_nobody_slips_a_key_under_a_waiting_request(tmp_path: Path) -> None:
+    """A second key for a device id that waits is refused until an admin forgets the first."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client(None) as anybody:
+        await anybody.enroll_request(_request(one, "web-01"))
+        with pytest.raises(Refused, match="another key"):
+            await anybody.enroll_request(_request(one, "web-01", "mallory"))
+        await admin.forget_request(device_id("web-01"))
+        await anybody.enroll_request(_request(one, "web-01", "mallory"))
+        (view,) = await admin.enroll_requests()
+        assert view.fingerprint == fingerprint("mallory")
+        with pytest.raises(Untrusted):
+            await anybody.enroll_request(_request(one, "web-02", fleet="0" * 64))
+
+
+async def test_every_body_has_a_bound(tmp_path: Path) -> None:
+    """A body over its bound is 413, before or while it is read; a body that is no JSON is 400."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        for path, size in (("/v1/reports", 98_305), ("/v1/enroll", 98_305), ("/v1/sessions", 98_305)):
+            assert _error(await _ask(one, path, method="POST", body=b"x" * size)) == (413, "bound")
+            assert _error(await _ask(one, path, method="POST", body=b"{")) == (400, "user")
+            assert _error(await _ask(one, path, method="POST", body=gzip.compress(b"{}"))) == (400, "user")
+        big = await _ask(one, "/v1/progress", "web-01", method="POST", body=b"x" * 524_289)
+        assert _error(big) == (413, "bound")
+        assert _error(await _ask(one, "/v1/log", method="POST", body=b'{"statements": []}')) == (400, "user")
+
+
+async def test_every_query_has_a_bound(tmp_path: Path) -> None:
+    """Numbers out of range, words that are no numbers, unknown paths and long queries are told apart."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        for path in (
+            "/v1/log/entries?limit=1001",
+            "/v1/log/entries?start=-1",
+            "/v1/log/entries?start=x",
+            "/v1/log/entries?payloads=some",
+            "/v1/events?since=99999999999999999999",
+            "/v1/events",
+            "/v1/devices?query=" + "x" * 1_001,
+            "/v1/devices?query=status:nonsense",
+        ):
+            assert _error(await _ask(one, path, "admin")) == (400, "user"), path
+        assert _error(await _ask(one, "/v1/devices?query=" + "x" * 5_000, "admin")) == (413, "bound")
+        assert _error(await _ask(one, "/v1/log/inclusion?index=5&size=2", "admin")) == (413, "bound")
+        for path in ("/v1/devices/nobody", "/v1/rollouts/abcdef", "/v1/releases/none", "/v2/x"):
+            assert _error(await _ask(one, path, "admin")) == (404, "unknown"), path
+        assert _error(await _ask(one, "/v1/fleet", method="PUT"))[0] == 405
+
+
+async def test_devices_are_found_by_query(tmp_path: Path) -> None:
+    """The list takes the query language that console and command line have."""
+    async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
+        async with one.client("web-01") as device:
+            await device.report(one.report("web-01"))
+            await device.sync(0)
+        assert [view.name for view in await admin.devices("online:yes")] == ["web-01"]
+        assert [view.name for view in await admin.devices("tag.env:prod")] == ["web-01", "web-02"]
+        with pytest.raises(UserError):
+            await admin.devices("tag.:")
