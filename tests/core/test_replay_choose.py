@@ -89,6 +89,22 @@ def test_a_rollout_that_was_held_back_does_not_count() -> None:
     assert [skip.kind for skip in choice.skipped] == ["stale"]
 
 
+def test_a_rollout_for_other_devices_makes_nothing_stale() -> None:
+    """Two people deploy to two devices at once; each device asks whether the other rollout has a line for it."""
+    fleet = prod()
+    first, second = fleet.release("a")[0], fleet.release("b", {"web-02": "b"})[0]
+    early = fleet.rollout_statement(first)
+    other = fleet.rollout(second)
+    fleet.submit(early)
+    asked = chosen(fleet)
+    assert isinstance(asked, Hold)
+    assert asked.rollout is not None
+    assert ("line", other) == (asked.kind, asked.rollout.digest)
+    assert said(chosen(fleet, covers=lambda _: False)) == f"follow {fleet.size - 1}"
+    stale = chosen(fleet, covers=lambda _: True)
+    assert said(stale) == f"follow {fleet.size - 2}"
+
+
 def test_one_without_the_right_makes_nothing_stale() -> None:
     """Somebody who may not touch the device cannot push others' rollouts aside."""
     fleet = prod()

@@ -5,7 +5,7 @@ those only delay, and are the machine's and `rollout.windows`' to judge.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from nixfleet.model.ids import Digest, Tags, matches
@@ -74,10 +74,12 @@ def choose(state: State, device: str, now: int, attempted_index: int = -1, cover
     for one in covering(state, tags, covers):
         if one.index < attempted_index:
             break  # trust.md, Order: never a lower one than it has attempted
-        skip = _skip(state, one, tags, now, covers)
-        if skip is None:
+        met = _skip(state, one, tags, now, covers)
+        if met is None:
             return _settle(state, one, device, now, covers, tuple(skipped))
-        skipped.append(skip)
+        if isinstance(met, Hold):
+            return replace(met, skipped=tuple(skipped))
+        skipped.append(met)
     return Idle(tuple(skipped))
 
 
@@ -114,8 +116,8 @@ def _has_part(state: State, one: RolloutState, tags: Tags, covers: Covers) -> bo
     return covers(one)
 
 
-def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers) -> Skip | None:
-    """Say why a rollout does not count for a device: not ready, or to be signed again."""
+def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers) -> Skip | Hold | None:
+    """Say why a rollout does not count for a device: not ready, or to be signed again; or what must be known first."""
     if one.cancelled:
         return Skip(one, "cancelled", "it is cancelled")
     right = right_of(state, one, tags, now)
@@ -128,7 +130,10 @@ def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers)
         return Skip(one, "not-yet", "it has not begun")
     other = _overlooked(state, one, tags, now, covers)
     if other is not None:
-        return Skip(one, "stale", f"entry {other.index} came before it; sign it again")
+        unknown = _unknown(state, other) or (
+            _line_unknown(other) if not _has_part(state, other, tags, covers) else None
+        )
+        return unknown or Skip(one, "stale", f"entry {other.index} came before it; sign it again")
     release = release_for(state, one)
     if release is not None:
         fault = release_fault(state, release, right, tags, now)
@@ -204,18 +209,29 @@ def _settle(
 ) -> Choice:
     """Follow the rollout that won, or say what it waits for; nothing older comes in its place."""
     release, tags = release_for(state, one), state.devices[device].statement.tags
-    named = one.names(state.rollouts)
-    if one.unread or (named is not None and named not in state.releases):
-        # A release that is not in the log looks to an agent like one whose payload it lacks: both stop here.
-        return Hold("missing", "its release or a control of it is not known here", one, skipped=skipped)
+    unknown = _unknown(state, one)
+    if unknown is not None or one.unread:
+        return replace(unknown or Hold("missing", "a control of it is not known here", one), skipped=skipped)
     if one.paused:
         return Hold("paused", "the rollout is paused", one, skipped=skipped)
     if now > one.statement.not_after:
         return Hold("expired", "the rollout has expired", one, skipped=skipped)
     closure = closure_for(release.statement, tags) if release is not None else None
     if closure is None and covers(one) is None:
-        return Hold("line", "the device's own line is not known yet", one, skipped=skipped)
+        return replace(_line_unknown(one), skipped=skipped)
     return Follow(one, release, closure, one.runs(device), skipped)
+
+
+def _unknown(state: State, one: RolloutState) -> Hold | None:
+    """Hold where a rollout's release is not known: one in no log looks to an agent like one whose payload it lacks."""
+    named = one.names(state.rollouts)
+    if named is None or named in state.releases:
+        return None
+    return Hold("missing", "the rollout's release is not known here", one)
+
+
+def _line_unknown(one: RolloutState) -> Hold:
+    return Hold("line", "whether the rollout has a line for the device is not known yet", one)
 
 
 def release_for(state: State, one: RolloutState) -> ReleaseRecord | None:
