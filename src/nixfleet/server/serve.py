@@ -103,8 +103,8 @@ def run_forever(settings: ServerSettings, ready: Callable[[str], None], *, wall:
 
 async def serve(settings: ServerSettings, wall: Wall, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Serve until `stop`; `ready` is called once requests are answered with more than 503."""
+    coordinator = Coordinator(settings, wall)
     with FolderLock(settings.data_dir) as lock:
-        coordinator = Coordinator(settings, wall)
         web = _Web(make_app(coordinator, settings))
         sockets, address = _listen(settings)
         serving = asyncio.create_task(web.serve(sockets=sockets))

@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from nixfleet.errors import NixfleetError, UserError
+from nixfleet.errors import Conflict, NixfleetError, UserError
 from nixfleet.server.coordinator.judging import first_entry
 from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
 from nixfleet.server.store import EntryRow, Store
@@ -47,8 +47,12 @@ def create_fleet(
         _secret(building / LOG_KEY, log_key.to_openssh())
         _secret(building / CACHE_KEY, cache_key.strip() + "\n")
         (building / CACHE).mkdir()
-        _append(ServerSettings(data_dir=building, database_url=database_url), row)
-        _move(building, data_dir)
+        if database_url is None:
+            _append(ServerSettings(data_dir=building), row)
+        moved = _move(building, data_dir)
+        if database_url is not None:
+            # Keys first: a log whose key was never written down would be lost.
+            _append_or_undo(ServerSettings(data_dir=data_dir, database_url=database_url), row, moved)
     except OSError as error:
         raise UserError(f"{data_dir}: {error.strerror or error}") from error
     finally:
@@ -86,7 +90,18 @@ def _append(settings: ServerSettings, row: EntryRow) -> None:
         raise errors[0]
 
 
-def _move(building: Path, data_dir: Path) -> None:
+def _append_or_undo(settings: ServerSettings, row: EntryRow, moved: list[Path]) -> None:
+    try:
+        _append(settings, row)
+    except Conflict as error:
+        _remove(moved)
+        raise UserError("the database already holds a fleet's log: give the new fleet one of its own") from error
+    except NixfleetError:
+        _remove(moved)
+        raise
+
+
+def _move(building: Path, data_dir: Path) -> list[Path]:
     """Put everything in place; the database last, for it is what makes the folder a fleet."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     moved: list[Path] = []
@@ -98,9 +113,17 @@ def _move(building: Path, data_dir: Path) -> None:
         _sync_folder(data_dir)
         _sync_folder(data_dir.parent)
     except OSError:
-        for path in reversed(moved):
-            path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+        _remove(moved)
         raise
+    return moved
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in reversed(paths):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:
