@@ -7,13 +7,12 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal
 
 import msgspec
 
 from nixfleet.model.device import Facts, Outcome, Phase
-from nixfleet.model.ids import Tags
 from nixfleet.model.statements import ACTIONS, Verb
 from nixfleet.model.views import (
     Delta,
@@ -453,7 +452,7 @@ class FakeSource:
             requests=tuple(self.requests.values()),
         )
 
-    async def events(self, _since: int) -> AsyncIterator[Delta | Reset]:
+    async def events(self, _since: int) -> AsyncGenerator[Delta | Reset, None]:
         """Give what is put in from now on."""
         queue: asyncio.Queue[Delta | Reset | Exception] = asyncio.Queue()
         self._listeners.append(queue)
@@ -615,9 +614,9 @@ class FakeActs:
         """Note a control."""
         return self._do(verb, rollout, wave)
 
-    async def enroll(self, device: str, name: str, tags: Tags) -> str:
+    async def enroll(self, request: EnrollView) -> str:
         """Note an enrolment."""
-        return self._do("enroll", device, name, tags)
+        return self._do("enroll", request.device)
 
     async def forget_request(self, device: str) -> str:
         """Note that a request is dropped."""

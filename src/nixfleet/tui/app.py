@@ -223,7 +223,7 @@ class ConsoleApp(App[int], inherit_bindings=False):
             return
         try:
             said = await self.desk.calls.run(
-                f"export entry {index}", f"nixfleet audit export {index}", self.desk.verifier.export(index)
+                f"export entry {index}", f"nixfleet audit show {index} --out .", self.desk.verifier.export(index)
             )
         except NixfleetError as error:
             self.notify(str(error), severity="error")
@@ -279,7 +279,12 @@ class ConsoleApp(App[int], inherit_bindings=False):
 
 def run(source: Source, acts: Acts, verifier: Verifier, *, options: Options) -> int:
     """Run the console until the person leaves; gives the exit code (128 + n when signal n ended it)."""
+    return asyncio.run(run_async(source, acts, verifier, options=options))
+
+
+async def run_async(source: Source, acts: Acts, verifier: Verifier, *, options: Options) -> int:
+    """Run the console in the loop that its ports belong to; as `run`."""
     with log_to_file(options.log_file):
         app = ConsoleApp(Desk(source, acts, verifier, options), driver_class=PatientDriver)
-        result = app.run(mouse=options.mouse)
+        result = await app.run_async(mouse=options.mouse)
     return result if result is not None else app.return_code or 0

@@ -4,6 +4,7 @@ It puts what it hears into the store and draws nothing. On a lost link the last 
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -118,19 +119,20 @@ class Feed:
     async def _follow(self) -> bool:
         """Take in deltas; true when a new snapshot is wanted at once."""
         taken = 0
-        async for event in self._source.events(self._store.seq):
-            if isinstance(event, Reset):
-                return True
-            try:
-                self._store.apply(event)
-            except Gap:
-                self._calls.note("GET /v1/events", "a delta is missing: reading everything again", failed=True)
-                return True
-            if event.fleet is not None:
-                self._grow()
-            taken += 1
-            if taken % _BURST == 0:
-                await asyncio.sleep(0)
+        async with contextlib.aclosing(self._source.events(self._store.seq)) as events:
+            async for event in events:
+                if isinstance(event, Reset):
+                    return True
+                try:
+                    self._store.apply(event)
+                except Gap:
+                    self._calls.note("GET /v1/events", "a delta is missing: reading everything again", failed=True)
+                    return True
+                if event.fleet is not None:
+                    self._grow()
+                taken += 1
+                if taken % _BURST == 0:
+                    await asyncio.sleep(0)
         return False
 
     def _grow(self) -> None:

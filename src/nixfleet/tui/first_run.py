@@ -107,14 +107,14 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
             self.exit(answers)
 
     def on_key(self, event: events.Key) -> None:
-        """Escape and Ctrl+C give up; arrows and Tab move between the questions."""
+        """Escape and Ctrl+C give up; arrows move between the questions, as Tab does."""
         if event.key in {"escape", "ctrl+c"}:
             event.stop()
             self.exit(None)
-        elif event.key == "tab" or (event.key == "down" and isinstance(self.focused, Input)):
+        elif event.key == "down" and isinstance(self.focused, Input):
             event.stop()
             self.screen.focus_next()
-        elif event.key == "shift+tab" or (event.key == "up" and isinstance(self.focused, Input)):
+        elif event.key == "up" and isinstance(self.focused, Input):
             event.stop()
             self.screen.focus_previous()
 

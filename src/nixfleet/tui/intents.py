@@ -13,6 +13,7 @@ from nixfleet.model.views import DeviceView, EnrollView, RolloutView
 from nixfleet.tui.confirm import Confirm, question
 from nixfleet.tui.ports import Acts, Deployment, Identity
 from nixfleet.tui.store import Store
+from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.records import fingerprint_rows
 from nixfleet.tui.view.rollouts import is_open, title
 from nixfleet.tui.view.text import Line, Span, clean, plural
@@ -239,12 +240,16 @@ def _membership(kind: Kind, scene: Scene) -> Plan:
         "release_hold": "Open and standing rollouts reach it at once.",
     }
     what = clean(devices[0].name) if len(devices) == 1 else plural(len(devices), "device")
-    verb = "retire" if kind == "retire" else "hold"
+    commands = {
+        "retire": "nixfleet device retire {}",
+        "hold": f"nixfleet device hold {{}} --until {when(until or 0).replace(' ', 'T')}",
+        "release_hold": "",
+    }
 
     def step(device: DeviceView) -> Step:
         return Step(
             call=f"POST /v1/log  device {device.name} {state}",
-            cli=f"nixfleet device {verb} {device.name}" + (" --off" if kind == "release_hold" else ""),
+            cli=commands[kind].format(device.name),
             run=lambda acts: acts.set_state(device.id, state, until),
         )
 
@@ -252,7 +257,7 @@ def _membership(kind: Kind, scene: Scene) -> Plan:
         titles[kind].format(what),
         devices,
         ((Span(told[kind]),),),
-        verb=verb,
+        verb="retire" if kind == "retire" else "hold" if kind == "hold" else "go on",
         forever=devices[0].name if kind == "retire" else "",
     )
     return Plan(confirm=confirm, steps=tuple(step(device) for device in devices))
@@ -275,7 +280,7 @@ def _approve(requests: list[EnrollView]) -> Plan:
         return Step(
             call=f"POST /v1/log  device {request.name} active",
             cli=f"nixfleet enroll {request.name} --key {request.fingerprint}{tags}",
-            run=lambda acts: acts.enroll(request.device, request.name, request.tags),
+            run=lambda acts: acts.enroll(request),
         )
 
     what = clean(one.name) if len(requests) == 1 else plural(len(requests), "device")

@@ -3,14 +3,14 @@
 Implementations raise the errors of `nixfleet.errors` and nothing else. Nothing here knows HTTP.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Literal, Protocol
 
 import msgspec
 
-from nixfleet.model.ids import Selector, Tags
+from nixfleet.model.ids import Selector
 from nixfleet.model.statements import Action, Verb
-from nixfleet.model.views import Delta, EntryView, ReleaseView, RolloutDetail, Snapshot
+from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseView, RolloutDetail, Snapshot
 
 CheckState = Literal["checking", "valid", "behind", "fork", "invalid", "unknown"]
 
@@ -92,7 +92,7 @@ class Source(Protocol):
         """Give everything a console shows. Raises: Unreachable, Refused."""
         ...
 
-    def events(self, since: int, /) -> AsyncIterator[Delta | Reset]:
+    def events(self, since: int, /) -> AsyncGenerator[Delta | Reset, None]:
         """Give the deltas after number `since` as they come; ends or raises Unreachable when the link is lost."""
         ...
 
@@ -159,8 +159,8 @@ class Acts(Protocol):
         """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
         ...
 
-    async def enroll(self, device: str, name: str, tags: Tags) -> str:
-        """Make a device that asked a member of the fleet."""
+    async def enroll(self, request: EnrollView) -> str:
+        """Make a device that asked a member of the fleet, under the name and tags it asked for."""
         ...
 
     async def forget_request(self, device: str) -> str:

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from nixfleet.errors import UserError
-from nixfleet.model.ids import NAME, TAG_VALUE, Selector, matches
+from nixfleet.model.ids import NAME, TAG_VALUE, Selector, Tags, matches
 from nixfleet.model.views import DeviceView, ReleaseLineView, ReleaseView
 from nixfleet.query import status_of
+from nixfleet.rollout import default_waves
 from nixfleet.tui.ports import Deployment
 from nixfleet.tui.view.text import Line, Span, clean, plural, size, store_name
 
@@ -54,30 +55,25 @@ def preview(release: ReleaseView, deployment: Deployment, devices: Iterable[Devi
     if deployment.devices:
         active = [device for device in active if device.id in deployment.devices]
     chosen = [device for device in active if matches(deployment.select, device.tags)]
-    getting = [(device, line) for device in chosen if (line := line_of(release, device)) is not None]
+    getting = [
+        (device, line) for device in chosen if (line := line_for(release.lines, device.id, device.tags)) is not None
+    ]
     if not getting:
         raise UserError(f"{release.name} has no line for any active device of these")
     members = tuple(device for device, _ in sorted(getting, key=lambda pair: pair[0].name))
     return Preview(deployment=deployment, devices=members, lines=tuple(_words(deployment, getting)))
 
 
-def default_waves(count: int) -> tuple[str, ...]:
-    """Give the waves that a rollout over so many devices has by default (rollouts-and-agent.md, Defaults)."""
-    if count <= 1:
-        return ("100%",)
-    return ("1", "100%") if count <= 20 else ("1", "10%", "50%", "100%")
-
-
-def line_of(release: ReleaseView, device: DeviceView) -> ReleaseLineView | None:
+def line_for(lines: Iterable[ReleaseLineView], device: str, tags: Tags) -> ReleaseLineView | None:
     """Find what a device gets of a release: its own line, or the first selector that matches."""
-    for line in release.lines:
-        if line.device == device.id or (line.select is not None and matches(line.select, device.tags)):
+    for line in lines:
+        if line.device == device or (line.select is not None and matches(line.select, tags)):
             return line
     return None
 
 
 def _words(deployment: Deployment, getting: list[tuple[DeviceView, ReleaseLineView]]) -> Iterable[Line]:
-    waves = deployment.waves or default_waves(len(getting))
+    waves = deployment.waves or tuple(str(wave.members) for wave in default_waves(len(getting)))
     yield (
         Span(plural(len(getting), "device"), "strong"),
         Span(f" in {plural(len(waves), 'wave')}: {', '.join(waves)}"),

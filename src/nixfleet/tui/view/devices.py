@@ -20,6 +20,7 @@ from nixfleet.tui.view.text import (
     size,
     store_short,
     system_short,
+    trimmed,
     wrap,
 )
 
@@ -97,7 +98,7 @@ def progress(transfer: Transfer, cells: int) -> Line:
     """Draw a download: bar, bytes of total, rate and percentage, as much of it as there is room for."""
     numbers = of_total(transfer.done_bytes, transfer.total_bytes)
     rate = f"{size(transfer.rate_bytes_s)}/s" if transfer.rate_bytes_s else ""
-    percent = f"{transfer.done_bytes * 100 // transfer.total_bytes:>3}%" if transfer.total_bytes else ""
+    percent = f"{min(100, transfer.done_bytes * 100 // transfer.total_bytes):>3}%" if transfer.total_bytes else ""
     bar = meter(transfer.done_bytes, transfer.total_bytes, _METER_CELLS)
     room = cells - _METER_CELLS - len(percent) - 1
     spans: list[Span] = [*bar, Span(f"{percent} ", "busy")]
@@ -236,7 +237,7 @@ def summary(device: DeviceView, now: int, cells: int) -> list[Line]:
     if device.lines:
         lines += [(), (Span("last output", "head"),)]
         lines += [fit((Span(clean(line), "dim"),), cells) for line in device.lines[-8:]]
-    return lines
+    return trimmed(lines, cells)
 
 
 def _rollout(device: DeviceView) -> Line:

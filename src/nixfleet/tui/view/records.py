@@ -6,7 +6,21 @@ from typing import Final
 from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseLineView, ReleaseView
 from nixfleet.tui.ports import LogCheck
 from nixfleet.tui.view.devices import tags_text, when
-from nixfleet.tui.view.text import Line, Role, Span, ago, clean, fit, joined, pairs, plural, size, store_short, wrap
+from nixfleet.tui.view.text import (
+    Line,
+    Role,
+    Span,
+    ago,
+    clean,
+    fit,
+    joined,
+    pairs,
+    plural,
+    size,
+    store_short,
+    trimmed,
+    wrap,
+)
 
 CHECKS: Final[dict[str, tuple[str, str, Role]]] = {
     "checking": ("◌", "being checked", "busy"),
@@ -128,7 +142,8 @@ def request_card(request: EnrollView, now: int, cells: int) -> list[Line]:
         ("addresses", " ".join(facts.addresses) if facts else ""),
         ("id", request.device),
     ]
-    return lines + pairs([(name, (Span(clean(text)),) if text else ()) for name, text in rows], cells)
+    lines += pairs([(name, (Span(clean(text)),) if text else ()) for name, text in rows], cells)
+    return trimmed(lines, cells)
 
 
 def release_targets(release: ReleaseView) -> str:

@@ -186,6 +186,11 @@ def reflow(line: Line, cells: int) -> list[Line]:
     return wrap("".join(span.text for span in line), cells, line[-1].role)
 
 
+def trimmed(lines: Iterable[Line], cells: int) -> list[Line]:
+    """Cut whatever is too long for a page."""
+    return [line if width(line) <= cells else fit(line, cells) for line in lines]
+
+
 def joined(parts: Iterable[Line], between: str = "  ") -> Line:
     """Join lines that are not empty into one."""
     spans: list[Span] = []

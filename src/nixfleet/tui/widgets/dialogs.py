@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from textual import events, work
 from textual.app import ComposeResult
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
@@ -169,8 +169,9 @@ class DeployDialog(ModalScreen[Preview | None]):
         with Vertical(classes="dialog -form") as box:
             box.border_title = "Deploy"
             for name, label, hint in self.FIELDS:
-                yield LinesPanel(_label(label), id=f"label-{name}")
-                yield Input(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
+                with Horizontal(classes="form-row"):
+                    yield LinesPanel(_label(label), id=f"label-{name}")
+                    yield Input(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
             yield LinesPanel(
                 lambda cells: [(), *(part for line in self._said for part in reflow(line, cells))], id="form-preview"
             )

@@ -1,0 +1,269 @@
+"""What actions would do: refusals with reasons, levels of confirmation, previews, and the steps in the command log."""
+
+import msgspec
+import pytest
+from tests.tui.console_fleet import (
+    DONE,
+    HALTED,
+    NOW,
+    RELEASE,
+    ROLLOUT,
+    FakeActs,
+    FakeSource,
+    device,
+    device_id,
+    fleet_devices,
+    release_with_lines,
+)
+
+from nixfleet.errors import Refused, UserError
+from nixfleet.tui import actions
+from nixfleet.tui.calls import MAX_CALLS, Calls
+from nixfleet.tui.confirm import question
+from nixfleet.tui.help import help_lines
+from nixfleet.tui.intents import Plan, Scene, kind_of, plan, plan_deployment, refusal
+from nixfleet.tui.keys import BY_ID, KEYS, footer
+from nixfleet.tui.ports import Identity
+from nixfleet.tui.preview import preview, read_form
+from nixfleet.tui.store import Store
+from nixfleet.tui.view.text import plain
+
+MUTATING = [key.id for key in KEYS if key.mutates]
+
+
+async def scene(**changes: object) -> Scene:
+    """Make a scene over the made-up fleet, signed in as somebody who may do everything."""
+    store = Store()
+    store.load(await FakeSource().snapshot())
+    return msgspec.structs.replace(Scene(store=store, identity=FakeActs().identity, now=NOW), **changes)
+
+
+@pytest.mark.parametrize("action", MUTATING)
+async def test_every_mutation_is_refused_to_who_may_only_read(action: str) -> None:
+    """A read-only person, a key without rights and a lost link all say why."""
+    chosen = {"devices": (device_id("nas-oslo-01"),), "rollout": ROLLOUT, "requests": (device_id("kiosk-oslo-09"),)}
+    reader = await scene(**chosen, identity=Identity(read_only="auditors read"))
+    nobody = await scene(**chosen, identity=Identity(principal="x"))
+    away = await scene(**chosen, live=False)
+    reasons = [refusal(action, where) for where in (reader, nobody, away)]
+    assert "read-only: auditors read" == reasons[0]
+    assert reasons[1].startswith("your key has no right to ")
+    assert "the coordinator is not connected" == reasons[2]
+
+
+@pytest.mark.parametrize(
+    ("action", "chosen", "why"),
+    [
+        ("rollouts.pause", {"rollout": DONE}, "the rollout is finished"),
+        ("rollouts.retry", {"rollout": ROLLOUT}, "nothing has failed"),
+        ("rollouts.roll_back", {"rollout": HALTED}, "no device has confirmed it"),
+        ("rollouts.pause", {}, "no rollout is chosen"),
+        ("devices.retire", {"devices": (device_id("nas-oslo-01"), device_id("nas-oslo-02"))}, "one device at a time"),
+        ("devices.hold", {"devices": (device_id("nas-oslo-01"),)}, "only active"),
+        ("devices.release_hold", {"devices": (device_id("nas-oslo-02"),)}, "not held"),
+        ("devices.hold", {}, "no device is chosen"),
+        ("enroll.approve", {}, "nobody asks"),
+    ],
+)
+async def test_what_is_not_possible_says_why(action: str, chosen: dict[str, object], why: str) -> None:
+    """A grey action has a reason that can be shown."""
+    assert why in refusal(action, await scene(**chosen))
+
+
+CASES: list[tuple[str, dict[str, object], str, tuple[object, ...], str]] = [
+    ("rollout.pause", {"rollout": ROLLOUT}, "yes", ("pause", ROLLOUT, None), "nixfleet rollout pause"),
+    ("rollout.pause", {"rollout": HALTED}, "count", ("resume", HALTED, None), "nixfleet rollout resume"),
+    ("rollout.advance", {"rollout": ROLLOUT}, "count", ("advance", ROLLOUT, 3), "nixfleet rollout advance"),
+    ("rollout.retry", {"rollout": HALTED}, "count", ("retry", HALTED, None), "nixfleet rollout retry"),
+    ("rollout.cancel", {"rollout": ROLLOUT}, "yes", ("cancel", ROLLOUT, None), "nixfleet rollout cancel"),
+    ("rollout.roll_back", {"rollout": DONE}, "count", ("roll_back", DONE), "nixfleet rollout rollback"),
+    (
+        "devices.retire",
+        {"devices": (device_id("web-oslo-01"),)},
+        "name",
+        ("retired", device_id("web-oslo-01"), None),
+        "nixfleet device retire web-oslo-01",
+    ),
+    (
+        "devices.hold",
+        {"devices": (device_id("web-oslo-01"),)},
+        "count",
+        ("held", device_id("web-oslo-01"), NOW + 7 * 86_400),
+        "nixfleet device hold web-oslo-01 --until 2026-",
+    ),
+    (
+        "devices.release_hold",
+        {"devices": (device_id("nas-oslo-01"),)},
+        "count",
+        ("active", device_id("nas-oslo-01"), None),
+        "",
+    ),
+    (
+        "enroll.approve",
+        {"requests": (device_id("kiosk-oslo-09"),)},
+        "yes",
+        ("enroll", device_id("kiosk-oslo-09")),
+        "nixfleet enroll kiosk-oslo-09 --key SHA256:",
+    ),
+    (
+        "enroll.reject",
+        {"requests": (device_id("kiosk-oslo-09"),)},
+        "yes",
+        ("forget", device_id("kiosk-oslo-09")),
+        "",
+    ),
+]
+
+
+@pytest.mark.parametrize(("action", "chosen", "level", "act", "cli"), CASES)
+async def test_plans_ask_by_level_and_do_one_act(
+    action: str, chosen: dict[str, object], level: str, act: tuple[object, ...], cli: str
+) -> None:
+    """An action asks as hard as it must, calls the right act, and stands in the log with its command line."""
+    where = await scene(**chosen)
+    assert "" == refusal(action, where)
+    wanted, acts, calls = plan(action, where), FakeActs(), Calls(lambda: NOW)
+    assert level == wanted.confirm.level
+    result = await actions.perform(wanted, acts, calls, lambda _: None)
+    assert ([act], "") == (acts.done, result.failed)
+    (call,) = calls
+    assert ("done", True) == (call.state, call.cli.startswith(cli))
+
+
+def test_every_kind_of_mutation_is_planned_for() -> None:
+    """No mutating action is without a case above, but deploying, which has a form."""
+    assert {kind_of(action) for action in MUTATING} == {kind_of(case[0]) for case in CASES} | {"deploy"}
+
+
+async def test_several_requests_want_the_count() -> None:
+    """Approving marked rows at once shows every fingerprint and wants their number typed."""
+    requests = (device_id("kiosk-oslo-09"), device_id("nas-berlin-02 new"))
+    confirm = plan("enroll.approve", await scene(requests=requests)).confirm
+    assert ("count", "2") == (confirm.level, confirm.expect)
+    assert 2 == plain(confirm.lines).count("SHA256:")
+
+
+async def test_a_step_that_fails_ends_the_plan() -> None:
+    """After a failure nothing more is signed, and what is left is counted."""
+    chosen = (device_id("web-oslo-01"), device_id("web-oslo-04"))
+    wanted, acts, calls = plan("devices.hold", await scene(devices=chosen)), FakeActs(), Calls(lambda: NOW)
+    acts.broken = Refused("no right to device on site=oslo")
+    result = await actions.perform(wanted, acts, calls, lambda _: None)
+    assert ((), "no right to device on site=oslo", 2) == (result.done, result.failed, result.left)
+    assert ["failed"] == [call.state for call in calls]
+
+
+@pytest.mark.parametrize(
+    ("count", "env", "reboot", "level"),
+    [
+        (1, "test", False, "yes"),
+        (10, "test", False, "yes"),
+        (11, "test", False, "count"),
+        (1, "prod", False, "count"),
+        (1, "test", True, "count"),
+    ],
+)
+def test_levels_follow_what_is_touched(count: int, env: str, reboot: bool, level: str) -> None:
+    """Many devices, production or a reboot want the count; else y or n."""
+    devices = [device(f"x-{number}", "web", "oslo", env) for number in range(count)]
+    assert level == question("Go?", devices, verb="go", reboot=reboot).level
+
+
+async def test_a_deployment_is_previewed_from_the_records() -> None:
+    """The preview names waves, changes, who is away and what is already there."""
+    source = FakeSource()
+    release = release_with_lines(RELEASE, fleet_devices())
+    shown = preview(release, read_form(RELEASE, "site=berlin", "", "", "", {}), source.devices.values())
+    words = plain(shown.lines)
+    assert 14 == len(shown.devices)
+    for part in ("14 devices in 2 waves: 1, 100%", "kiosk-25.05.2219 → ", "2  already there"):
+        assert part in words
+    wanted = plan_deployment(await scene(), shown.deployment, list(shown.devices), shown.lines)
+    assert ("count", "14") == (wanted.confirm.level, wanted.confirm.expect)
+    assert "nixfleet rollout start kiosk-2304 --on site=berlin" == wanted.steps[0].cli
+
+
+def test_the_form_reads_names_tags_waves_and_soak() -> None:
+    """Each field has its own small language."""
+    wanted = read_form(RELEASE, "a b", "1 10% 100%", "2h", " why ", {"a": "1", "b": "2"})
+    assert (("1", "2"), ("1", "10%", "100%"), 7_200, "why") == (
+        wanted.devices,
+        wanted.waves,
+        wanted.soak_s,
+        wanted.note,
+    )
+    by_tags = read_form(RELEASE, "site=oslo,berlin role=web", "", "", "", {})
+    assert {"site": ("oslo", "berlin"), "role": ("web",)} == by_tags.select
+
+
+@pytest.mark.parametrize(
+    ("on", "waves", "soak", "says"),
+    [
+        ("nobody", "", "", "no device is called"),
+        ("a site=oslo", "", "", "not both"),
+        ("site=", "", "", "write tag=value"),
+        ("=x", "", "", "write tag=value"),
+        ("", "none", "", "a wave is"),
+        ("", "0", "", "a wave is"),
+        ("", "101%", "", "a wave is"),
+        ("", "1 " * 65, "", "at most 64"),
+        ("", "", "soon", "a soak is"),
+        ("", "", "400d", "a soak is"),
+    ],
+)
+def test_the_form_says_what_is_wrong(on: str, waves: str, soak: str, says: str) -> None:
+    """Bad fields get one clear sentence."""
+    with pytest.raises(UserError, match=says):
+        read_form(RELEASE, on, waves, soak, "", {"a": "1"})
+
+
+def test_a_deployment_to_nobody_is_refused() -> None:
+    """A release without a line for anyone chosen says so."""
+    with pytest.raises(UserError, match="no line"):
+        preview(
+            release_with_lines(RELEASE, fleet_devices()),
+            read_form(RELEASE, "role=nas", "", "", "", {}),
+            fleet_devices(),
+        )
+
+
+def test_only_capitals_change_anything() -> None:
+    """No lower-case key mutates, and no capital but those of moving about does not."""
+    assert all(key.key.isupper() for key in KEYS if key.mutates and key.key)
+    assert {"G", "N", "S"} >= {part for key in KEYS if not key.mutates for part in key.key.split(",") if part.isupper()}
+
+
+def test_ids_and_keys_are_unique_in_their_scope() -> None:
+    """Each id names one action, and no key means two things in one place."""
+    assert len(KEYS) == len(BY_ID)
+    pressed = [(key.scope, part) for key in KEYS for part in key.key.split(",") if part]
+    assert len(pressed) == len(set(pressed))
+
+
+def test_terminal_keys_are_left_alone() -> None:
+    """No action sits on a key that terminals and multiplexers take for themselves."""
+    taken = {"ctrl+a", "ctrl+b", "ctrl+s", "ctrl+q", "ctrl+z", "ctrl+d", "ctrl+k"}
+    used = {part for key in KEYS for part in key.key.split(",")}
+    assert set() == {part for part in used if part in taken or part.startswith(("alt+", "shift+"))}
+
+
+@pytest.mark.parametrize("scope", sorted({key.scope for key in KEYS}))
+def test_footers_are_short_and_help_is_whole(scope: str) -> None:
+    """A footer has at most eight keys; help lists every action of its scope."""
+    assert len(footer(scope)) <= 8  # type: ignore[arg-type] # the scopes come from the registry itself
+    shown = plain(help_lines(scope, {}))  # type: ignore[arg-type] # the scopes come from the registry itself
+    assert [] == [key.label for key in KEYS if key.scope == scope and key.label not in shown]
+
+
+async def test_the_command_log_is_bounded() -> None:
+    """Only the newest 500 calls are kept."""
+    calls = Calls(lambda: NOW)
+    for number in range(MAX_CALLS + 5):
+        calls.note(str(number), "")
+    assert (MAX_CALLS, "5") == (len(calls), next(iter(calls)).what)
+
+
+def test_plans_are_frozen() -> None:
+    """A plan cannot change between the question and the act."""
+    with pytest.raises(AttributeError):
+        Plan(confirm=question("x", [], verb="x"), steps=()).steps = ()  # type: ignore[misc] # that is the point

@@ -1,0 +1,208 @@
+"""Text for records: cells, ages, sizes, bars, phrases, and how foreign text is kept harmless."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from tests.tui.console_fleet import NOW, device, fingerprint, fleet_devices, fleet_requests, fleet_rollouts
+
+from nixfleet.model.device import Phase
+from nixfleet.model.views import Transfer
+from nixfleet.query import STATUSES
+from nixfleet.tui.columns import GAP, Column, lay_out
+from nixfleet.tui.listing import Listing
+from nixfleet.tui.ports import LogCheck
+from nixfleet.tui.view import chrome, devices, records, rollouts, text
+from nixfleet.tui.view.text import Span
+
+FOREIGN = st.text(max_size=80)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, "<1m"),
+        (59, "<1m"),
+        (60, "1m"),
+        (3_599, "59m"),
+        (3_600, "1h"),
+        (86_399, "23h"),
+        (86_400, "1d"),
+        (13 * 86_400, "13d"),
+        (14 * 86_400, "2w"),
+        (364 * 86_400, "52w"),
+        (365 * 86_400, "1y"),
+    ],
+)
+def test_ages_go_in_steps(seconds: int, expected: str) -> None:
+    """An age changes at most once a minute."""
+    assert expected == text.age(seconds)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (11 * 2**20, "11 MiB"), (int(1.25 * 2**30), "1.2 GiB")],
+)
+def test_sizes_have_few_digits(count: int, expected: str) -> None:
+    """A size is short and has its unit."""
+    assert expected == text.size(count)
+
+
+@given(FOREIGN)
+def test_foreign_text_cannot_steer_the_terminal(foreign: str) -> None:
+    """Nothing of what a device says moves the cursor, starts a sequence or turns the text round."""
+    cleaned = text.clean(foreign)
+    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 or letter in "\u202e\u200b\u2066" for letter in cleaned)
+
+
+def test_escape_sequences_lose_their_escape() -> None:
+    """A colour code becomes visible text."""
+    assert "[31mred[0m x" == text.clean("\x1b[31mred\x1b[0m\x07 x")
+
+
+@given(st.lists(FOREIGN, max_size=4), st.integers(0, 40), st.booleans())
+def test_fit_is_exact(parts: list[str], cells: int, right: bool) -> None:
+    """A fitted line takes exactly its cells, wide characters and all."""
+    line = tuple(Span(text.clean(part)) for part in parts)
+    assert cells == text.width(text.fit(line, cells, right=right))
+
+
+@given(FOREIGN, st.integers(4, 40))
+def test_wrapped_lines_fit(foreign: str, cells: int) -> None:
+    """No wrapped line is longer than its cells, and no word is lost."""
+    lines = text.wrap(foreign, cells)
+    assert all(text.width(line) <= cells for line in lines)
+    letters = "".join(span.text for line in lines for span in line).replace(" ", "")
+    assert text.clean(foreign).replace(" ", "") == letters
+
+
+def test_wide_characters_are_measured_in_cells() -> None:
+    """A wide character that does not fit is cut whole."""
+    assert ("日…", 3) == (text.clip("日本語", 4), cell_len(text.clip("日本語", 4)))
+
+
+def test_every_status_has_a_glyph_of_its_own_and_one_cell() -> None:
+    """No state is told by colour alone, and no glyph breaks the columns."""
+    glyphs = [devices.GLYPHS[status][0] for status in STATUSES]
+    assert (len(STATUSES), {1}) == (len(set(glyphs)), {cell_len(glyph) for glyph in glyphs})
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(0, 9), st.integers(0, 30), st.integers(1, 30))
+def test_bars_are_as_long_as_asked(confirmed: int, failed: int, in_flight: int, more: int, cells: int) -> None:
+    """A bar takes its cells exactly, and a failure is never too small to be seen while there is room."""
+    total = confirmed + failed + in_flight + more
+    drawn = rollouts.bar(confirmed, failed, in_flight, total, cells)
+    assert cells == text.width(drawn)
+    if failed and total <= cells:
+        assert "✗" in "".join(span.text for span in drawn)
+
+
+@given(st.integers(0, 2**42), st.integers(0, 2**42), st.integers(0, 2**32), st.integers(16, 60))
+def test_progress_fits_its_column(done: int, total: int, rate: int, cells: int) -> None:
+    """Progress never overflows its column, however odd its numbers."""
+    drawn = devices.progress(Transfer(done_bytes=done, total_bytes=total, rate_bytes_s=rate), cells)
+    assert text.width(drawn) <= max(cells, 19)
+
+
+def test_downloads_show_bytes_of_total() -> None:
+    """A fetching device shows bar, share, bytes of total and rate."""
+    fetching = msgspec.structs.replace(
+        device("x", "web", "oslo"),
+        phase=Phase.FETCHING,
+        outcome=None,
+        transfer=Transfer(done_bytes=2**30, total_bytes=2**31, rate_bytes_s=2**23),
+    )
+    shown = "".join(span.text for span in devices.phrase(fetching, 60))
+    assert "━━━━━───── 50%  1.0/2.0 GiB 8.0 MiB/s" == shown
+
+
+def test_those_that_need_a_person_come_first() -> None:
+    """The default order starts with what failed and ends with what is fine."""
+    order = [devices.status_cell(record)[0].text.split()[1] for record in sorted(fleet_devices(), key=devices.needs_me)]
+    assert ["failed", "reverted", "unhealthy", "drifted", "offline", "offline"] == order[:6]
+    assert "ok" == order[-1]
+
+
+def test_a_fingerprint_is_shown_whole() -> None:
+    """The groups of a fingerprint hold each of its characters, in order."""
+    shown = "".join(records.fingerprint_rows(fingerprint("x"))).replace(" ", "")
+    assert fingerprint("x") == "SHA256:" + shown
+
+
+@given(st.integers(30, 120))
+def test_pages_stay_within_their_width(cells: int) -> None:
+    """No line of a page is wider than the page."""
+    pages = [
+        *(devices.summary(record, NOW, cells) for record in fleet_devices()[::7]),
+        *(records.request_card(request, NOW, cells) for request in fleet_requests()),
+    ]
+    assert cells >= max(text.width(line) for page in pages for line in page)
+
+
+@given(st.integers(60, 200))
+def test_a_rollout_stays_within_its_width(cells: int) -> None:
+    """No line of a rollout's head is wider than the screen."""
+    assert cells >= max(text.width(line) for one in fleet_rollouts() for line in rollouts.head(one, NOW, cells))
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [("valid", "verified"), ("fork", "FORK"), ("invalid", "DOES NOT VERIFY"), ("behind", "behind")],
+)
+def test_the_log_head_says_how_it_stands(state: str, word: str) -> None:
+    """Each state of the log has its words, and devices on another log are counted."""
+    check = msgspec.convert({"state": state, "size": 1_204, "root": "ab" * 32, "detail": "entry 7 is wrong"}, LogCheck)
+    fork = [msgspec.structs.replace(record, log_state="fork") for record in fleet_devices()[:2]]
+    shown = text.plain(records.log_head(check, [*fork, *fleet_devices()[2:]], 160))
+    assert word in shown
+    assert "2 devices on another log" in shown
+
+
+def test_a_stale_link_says_since_when() -> None:
+    """What was shown stays, with its age."""
+    link = chrome.Link(state="stale", since=NOW - 240)
+    assert (Span("○ stale 4m", "bad"),) == chrome.link_spans(link, NOW)
+
+
+COLUMNS = [
+    Column[str](key=str(place), title="t", cells=cells, keep=keep, grow=grow, most=60, draw=lambda _r, _c, _n: ())
+    for place, (cells, keep, grow) in enumerate([(11, 10, 0), (14, 10, 1), (30, 9, 3), (14, 6, 1), (5, 8, 0)])
+]
+
+
+@given(st.integers(11, 300))
+def test_columns_never_overflow_and_go_by_rank(width: int) -> None:
+    """Columns fit, and one that is to be kept never goes before one that is not."""
+    laid = lay_out(COLUMNS, width)
+    assert sum(cells for _, cells in laid) + GAP * (len(laid) - 1) <= width
+    shown = {column.key for column, _ in laid}
+    gone = [column.keep for column in COLUMNS if column.key not in shown]
+    assert all(column.keep >= max(gone, default=0) for column, _ in laid)
+
+
+RECORDS = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5), max_size=6)
+
+
+@given(
+    RECORDS, st.lists(st.tuples(st.sampled_from("abcdef"), st.none() | st.integers(0, 5)), max_size=12), st.booleans()
+)
+def test_a_listing_kept_up_to_date_is_as_one_made_afresh(
+    records_now: dict[str, int], changes: list[tuple[str, int | None]], down: bool
+) -> None:
+    """Judging only what changed gives the rows and the order of judging everything."""
+    held = dict(records_now)
+    listing: Listing[int] = Listing(lambda: held, lambda value: value)
+    listing.filter(lambda value: value != 3)
+    listing.sort((lambda value: value, down))
+    listing.rebuild()
+    for key, value in changes:
+        if value is None:
+            held.pop(key, None)
+        else:
+            held[key] = value
+        listing.update([key])
+    listing.settle()
+    ranked = [held[key] for key in listing.ids]
+    assert sorted((value for value in held.values() if value != 3), reverse=down) == ranked
+    assert {key for key, value in held.items() if value != 3} == set(listing.ids)
