@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from tests.httpd import Answer, Asked, Handler, Httpd, httpd, refusal
 
-from nixfleet.client import faults
+from nixfleet.client import faults, transport
 from nixfleet.client.answers import Reset
 from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
@@ -285,6 +285,18 @@ async def test_a_broken_proxy_setting_is_a_sentence(monkeypatch: pytest.MonkeyPa
             pass
 
 
+async def test_a_missing_certificate_file_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that names no file is the user's error, and not remembered once it is put right."""
+    transport._tls.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
+    with pytest.raises(UserError, match="certificate settings"):
+        async with client("https://127.0.0.1:1"):
+            pass
+    monkeypatch.delenv("SSL_CERT_FILE")
+    async with client("https://127.0.0.1:1"):
+        pass
+
+
 async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """HTTP_PROXY leads the request through the proxy, with the coordinator's own address in it."""
     async with httpd(lambda _: encoded(SYNC)) as proxy:
@@ -314,12 +326,24 @@ async def dripping() -> AsyncIterator[bytes]:
         await asyncio.sleep(0.02)
 
 
-async def test_a_dripping_answer_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_dripping_answer_ends_too() -> None:
     """An answer that goes on byte by byte is ended by the patience for the whole."""
-    monkeypatch.setattr("nixfleet.client.transport.CONNECT_S", 0.1)
     async with served(lambda _: Answer(stream=dripping()), timeout_s=0.2) as (_, api):
-        with pytest.raises(Unreachable, match="takes longer than"):
+        with pytest.raises(Unreachable, match="too slowly"):
             await api.sync(0)
+
+
+async def test_a_slow_but_living_answer_is_waited_for() -> None:
+    """An answer that takes longer than the patience, but keeps a useful pace, is read to its end."""
+
+    async def slowly() -> AsyncIterator[bytes]:
+        body = msgspec.json.encode(SYNC)
+        for at in range(0, 10_000, 1_000):
+            yield b" " * 1_000 if at else body
+            await asyncio.sleep(0.05)
+
+    async with served(lambda _: Answer(stream=slowly(), headers={"connection": "close"}), timeout_s=0.2) as (_, api):
+        assert SYNC == await api.sync(0)
 
 
 def events(*parts: bytes, then: asyncio.Event | None = None) -> Answer:

@@ -57,6 +57,8 @@ SILENCE_S: Final = 60.0
 _EVENT_BYTES: Final = 16 << 20
 _LIST_BYTES: Final = 256 << 20
 _NOTE_BYTES: Final = 16 << 10
+_UNPACK_BYTES_S: Final = 10_000_000
+"""How fast the slowest coordinator unpacks and hashes a NAR."""
 _PAYLOAD_BYTES: Final = 64 << 10
 
 
@@ -272,7 +274,8 @@ class Client:
 
     async def commit_path(self, path: CachePath) -> None:
         """End an upload; the coordinator unpacks and hashes it. Raises: UserError when it is not what was said."""
-        await self._done("POST", "/v1/cache/paths", path)
+        work_s = path.nar_bytes / _UNPACK_BYTES_S
+        await self._way.send(Call("POST", "/v1/cache/paths", body=msgspec.json.encode(path), work_s=work_s))
 
     async def narinfo(self, hash_part: str) -> str | None:
         """Read what the built-in cache says of a path, or None when it has it not; unverified."""

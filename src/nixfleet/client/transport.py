@@ -6,8 +6,9 @@ It must never follow a redirect, hold an answer beyond its bound, or wait withou
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -17,7 +18,8 @@ from nixfleet.errors import Unreachable, Untrusted, UserError
 from nixfleet.trust import httpsig
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    import ssl
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
 
     import httpx
@@ -33,6 +35,8 @@ NARINFO: Final = "text/x-nix-narinfo"
 EVENTS: Final = "text/event-stream"
 
 CONNECT_S: Final = 10.0
+SLOWEST_BYTES_S: Final = 2_000
+"""A line slower than this counts as dead; what is larger than a line of this speed can carry gets more time."""
 _ERROR_BYTES: Final = 65_536
 _URLS_MAX: Final = 16
 
@@ -48,6 +52,8 @@ class Call:
     answer: str = JSON
     max_bytes: int = 8 << 20
     signed: bool = True
+    work_s: float = 0.0
+    """How long the coordinator may take to do what is asked, beyond the usual patience."""
 
     @property
     def query_text(self) -> str:
@@ -90,6 +96,7 @@ class Transport:
                 timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
                 follow_redirects=False,
                 trust_env=True,
+                verify=_tls(),
             )
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
             raise UserError(f"the proxy or certificate settings of the environment do not work: {error}") from error
@@ -123,31 +130,29 @@ class Transport:
         """Send a call and read the whole answer. Raises: any of our errors."""
 
         async def act(url: str) -> bytes:
-            try:
-                async with asyncio.timeout(self._timeout_s + CONNECT_S), self._opened(url, call) as response:
-                    return await self._whole(url, response, call.max_bytes)
-            except TimeoutError:
-                raise Unreachable(f"{url} takes longer than {self._timeout_s:.0f} s to answer") from None
+            async with aclosing(await self._begun(url, call)) as response:
+                return await self._whole(url, response, call.max_bytes)
 
         return await self._over_urls(act)
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Send a call and give the answer's bytes as they come. Raises: Unreachable after silence or at its end."""
-        url, response = await self._over_urls(lambda url: self._begun(url, call))
-        try:
+        response = await self._over_urls(lambda url: self._begun(url, call))
+        url = self.url
+        async with aclosing(response):
             with translated(url):
                 async for chunk in response.aiter_raw():
                     yield chunk
-        finally:
-            await response.aclose()
         raise Unreachable(f"{url} ended the event stream")
 
-    async def _begun(self, url: str, call: Call) -> tuple[str, httpx.Response]:
+    async def _begun(self, url: str, call: Call) -> httpx.Response:
+        """Wait until an answer begins: as long as a slow line needs for the body, and the patience."""
+        limit_s = self._timeout_s + CONNECT_S + call.work_s + len(call.body) / SLOWEST_BYTES_S
         try:
-            async with asyncio.timeout(self._timeout_s + CONNECT_S):
-                return url, await self._response(url, call)
+            async with asyncio.timeout(limit_s):
+                return await self._response(url, call)
         except TimeoutError:
-            raise Unreachable(f"{url} takes longer than {self._timeout_s:.0f} s to answer") from None
+            raise Unreachable(f"{url} takes longer than {limit_s:.0f} s to answer") from None
 
     async def _over_urls(self, act: Callable[[str], Awaitable[T]]) -> T:
         """Act on the first address that can be reached; the first one's error is told when none can."""
@@ -165,14 +170,6 @@ class Transport:
         if len(self._urls) > 1:
             raise Unreachable(f"{first}; nor can {len(self._urls) - 1} other address(es)") from first
         raise first
-
-    @asynccontextmanager
-    async def _opened(self, url: str, call: Call) -> AsyncIterator[httpx.Response]:
-        response = await self._response(url, call)
-        try:
-            yield response
-        finally:
-            await response.aclose()
 
     async def _response(self, url: str, call: Call) -> httpx.Response:
         """Open an answer of status 2xx and the expected kind; a wrong clock and an ended session are put right once."""
@@ -217,7 +214,7 @@ class Transport:
         import httpx
 
         # A stream is dead when nothing, not even a ping, came for `silence_s`; other answers end sooner.
-        read_s = self._silence_s if call.answer == EVENTS else self._timeout_s
+        read_s = self._silence_s if call.answer == EVENTS else self._timeout_s + call.work_s
         query = call.query_text
         headers = {"accept": call.answer, **self._signature(call, query)}
         if call.body:
@@ -244,18 +241,32 @@ class Transport:
             fleet=self._fleet,
         )
 
-    @staticmethod
-    async def _whole(url: str, response: httpx.Response, max_bytes: int) -> bytes:
-        """Read an answer to its end, but never beyond its bound."""
+    async def _whole(self, url: str, response: httpx.Response, max_bytes: int) -> bytes:
+        """Read an answer to its end, but never beyond its bound, nor slower than the slowest line that is of use."""
         held = bytearray()
-        with translated(url):
-            async for chunk in response.aiter_raw():
-                held += chunk
-                if len(held) > max_bytes:
-                    break
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                with translated(url):
+                    async for chunk in response.aiter_raw():
+                        held += chunk
+                        limit.reschedule(begun + self._timeout_s + len(held) / SLOWEST_BYTES_S)
+                        if len(held) > max_bytes:
+                            break
+        except TimeoutError:
+            raise Unreachable(f"{url} answers too slowly to ever end") from None
         if len(held) > max_bytes:
             raise Unreachable(f"{url} sent an answer larger than {max_bytes} bytes")
         return bytes(held)
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Load the trusted authorities once for all clients: it costs 20 ms and a megabyte each time."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _checked(url: str) -> str:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import Fingerprint, Selector
+from nixfleet.model.ids import Digest, Fingerprint, Selector
 from nixfleet.model.statements import Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
 from nixfleet.model.views import EntryView
 from nixfleet.trust import sshsig
@@ -127,8 +127,9 @@ def _rollout(rollout: Rollout, state: State) -> str:
     onto = select_words(rollout.select)
     if rollout.kind == "rollback":
         return f"roll back {(rollout.of or '')[:_SHORT]} on {onto}"
-    named = next((one.statement.name for digest, one in state.releases.items() if digest == rollout.release), "")
-    return f"roll out {named or (rollout.release or '')[:_SHORT]} to {onto} in {len(rollout.waves)} wave(s)"
+    release = Digest(rollout.release or "")
+    named = state.releases[release].statement.name if release in state.releases else release[:_SHORT]
+    return f"roll out {named} to {onto} in {len(rollout.waves)} wave(s)"
 
 
 def _control(control: Control, state: State) -> str:
