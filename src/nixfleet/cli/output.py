@@ -118,6 +118,10 @@ class Meter:
             else f"{share:4.0%} of {size(total)}"
         )
 
+    def interrupt(self, text: str) -> None:
+        """Write a line of its own above the meter's."""
+        click.echo(f"\r\x1b[K{text}" if self.terminal else text, err=True)
+
     def end(self, text: str) -> None:
         """End with a last sentence."""
         self.show(text, final=True)

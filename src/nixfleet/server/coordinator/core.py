@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.device import Progress, Report
+from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Device
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineProof, Signed
@@ -211,9 +212,9 @@ class Coordinator:
         finally:
             self._gone(device)
 
-    async def poll(self, device: str | None, size: int) -> bytes:
+    async def poll(self, device: str | None, size: int, joining: Fingerprint | None = None) -> bytes:
         """Answer a sync request; a device that polls is online for a while."""
-        body, _ = await self.syncs.sync(device, size)
+        body, _ = await self.syncs.sync(device, size, joining)
         if device is not None and device not in self.agents:
             self.live.get(device).polled_at = self.wall_s()
             self._presence(device, "poll")

@@ -1,0 +1,25 @@
+"""A coordinator's address as people give it."""
+
+import ipaddress
+import re
+from urllib.parse import urlsplit
+
+from nixfleet.errors import UserError
+from nixfleet.model.ids import URL
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def checked_url(url: str) -> str:
+    """Check a coordinator's address, without its last slash. Raises: UserError."""
+    parts = urlsplit(url) if re.fullmatch(URL, url) else None
+    if parts is None or not parts.hostname or parts.query or parts.fragment:
+        raise UserError(f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070")
+    return url.rstrip("/")
