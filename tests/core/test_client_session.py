@@ -1,5 +1,6 @@
 """Session keys: one signature for twelve hours, kept privately, renewed when ended or refused."""
 
+import asyncio
 import stat
 from pathlib import Path
 
@@ -96,6 +97,16 @@ async def test_a_forgotten_session_is_signed_anew_in_the_middle(tmp_path: Path) 
     """When the coordinator no longer knows the session, the same request goes through with a new one."""
     person, server = Person(), Sessions()
     await use(tmp_path, person, server, forget=True)
+    assert 2 == person.asked
+
+
+async def test_many_requests_at_once_cost_one_signature(tmp_path: Path) -> None:
+    """When a forgotten session meets several requests under way, the person is asked once for all of them."""
+    person, server = Person(), Sessions()
+    async with httpd(server) as host, Client([host.url], fleet=FLEET, key=None, clock=lambda: server.now) as api:
+        await SessionKeeper(person, fleet=FLEET, file=tmp_path / "session", clock=lambda: server.now).attach(api)
+        server.known.clear()
+        await asyncio.gather(*(api.rollouts() for _ in range(8)))
     assert 2 == person.asked
 
 

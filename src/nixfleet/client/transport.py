@@ -85,6 +85,7 @@ class Transport:
         self._silence_s = silence_s
         self._skew_s = 0
         self._renew: Callable[[], Awaitable[SecretKey]] | None = None
+        self._renewing = asyncio.Lock()
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
@@ -138,7 +139,7 @@ class Transport:
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Send a call and give the answer's bytes as they come. Raises: Unreachable after silence or at its end."""
         response = await self._over_urls(lambda url: self._begun(url, call))
-        url = self.url
+        url = f"{response.url.scheme}://{response.url.netloc.decode()}"
         async with aclosing(response):
             with translated(url):
                 async for chunk in response.aiter_raw():
@@ -173,12 +174,16 @@ class Transport:
 
     async def _response(self, url: str, call: Call) -> httpx.Response:
         """Open an answer of status 2xx and the expected kind; a wrong clock and an ended session are put right once."""
+        used = self._key
         try:
             return await self._timed(url, call)
         except Untrusted as error:
             if self._renew is None or not call.signed or isinstance(error, Skewed):
                 raise
-            self._key = await self._renew()
+            async with self._renewing:
+                # Several requests at once find the session ended: the person is asked for one signature.
+                if self._key is used:
+                    self._key = await self._renew()
             return await self._timed(url, call)
 
     async def _timed(self, url: str, call: Call) -> httpx.Response:
