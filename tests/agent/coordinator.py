@@ -16,7 +16,7 @@ from nixfleet.model.wire import AppendResponse, Entries, Entry, LineProof, Signe
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree
-from nixfleet.trust.replay import Valid
+from nixfleet.trust.replay import Needs, Valid
 from nixfleet.trust.reports import open_enroll, open_report
 from nixfleet.trust.sshsig import SecretKey, parse_public_key
 
@@ -30,6 +30,7 @@ class Coordinator:
     down: str = ""
     streams: bool = True
     refuse_reports: str = ""
+    refuse_joins: str = ""
     open_gates: list[tuple[str, str, int]] = field(default_factory=list)
     """Rollout, device and run of each open gate."""
     reports: list[Report] = field(default_factory=list)
@@ -61,7 +62,10 @@ class Coordinator:
             for rollout, one, run in self.open_gates
             if one == device
         )
-        entries = tuple(Entry(leaf=leaf, payload=payload) for leaf, payload in self.fleet.entries[size:])
+        needs = Needs(self.fleet.state, device)
+        entries = tuple(
+            Entry(leaf=leaf, payload=payload if needs(leaf) else None) for leaf, payload in self.fleet.entries[size:]
+        )
         answer = Sync(checkpoint=self.fleet.checkpoint, start=size, entries=entries, gates=gates)
         return self.tamper(answer)
 
@@ -149,6 +153,8 @@ class MadeUpClient:
         await self._reach()
         fleet = self._server.fleet
         [one] = submissions
+        if self._server.refuse_joins:
+            raise Refused(self._server.refuse_joins)
         fleet.now += 1
         fleet.append_leaf(Leaf(fleet.now, hashlib.sha512(one.payload).digest(), one.signature).pack(), one.payload)
         if not isinstance(fleet.verdicts[-1], Valid):

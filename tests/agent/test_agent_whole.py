@@ -178,14 +178,34 @@ async def test_without_a_token_it_asks_and_waits_for_an_admin(tmp_path: Path) ->
     assert asked.device == site.server.reports[0].device
 
 
-async def test_a_taken_name_is_not_claimed_but_asked_for(tmp_path: Path) -> None:
-    """A token does not take a name away from another device."""
+async def test_where_a_token_does_not_work_the_device_asks(tmp_path: Path) -> None:
+    """A refused statement, as for a name that is taken, becomes a request with the reason for an admin to judge."""
     site = Site(tmp_path)
-    site.fleet.device("web-01")
+    site.server.refuse_joins = "the name web-01 is taken"
     async with site.running():
         await until(lambda: bool(site.server.requests))
-    assert "the name web-01 is taken by another device; an admin decides" == site.server.requests[0].reason
-    assert 1 == len(site.fleet.state.devices)
+    assert site.server.requests[0].reason == "the name web-01 is taken"
+    assert site.fleet.state.devices == {}
+
+
+async def test_a_line_that_was_not_there_yet_is_asked_for_again(tmp_path: Path) -> None:
+    """The coordinator may know a release's lines a moment after its rollout; a gate makes the device ask again."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        rollout = site.deploy(device, new)
+        lines, site.server.lines = site.server.lines, None
+        site.server.open_gate(rollout, device)
+        await until(lambda: agent.link.mirror.size == site.fleet.size and bool(agent.waits or site.server.syncs))
+        site.server.lines = lines
+
+        def woken_and_told() -> bool:
+            site.server.wake()
+            return bool(site.server.outcomes())
+
+        await until(woken_and_told)
+    assert site.server.outcomes() == [(rollout, 1, "confirmed")]
 
 
 @pytest.mark.parametrize(

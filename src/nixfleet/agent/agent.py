@@ -43,7 +43,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Refused, Untrusted, UserError
 from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Phase, Progress, Report
-from nixfleet.model.ids import PROTOCOL
+from nixfleet.model.ids import PROTOCOL, Digest
 from nixfleet.model.statements import TargetLine
 from nixfleet.model.wire import Signed, Sync
 from nixfleet.trust.lines import verify_line
@@ -54,8 +54,9 @@ log = logging.getLogger("nixfleet.agent")
 
 CONTACT_S = 5.0
 LOOK_AGAIN_S = 3_600
-LINES_HELD = 64
-LINE_TRIES = 4
+LINES_HELD = 1_024
+"""Releases whose line for this device, or the lack of one, is remembered."""
+ASKS_OFTEN = 20
 
 
 class VersionedStore(Store, Protocol):
@@ -97,7 +98,9 @@ class Agent:
         self._considering = asyncio.Lock()
         self._gates: tuple[bytes, ...] = ()
         self._lines: dict[str, TargetLine | None] = {}
-        self._token_spent = False
+        self._joining = False
+        self._token_spent = ""
+        """Why the token does not work; empty while it may."""
         self._told: Facts | None = None
         self._nix_version = ""
         self._wake: asyncio.TimerHandle | None = None
@@ -200,38 +203,42 @@ class Agent:
         return enroll.is_member(self._mirror.state, self._parts.identity, self._parts.key)
 
     def _request_key(self) -> SecretKey:
-        """Sign requests with the token's key until the log has this device, then with its own."""
+        """Sign requests with the device's own key, or with the token's while joining."""
         token = self._parts.token
-        joining = token is not None and not self._token_spent and not self._is_member()
-        return enroll.token_key(token) if joining and token is not None else self._parts.key
+        return enroll.token_key(token) if self._joining and token is not None else self._parts.key
 
     async def _admit(self, link: Link) -> None:
         """Wait until the log has this device: join by token, else ask and ask again. Raises: Unreachable, Untrusted."""
         asked = 0
-        while not self._is_member():
-            reason = ""
-            try:
-                await link.sync()
-                if self._is_member():
-                    break
-                reason = await self._join(link)
-            except NotAdmitted as error:
-                reason = str(error) if self._parts.token is not None else ""
-                self._token_spent = self._parts.token is not None
-            if not self._is_member():
-                await self._ask(link, reason)
-                await asyncio.sleep(jittered(self._settings.poll_s) if asked < 20 else backoff_s(20))
-                asked += 1
+        while not await self._let_in(link):
+            reason = await self._join(link)
+            if reason is None:
+                continue
+            await self._ask(link, reason)
+            await asyncio.sleep(jittered(self._settings.poll_s) if asked < ASKS_OFTEN else backoff_s(ASKS_OFTEN))
+            asked += 1
         self._admitted.set()
         self._reporter.want()
 
-    async def _join(self, link: Link) -> str:
-        """Join by token; give the reason when that does not work."""
-        token = self._parts.token
-        if token is None or self._token_spent:
-            return ""
-        parts = self._parts
+    async def _let_in(self, link: Link) -> bool:
+        """Sync with the own key: only that brings the payloads of this device's own statements."""
+        if self._is_member():
+            return True
         try:
+            await link.sync()
+        except NotAdmitted as error:
+            log.debug("%s", error)
+        return self._is_member()
+
+    async def _join(self, link: Link) -> str | None:
+        """Join by token; None when the statement is in the log, else the reason why that does not work."""
+        parts = self._parts
+        token = parts.token
+        if token is None or self._token_spent:
+            return self._token_spent
+        self._joining = True
+        try:
+            await link.sync()
             submission = enroll.join(
                 self._mirror.state,
                 self._mirror.log_state,
@@ -243,13 +250,15 @@ class Agent:
                 now=link.wall(),
             )
             await link.client.append([submission])
-            await link.sync()
-        except (Refused, UserError) as error:
+        except (Refused, UserError, NotAdmitted) as error:
             log.warning("cannot join by token: %s", error)
-            self._token_spent = True
-            return str(error)
+            self._token_spent = str(error)
+            return self._token_spent
+        finally:
+            self._joining = False
+            link.client.use_key(parts.key)
         log.info("joined the fleet as %s", parts.identity.device)
-        return ""
+        return None
 
     async def _ask(self, link: Link, reason: str) -> None:
         parts = self._parts
@@ -282,26 +291,36 @@ class Agent:
                 self._note(self.link.trouble)
                 return
             self._reconsider()
-            for _ in range(LINE_TRIES):
-                decision = decide.decide(
-                    self._mirror.state,
-                    self._mirror.log_view.log_key,
-                    self._me(),
-                    self.service.state,
-                    self._gates,
-                    self._lines,
-                )
-                if not isinstance(decision, NeedLine):
-                    break
-                if not await self._learn_line(decision):
-                    return
+            decision = await self._decide()
+            if decision is None:
+                return
+            log.debug("decided: %s", decision)
             if isinstance(decision, Proceed):
                 self._note("")
                 boot_id = self._host.boot_id()
                 self.service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
-            elif isinstance(decision, Wait):
+            else:
                 self._note(decision.reason)
                 self._look_again(decision.until_s)
+
+    async def _decide(self) -> Proceed | Wait | None:
+        """Decide, fetching the lines that it takes; None, with a note, when one cannot be had."""
+        log_state, key = self._mirror.state, self._mirror.log_view.log_key
+        gated = decide.gated(self._gates, key, self._mirror.fleet, self._parts.identity.device)
+        for digest in gated & log_state.rollouts.keys():
+            # A gate says that there is something for this device: "no line" is out of date.
+            release = log_state.rollouts[Digest(digest)].statement.release or ""
+            if self._lines.get(release, ...) is None:
+                del self._lines[release]
+        for _ in range(LINES_HELD):
+            decision = decide.decide(self._mirror.state, key, self._me(), self.service.state, self._gates, self._lines)
+            if not isinstance(decision, NeedLine):
+                return decision
+            if not gated:
+                return Wait(reason="its wave is not open yet")
+            if not await self._learn_line(decision):
+                return None
+        return Wait(reason=f"more than {LINES_HELD} rollouts have no line for this device")
 
     def _reconsider(self) -> None:
         """Judge again an update that has changed nothing yet."""
@@ -334,6 +353,7 @@ class Agent:
         while len(self._lines) >= LINES_HELD:
             self._lines.pop(next(iter(self._lines)))
         self._lines[need.release] = line
+        log.debug("the line of release %s: %s", need.release[:12], line)
         return True
 
     def _me(self) -> Me:

@@ -97,17 +97,22 @@ def still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> 
     return Held(reason=closed.reason) if closed is not None else None
 
 
-def gates_for(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str, rollout: str) -> list[Gate]:
-    """Open the gates for this device and rollout; one that does not verify is no gate."""
+def gates_for(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str) -> list[Gate]:
+    """Open the gates for this device; one that does not verify is no gate."""
     found: list[Gate] = []
     for data in gates:
         try:
             gate = open_gate(data, log_key, fleet)
         except Untrusted:
             continue
-        if (gate.device, gate.rollout) == (device, rollout):
+        if gate.device == device:
             found.append(gate)
     return found
+
+
+def gated(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str) -> set[str]:
+    """Name the rollouts that the coordinator says are open for this device."""
+    return {gate.rollout for gate in gates_for(gates, log_key, fleet, device)}
 
 
 def _choose(log: logs.State, me: Me, state: State, lines: Lines) -> logs.Choice:
@@ -140,7 +145,8 @@ def _follow(
         return Wait()
     now = max(me.wall_s, log.last_time)
     right = logs.authorise_path(log, one, me.device, now, _confirmed(state), offer.path)
-    gate = _gate(gates_for(gates, log_key, log.fleet, me.device, one.digest), one, choice.run, now)
+    mine = [gate for gate in gates_for(gates, log_key, log.fleet, me.device) if gate.rollout == one.digest]
+    gate = _gate(mine, one, choice.run, now)
     if isinstance(gate, Wait):
         return gate
     offer = msgspec.structs.replace(offer, run=gate.run)

@@ -181,6 +181,7 @@ class Link:
             self.trouble = ""
             # Payloads of entries from before it was a member; one missing, and it starts no update.
             await self.mirror.fill(client)
+        log.debug("the log has %d entries, %d gates are open", self.mirror.size, len(answer.gates))
         await self._synced(answer)
         return True
 

@@ -35,7 +35,7 @@ log = logging.getLogger("nixfleet.agent")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run ``nixfleet agent ARGV`` and give its exit code (docs/agent.md)."""
+    """Run ``nixfleet agent ARGV`` and give its exit code (`nixfleet.errors`)."""
     arguments = _parser().parse_args(argv)
     _log_to_stderr(verbose=arguments.verbose)
     try:

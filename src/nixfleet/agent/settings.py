@@ -90,7 +90,7 @@ class Fetching(_Table, frozen=True, kw_only=True):
 
 
 class Settings(_Table, frozen=True, kw_only=True):
-    """The whole file; docs/agent.md says what each key is for."""
+    """The whole file; the NixOS module (nix/module.nix) has an option for each key and says what it is for."""
 
     name: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
     token_file: AbsolutePath | None = None
