@@ -3,6 +3,8 @@
 A laptop that slept must not wake to a fleet that is overdue and a soak that passed.
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
 from nixfleet.errors import Conflict
@@ -17,6 +19,14 @@ RECONNECT_S = 90
 
 Wall = Callable[[], float]
 """A clock: unix seconds."""
+
+
+async def waited(event: asyncio.Event, timeout_s: float) -> bool:
+    """Wait for an event, at most so long, and tell whether it came."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    return event.is_set()
 
 
 class RunClock:

@@ -7,11 +7,10 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.device import Progress, Report
-from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Device
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineProof, Signed
-from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall
+from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
 from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.live import LiveDevices, Output
@@ -32,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 FLUSH_S = 0.2
 """Progress and rollouts reach consoles at most five times a second."""
+STOP_S = 5
 FOLLOW_S = 0.25
 """How often other coordinators' work is looked for on a shared database."""
 FOLLOW_SLACK_S = 15
@@ -72,6 +72,7 @@ class Coordinator:
         self._stale_rollouts: set[str] = set()
         self._stale_fleet = False
         self._flush = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     # Life
 
@@ -100,9 +101,15 @@ class Coordinator:
     async def stop(self) -> None:
         """End everything; what was answered is durable already."""
         self.close_streams()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping.set()
+        self._flush.set()
+        self.planner.stop()
+        if self._tasks:
+            # Tasks end by themselves, not in the middle of a transaction; only what hangs is cancelled.
+            _, hanging = await asyncio.wait(self._tasks, timeout=STOP_S)
+            for task in hanging:
+                task.cancel()
+            await asyncio.gather(*hanging, return_exceptions=True)
         with contextlib.suppress(NixfleetError):
             await self.desk.close()
             await self._seen.close()
@@ -212,9 +219,9 @@ class Coordinator:
         finally:
             self._gone(device)
 
-    async def poll(self, device: str | None, size: int, joining: Fingerprint | None = None) -> bytes:
+    async def poll(self, device: str | None, size: int) -> bytes:
         """Answer a sync request; a device that polls is online for a while."""
-        body, _ = await self.syncs.sync(device, size, joining)
+        body, _ = await self.syncs.sync(device, size)
         if device is not None and device not in self.agents:
             self.live.get(device).polled_at = self.wall_s()
             self._presence(device, "poll")
@@ -282,11 +289,11 @@ class Coordinator:
 
     async def _flushes(self) -> None:
         """Tell consoles what changed: at once, then at most five times a second."""
-        while True:
+        while not self._stopping.is_set():
             await self._flush.wait()
             self._flush.clear()
             self._publish()
-            await asyncio.sleep(FLUSH_S)
+            await waited(self._stopping, FLUSH_S)
 
     def _publish(self) -> None:
         devices, self._stale_devices = self._stale_devices, set()
@@ -319,8 +326,7 @@ class Coordinator:
 
     async def _beats(self) -> None:
         """Move the running clock on, and notice pollers that stay away."""
-        while True:
-            await asyncio.sleep(BEAT_S)
+        while not await waited(self._stopping, BEAT_S):
             try:
                 await self.clock.beat()
             except NixfleetError as error:
@@ -331,8 +337,7 @@ class Coordinator:
     async def _follows(self) -> None:
         """Take up what other coordinators on the same database have written."""
         since = self.wall_s()
-        while True:
-            await asyncio.sleep(FOLLOW_S)
+        while not await waited(self._stopping, FOLLOW_S):
             try:
                 await self.log.catch_up()
                 now = self.wall_s()

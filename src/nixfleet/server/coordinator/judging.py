@@ -47,6 +47,14 @@ def judge(state: State, index: int, leaf: Leaf, payload: bytes) -> Judged:
     return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
 
 
+def follow(state: State, row: EntryRow) -> Judged:
+    """Replay a stored entry on a state, which moves on; what was said of it then stands."""
+    leaf, statement = Leaf.unpack(row.leaf), parse(row.payload)
+    record = state.devices.get(statement.device) if isinstance(statement, Device) else None
+    verdict = replay(state, row.index, row.leaf, row.payload)
+    return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
+
+
 def reach_of(state: State, rollout: Rollout) -> dict[str, Tags]:
     """Give the active devices that a rollout's selector matches now, with their tags."""
     return {

@@ -125,6 +125,7 @@ class LiveDevices:
 def phase_of(live: Live) -> Phase:
     """Say where a device stands: its progress if that is of the attempt under way, else its newest report."""
     attempt = live.report.attempt if live.report else None
-    if live.progress is not None and (attempt is None or attempt.outcome is None):
-        return live.progress.phase
+    progress = live.progress
+    if progress is not None and (attempt is None or attempt.outcome is None or attempt.rollout != progress.rollout):
+        return progress.phase
     return attempt.phase if attempt else Phase.IDLE

@@ -7,13 +7,12 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import FleetId, Tags
 from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
-from nixfleet.server.coordinator.judging import Judged, check_lines, judge, line_rows, reach_of, reason_against
+from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reach_of, reason_against
 from nixfleet.server.faults import Bound, Unknown
 from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
 from nixfleet.server.text import clean
@@ -88,7 +87,7 @@ class LogKeeper:
 
     def _follow(self, row: EntryRow) -> Judged:
         """Replay a stored entry."""
-        entry = replace(judge(self.state, row.index, Leaf.unpack(row.leaf), row.payload), row=row)
+        entry = follow(self.state, row)
         self._learn(entry)
         return entry
 

@@ -4,7 +4,6 @@ Decisions are `nixfleet.rollout.plan`'s alone; a lost race is planned again from
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -30,7 +29,7 @@ from nixfleet.rollout import (
     summary,
     waiting,
 )
-from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.clock import RunClock, waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.releases import Releases
@@ -82,6 +81,8 @@ class Planner:
         """A signed act: it is planned without a rest."""
         self._dirty: set[str] = set()
         self._renew = True
+        self._renewed_s = 0
+        self._stopped = False
         self._winners: dict[tuple[object, ...], str | None] = {}
         self.works: dict[str, Work] = {}
         """In the order of their indexes."""
@@ -119,8 +120,8 @@ class Planner:
     # The loop
 
     async def run(self) -> None:
-        """Plan until cancelled; a failing database is tried again."""
-        while True:
+        """Plan until `stop`; a failing database is tried again."""
+        while not self._stopped:
             began = time.monotonic()
             delay_s: float
             try:
@@ -129,13 +130,20 @@ class Planner:
                 _log.warning("planning is put off: %s", error)
                 delay_s = 1.0
                 self._renew = True
-            await _waited(self._urgent, min(1.0, _REST * (time.monotonic() - began)))
-            await _waited(self._news, delay_s)
+            await waited(self._urgent, min(1.0, _REST * (time.monotonic() - began)))
+            await waited(self._news, delay_s)
+
+    def stop(self) -> None:
+        """End `run` after the pass under way: nothing is torn down in the middle of a transaction."""
+        self._stopped = True
+        self._urgent.set()
+        self._news.set()
 
     async def tick(self) -> float:
         """Plan once; give the seconds after which time alone may change something."""
-        self._news.clear()
-        self._urgent.clear()
+        if not self._stopped:
+            self._news.clear()
+            self._urgent.clear()
         now = self._clock.now()
         if self._renew or now.wall_s - self._renewed_s >= REFRESH_S:
             await self._renew_all(now)
@@ -148,8 +156,6 @@ class Planner:
         for work in self.open():
             delay_s = min(delay_s, await self._plan(work, now))
         return delay_s
-
-    _renewed_s = 0
 
     async def _renew_all(self, now: Clock) -> None:
         """Look at every rollout and device again."""
@@ -342,13 +348,6 @@ class Planner:
             if reason is not None:
                 return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
         return ""
-
-
-async def _waited(event: asyncio.Event, timeout_s: float) -> None:
-    """Wait for an event, at most so long."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            await event.wait()
 
 
 def _in_flight(member: Member) -> bool:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from nixfleet.model.ids import Fingerprint
 from nixfleet.model.wire import Entries, Entry
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.live import LiveDevices
@@ -19,8 +18,6 @@ from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.events import PING, AgentHub
 from nixfleet.server.store import EntryRow
-from nixfleet.trust import sshsig
-from nixfleet.trust.leaf import Leaf
 
 ENTRIES_MAX = 1_000
 PAGE_BYTES = 3 << 20
@@ -45,23 +42,18 @@ class Syncs:
         self._clock = clock
         self._pages: OrderedDict[tuple[int, int, int], tuple[bytes, int]] = OrderedDict()
 
-    def needs(self, row: EntryRow, device: str | None, joining: Fingerprint | None = None) -> bool:
-        """Tell whether an entry's payload is for this device, or for one that joins: what its token signed."""
+    def needs(self, row: EntryRow, device: str | None) -> bool:
+        """Tell whether an entry's payload is for this device."""
         if row.kind == "release":
             return row.sha256 in self._log.named
-        if row.kind == "device":
-            return row.subject == device or (joining is not None and signer_of(row) == joining)
-        return row.kind in _FOR_ALL
+        return row.kind in _FOR_ALL or (row.kind == "device" and row.subject == device)
 
-    async def sync(self, device: str | None, size: int, joining: Fingerprint | None = None) -> tuple[bytes, int]:
-        """Give an encoded `Sync` from entry `size` on, and the size that it leads to.
-
-        A device that joins is not known yet; `joining` is its token's key.
-        """
+    async def sync(self, device: str | None, size: int) -> tuple[bytes, int]:
+        """Give an encoded `Sync` from entry `size` on, and the size that it leads to; None is a joining device."""
         if size > self._log.size:
             await self._log.catch_up()  # another coordinator may have told the device already
         start = min(size, self._log.size)
-        body, end = await self._page(device, start, joining)
+        body, end = await self._page(device, start)
         gates: list[bytes] = []
         ask = False
         if device is not None and end == self._log.size:
@@ -77,20 +69,18 @@ class Syncs:
         )
         return tail, end
 
-    async def _page(self, device: str | None, start: int, joining: Fingerprint | None) -> tuple[bytes, int]:
+    async def _page(self, device: str | None, start: int) -> tuple[bytes, int]:
         """Encode checkpoint and entries; one answer serves all that are at the same size."""
         size = self._log.size
         own = self._log.own_entries.get(device, []) if device is not None else []
         place = bisect_left(own, start)
-        special = joining is not None or (place < len(own) and own[place] < start + ENTRIES_MAX)
+        special = place < len(own) and own[place] < start + ENTRIES_MAX
         key = (start, size, len(self._log.named))
         if not special and key in self._pages:
             return self._pages[key]
         checkpoint = self._log.checkpoint()
         rows = cut(await self._log.rows(start, ENTRIES_MAX))
-        entries = [
-            Entry(leaf=row.leaf, payload=row.payload if self.needs(row, device, joining) else None) for row in rows
-        ]
+        entries = [Entry(leaf=row.leaf, payload=row.payload if self.needs(row, device) else None) for row in rows]
         head = b'{"checkpoint":"%b","start":%d,"entries":%b' % (
             base64.b64encode(checkpoint),
             start,
@@ -142,11 +132,6 @@ class Syncs:
         if silent_s >= LAZY_S and size < self._log.size:
             return True
         return silent_s >= GATE_RENEW_S and bool(self._planner.gates(device))
-
-
-def signer_of(row: EntryRow) -> Fingerprint:
-    """Give the fingerprint of the key that signed an entry."""
-    return Fingerprint(sshsig.parse(Leaf.unpack(row.leaf).sshsig).key.fingerprint)
 
 
 def cut(rows: list[EntryRow]) -> list[EntryRow]:

@@ -4,11 +4,15 @@ A write has been made durable when its block ends (SQLite: WAL with synchronous=
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from threading import Thread, current_thread
 from typing import Any
+from weakref import WeakSet
 
-from sqlalchemy import Connection, Table, event
+import aiosqlite
+from sqlalchemy import Connection, Table, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -17,6 +21,7 @@ from nixfleet.errors import Conflict, Unreachable, UserError
 from nixfleet.server.schema import upgrade
 
 _BUSY_S = 20
+_CHUNK_ROWS = 64
 _WRITE = {"nixfleet_write": True}
 
 Insert = sqlite.Insert | postgresql.Insert
@@ -27,7 +32,8 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.sqlite = url.startswith("sqlite")
-        self._engine = _sqlite_engine(url) if self.sqlite else _postgres_engine(url)
+        self._threads: WeakSet[Thread] = WeakSet()
+        self._engine = _sqlite_engine(url, self._threads) if self.sqlite else _postgres_engine(url)
         self._writer = asyncio.Lock()
 
     async def open(self) -> None:
@@ -36,8 +42,10 @@ class Database:
             await connection.run_sync(upgrade)
 
     async def close(self) -> None:
-        """Give all connections back."""
+        """Give all connections back, and wait for their threads."""
         await self._engine.dispose()
+        for thread in list(self._threads):
+            await asyncio.to_thread(thread.join, _BUSY_S)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -102,12 +110,21 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
-def _sqlite_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=4, max_overflow=4, connect_args={"timeout": _BUSY_S})
+def _sqlite_engine(url: str, threads: WeakSet[Thread]) -> AsyncEngine:
+    path = make_url(url).database or ""
+
+    def connector() -> sqlite3.Connection:
+        # Runs on the connection's own thread, which must have ended before the loop does: see `close`.
+        threads.add(current_thread())
+        # The driver must not begin transactions of its own: `begin` below says which kind.
+        return sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None)
+
+    def creator() -> aiosqlite.Connection:
+        return aiosqlite.Connection(connector, _CHUNK_ROWS)
+
+    engine = create_async_engine(url, pool_size=4, max_overflow=4, async_creator=creator)
 
     def connected(connection: Any, _record: object) -> None:
-        # The driver must not begin transactions of its own: `begin` below says which kind.
-        connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={_BUSY_S * 1_000}", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")

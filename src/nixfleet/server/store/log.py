@@ -1,13 +1,12 @@
 """The log's tables: entries, release lines, and the journal of refused statements."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sqlalchemy import delete, func, select
 
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database, many
-from nixfleet.server.store.rows import EntryRow, LineRow, RefusalRow
+from nixfleet.server.store.rows import EntryRow, LineRow, RefusalRow, values
 
 _REFUSALS_KEPT = 10_000
 _entries = tables.entries
@@ -35,9 +34,9 @@ class LogTables:
 
         """
         async with self._db.write() as connection:
-            await many(connection, self._db.insert(_entries), [asdict(row) for row in rows])
+            await many(connection, self._db.insert(_entries), [values(row) for row in rows])
             again = self._db.insert(_lines).on_conflict_do_nothing()
-            await many(connection, again, [asdict(line) for line in lines])
+            await many(connection, again, [values(line) for line in lines])
 
     async def entries(self, start: int, limit: int) -> list[EntryRow]:
         """Read at most `limit` entries from index `start` on, in order."""
@@ -68,7 +67,7 @@ class LogTables:
     async def refuse(self, row: RefusalRow) -> None:
         """Note a refused statement; only the newest 10,000 are kept."""
         async with self._db.write() as connection:
-            done = await connection.execute(_refusals.insert().values(asdict(row)).returning(_refusals.c.id))
+            done = await connection.execute(_refusals.insert().values(values(row)).returning(_refusals.c.id))
             newest = done.scalar_one()
             await connection.execute(delete(_refusals).where(_refusals.c.id <= newest - _REFUSALS_KEPT))
 

@@ -1,12 +1,10 @@
 """Tables of those who come in: enrolment requests and session keys."""
 
-from dataclasses import asdict
-
 from sqlalchemy import delete, func, select
 
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database
-from nixfleet.server.store.rows import EnrollRow, SessionRow
+from nixfleet.server.store.rows import EnrollRow, SessionRow, values
 
 _requests = tables.enroll_requests
 _sessions = tables.sessions
@@ -21,7 +19,7 @@ class PeopleTables:
     async def ask(self, row: EnrollRow) -> None:
         """Keep a request; a repeat of the same device keeps the time it first asked."""
         async with self._db.write() as connection:
-            await connection.execute(self._db.upsert(_requests, keep=["asked_at"]).values(asdict(row)))
+            await connection.execute(self._db.upsert(_requests, keep=["asked_at"]).values(values(row)))
 
     async def requests(self) -> list[EnrollRow]:
         """Read all requests, the oldest first."""
@@ -39,7 +37,7 @@ class PeopleTables:
         """Keep a session key, and drop those that have ended."""
         async with self._db.write() as connection:
             await connection.execute(delete(_sessions).where(_sessions.c.not_after < now))
-            await connection.execute(self._db.upsert(_sessions).values(asdict(row)))
+            await connection.execute(self._db.upsert(_sessions).values(values(row)))
 
     async def session(self, key: str) -> SessionRow | None:
         """Find a session key by its fingerprint; whether it has ended is the caller's to judge."""

@@ -1,14 +1,13 @@
 """The planner's tables: rollouts with their versions, starts, and the running clock."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 
 from sqlalchemy import func, select, update
 
 from nixfleet.errors import Conflict
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database, Insert, many
-from nixfleet.server.store.rows import AttemptRow, ClockRow, RolloutRow
+from nixfleet.server.store.rows import AttemptRow, ClockRow, RolloutRow, values
 
 _rollouts = tables.rollouts
 _attempts = tables.attempts
@@ -49,7 +48,7 @@ class PlanTables:
                 done = await connection.execute(update(_rollouts).where(where).values(**fresh))
                 if done.rowcount != 1:
                     raise Conflict("another coordinator decided first")
-            await many(connection, self._plan_tries(), [asdict(row) for row in tries])
+            await many(connection, self._plan_tries(), [values(row) for row in tries])
 
     def _plan_tries(self) -> Insert:
         """Set the planner's clocks of a try, each once; what the device told of it stays."""
@@ -71,9 +70,9 @@ class PlanTables:
         """Move the running clock on. Raises: Conflict when it moved since `old` was read."""
         async with self._db.write() as connection:
             if old is None:
-                await connection.execute(_clock.insert().values(id=1, **asdict(new)))
+                await connection.execute(_clock.insert().values(id=1, **values(new)))
                 return
             where = (_clock.c.run_s == old.run_s) & (_clock.c.beat_s == old.beat_s)
-            done = await connection.execute(update(_clock).where(where).values(**asdict(new)))
+            done = await connection.execute(update(_clock).where(where).values(**values(new)))
             if done.rowcount != 1:
                 raise Conflict("the running clock moved meanwhile")

@@ -1,6 +1,18 @@
 """What the store hands out and takes: one frozen record per table, with no behaviour."""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+
+class Row(Protocol):
+    """A record with slots."""
+
+    __slots__: ClassVar[tuple[str, ...]]
+
+
+def values(row: Row) -> dict[str, Any]:
+    """Give a row's columns; `dataclasses.asdict` copies deeply and takes ten times as long."""
+    return {name: getattr(row, name) for name in row.__slots__}
 
 
 @dataclass(frozen=True, slots=True)

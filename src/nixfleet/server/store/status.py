@@ -1,13 +1,13 @@
 """The devices' tables: newest signed reports and the history of attempts."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
 
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database, Insert, many
-from nixfleet.server.store.rows import AttemptRow, DeviceRow
+from nixfleet.server.store.rows import AttemptRow, DeviceRow, values
 
 _devices = tables.devices
 _attempts = tables.attempts
@@ -33,8 +33,8 @@ class StatusTables:
         newest = {item.device.device: item.device for item in sorted(told, key=lambda item: item.device.seq)}
         tries = {(row.rollout, row.device, row.run): row for row in (item.attempt for item in told) if row is not None}
         async with self._db.write() as connection:
-            await many(connection, self._report(), [asdict(newest[device]) for device in sorted(newest)])
-            await many(connection, self._try(), [asdict(tries[key]) for key in sorted(tries)])
+            await many(connection, self._report(), [values(newest[device]) for device in sorted(newest)])
+            await many(connection, self._try(), [values(tries[key]) for key in sorted(tries)])
 
     def _report(self) -> Insert:
         statement = self._db.insert(_devices)

@@ -1,0 +1,114 @@
+"""The running clock: only time in which a coordinator ran counts."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nixfleet.rollout import Clock
+from nixfleet.server.coordinator.clock import BEAT_S, GAP_S, RECONNECT_S, RunClock
+from nixfleet.server.store import Store
+from nixfleet.server.text import clean
+
+
+class _Wall:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1_000
+
+    def __call__(self) -> float:
+        """Give unix seconds."""
+        return self.now
+
+
+async def test_running_time_passes_with_wall_time(store: Store) -> None:
+    """Between beats and over them, a running coordinator's time passes second by second."""
+    wall = _Wall()
+    clock = RunClock(store, wall)
+    await clock.start()
+    for second in range(40):
+        assert clock.now() == Clock(wall_s=1_000 + second, run_s=second)
+        wall.now += 1
+        if second % BEAT_S == 0:
+            await clock.beat()
+
+
+@pytest.mark.parametrize(("gap_s", "counted_s"), [(1, 1), (GAP_S, GAP_S), (GAP_S + 1, 0), (30_000, 0)])
+async def test_gap_is_left_out(store: Store, gap_s: int, counted_s: int) -> None:
+    """A laptop that slept for longer than a minute wakes as if no time had passed, and waits for all to reconnect."""
+    wall = _Wall()
+    clock = RunClock(store, wall)
+    await clock.start()
+    wall.now += gap_s
+    assert clock.now().run_s == counted_s
+    await clock.beat()
+    assert clock.now() == Clock(wall_s=1_000 + gap_s, run_s=counted_s)
+    assert clock.reconnect_s == RECONNECT_S
+
+
+async def test_restart_takes_the_clock_up(store: Store) -> None:
+    """A coordinator that was down for long goes on where the last one stood; a quick restart loses nothing."""
+    wall = _Wall()
+    first = RunClock(store, wall)
+    await first.start()
+    wall.now += 50
+    await first.beat()
+    wall.now += 10_000
+    second = RunClock(store, wall)
+    await second.start()
+    assert second.now().run_s == 50
+    assert second.reconnect_s == 50 + RECONNECT_S
+    wall.now += 30
+    third = RunClock(store, wall)
+    await third.start()
+    assert third.now().run_s == 80
+
+
+async def test_wall_clock_set_back_never_takes_running_time_back(store: Store) -> None:
+    """When the machine's clock is put right, running time goes on from where it was."""
+    wall = _Wall()
+    clock = RunClock(store, wall)
+    await clock.start()
+    wall.now += 20
+    await clock.beat()
+    wall.now -= 500
+    assert clock.now().run_s == 20
+    await clock.beat()
+    wall.now += 5
+    assert clock.now().run_s == 25
+
+
+async def test_two_coordinators_share_one_clock(store: Store) -> None:
+    """Both move the same running time on; nobody counts a second twice."""
+    wall = _Wall()
+    one, other = RunClock(store, wall), RunClock(store, wall)
+    await one.start()
+    await other.start()
+    for _ in range(10):
+        wall.now += 7
+        await one.beat()
+        await other.beat()
+    assert (one.now().run_s, other.now().run_s) == (70, 70)
+
+
+@given(st.text())
+def test_cleaned_text_has_no_controls(text: str) -> None:
+    """Whatever a device sends, nothing in it can move a terminal's cursor; cleaning twice changes nothing."""
+    cleaned = clean(text)
+    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in cleaned)
+    assert clean(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "red"),
+        ("\x1b]0;title\x07text", "text"),
+        ("a\tb\r\n", "a    b"),
+        ("\u202eevil", "evil"),
+        ("größe ✓", "größe ✓"),
+    ],
+)
+def test_escapes_go_and_words_stay(text: str, shown: str) -> None:
+    """Sequences vanish as a whole; letters of any script stay."""
+    assert clean(text) == shown
