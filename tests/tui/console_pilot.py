@@ -68,7 +68,7 @@ async def console(
     desk = Desk(source, acts, verifier, options or Options(clock=lambda: NOW))
     app = ConsoleApp(desk)
     app.animation_level = "none"
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         driven = Driven(app, pilot, source, acts)
         await driven.until(lambda: desk.store.loaded and verifier.check.state != "checking" and source.listeners > 0)
         await driven.rest()

@@ -123,27 +123,35 @@ class ConsoleScreen(Screen[None]):
             return lines.first().wanted if mode == "find" else lines.first().only
         return ""
 
-    def answer(self, mode: str, text: str, /) -> None:
-        """Take the text in force; screens with a table filter by it."""
+    def answer(self, mode: str, text: str, /) -> bool:
+        """Take the text in force; false when it cannot be read. Screens with a table filter by it."""
         for lines in self.query(LineView):
             if mode == "find":
                 lines.find(text)
                 self.query_one(Prompt).say(f"{lines.hits} found" if text else "")
             else:
                 lines.filter(text)
+        return True
 
     def on_prompt_changed(self, event: Prompt.Changed) -> None:
         """Apply it while it is typed."""
         event.stop()
-        self.answer(event.mode, event.text)
+        self.answer(event.mode, self.while_typed(event.text))
 
     def on_prompt_closed(self, event: Prompt.Closed) -> None:
-        """Keep it, or go back to what was in force."""
+        """Keep it, or go back to what was in force; what cannot be read stays to be mended."""
         event.stop()
+        prompt = self.query_one(Prompt)
+        if event.kept and not self.answer(event.mode, prompt.text):
+            return
         if not event.kept:
             self.answer(event.mode, self._kept)
-        self.query_one(Prompt).close()
+        prompt.close()
         self.focus_main()
+
+    def while_typed(self, text: str) -> str:
+        """Give the part of a text that is whole while it is being typed."""
+        return text
 
     def focus_main(self) -> None:
         """Give the keys back to what the screen is about."""

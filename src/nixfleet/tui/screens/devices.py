@@ -4,7 +4,7 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from nixfleet.model.views import DeviceView
-from nixfleet.query import QueryError, compile_query, parse
+from nixfleet.query import FIELDS, QueryError, compile_query, parse
 from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
@@ -134,20 +134,21 @@ class DevicesScreen(ConsoleScreen):
         """Give the query in force."""
         return self._query
 
-    def answer(self, _mode: str, text: str, /) -> None:
+    def answer(self, _mode: str, text: str, /) -> bool:
         """Filter by a query; one that cannot be read leaves the last good result."""
         prompt = self.query_one(Prompt)
         try:
             holds = compile_query(parse(text))
         except QueryError as error:
             prompt.say(str(error), bad=True, place=(error.position, error.length))
-            return
+            return False
         self._query = text.strip()
         clock = self.desk.clock
         self.table.filter((lambda device: holds(device, clock())) if self._query else None)
         prompt.say(f"{len(self.table.listing.ids):,} of {len(self.desk.store.devices):,}" if self._query else "")
         self.query_one("#filter-line", LinesPanel).redraw(layout=True)
         self._say_empty()
+        return True
 
     def action_columns(self) -> None:
         """Choose which columns to show."""
@@ -174,10 +175,12 @@ class DevicesScreen(ConsoleScreen):
         event.stop()
         self.app.push_screen(DeviceScreen(self.desk, event.key))
 
-    def on_prompt_closed(self, event: Prompt.Closed) -> None:
-        """Leave the query standing above the footer."""
-        super().on_prompt_closed(event)
-        self.query_one("#filter-line", LinesPanel).redraw(layout=True)
+    def while_typed(self, text: str) -> str:
+        """Leave out a last word that begins a field's name: while ``stat`` is typed, no device is meant by it."""
+        head, _, last = text.rpartition(" ")
+        word = last.removeprefix("-")
+        half = word != "" and any(name.startswith(word) for name in (*FIELDS, "tag."))
+        return head if half else text
 
     def _say_empty(self) -> None:
         table = self.table

@@ -145,10 +145,11 @@ class AuditScreen(ConsoleScreen):
         """Give what the list is narrowed to."""
         return self._find
 
-    def answer(self, _mode: str, text: str, /) -> None:
+    def answer(self, _mode: str, text: str, /) -> bool:
         """Show only entries that hold the text."""
         self._find = text
         self._narrow()
+        return True
 
     def action_only_void(self) -> None:
         """Show only acts without effect, or all."""
@@ -442,13 +443,14 @@ class ReleasesScreen(ConsoleScreen):
         """Give what the list is narrowed to."""
         return self._find
 
-    def answer(self, _mode: str, text: str, /) -> None:
+    def answer(self, _mode: str, text: str, /) -> bool:
         """Show only releases that hold the text."""
         self._find = text
         wanted = text.casefold()
         self.table.filter(
             (lambda r: wanted in f"{r.name} {r.principal} {r.source_rev} {r.id}".casefold()) if wanted else None
         )
+        return True
 
     def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
         """Open the release."""

@@ -153,7 +153,7 @@ class RolloutsScreen(ConsoleScreen):
         """Give what the list is narrowed to."""
         return self._find
 
-    def answer(self, _mode: str, text: str, /) -> None:
+    def answer(self, _mode: str, text: str, /) -> bool:
         """Show only rollouts that hold the text."""
         self._find = text
         wanted = text.casefold()
@@ -162,6 +162,7 @@ class RolloutsScreen(ConsoleScreen):
             if wanted
             else None
         )
+        return True
 
     def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
         """Open the rollout."""

@@ -1,0 +1,410 @@
+"""The console as a person meets it: keys, dialogs, live changes, lost links, small terminals; over ports in memory."""
+
+import asyncio
+import sys
+from functools import partial
+
+import msgspec
+import pytest
+from tests.tui.console_fleet import NOW, ROLLOUT, FakeActs, FakeSource, device, device_id, fleet_devices
+from tests.tui.console_pilot import Driven, console
+from textual.drivers._writer_thread import WriterThread
+
+from nixfleet.errors import Refused, Unreachable
+from nixfleet.model.device import Outcome, Phase
+from nixfleet.model.views import DeviceView
+from nixfleet.tui.desk import Options
+from nixfleet.tui.driver import PatientDriver
+from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, read_answers
+from nixfleet.tui.keys import KEYS
+from nixfleet.tui.screens.device import DeviceScreen
+from nixfleet.tui.screens.devices import DevicesScreen
+from nixfleet.tui.screens.rollouts import RolloutScreen
+from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog, PageDialog
+from nixfleet.tui.widgets.fleet_table import FleetTable
+from nixfleet.tui.widgets.lines import LineView
+
+
+def table_of(driven: Driven) -> FleetTable[DeviceView]:
+    """Find the table on the screen."""
+    return driven.app.screen.query_one(FleetTable)
+
+
+def shows(driven: Driven, *words: str) -> bool:
+    """Tell whether all of this is on the screen."""
+    return all(word in driven.text for word in words)
+
+
+async def test_a_change_is_drawn_without_moving_the_cursor() -> None:
+    """A device that fails rises to the top, while the cursor stays on the device it was on."""
+    async with console() as driven:
+        await driven.press("j", "j", "j")
+        table = table_of(driven)
+        before = table.cursor
+        ok = driven.source.devices[device_id("web-oslo-04")]
+        failed = msgspec.structs.replace(ok, outcome=Outcome.FAILED, phase=Phase.FAILED, reason="no space")
+        driven.source.put(failed)
+        await driven.until(lambda: "no space" in driven.text and table.listing.ids.index(ok.id) < 3)
+        assert before == table.cursor
+        assert table.listing.ids.index(before) == table._row
+
+
+async def test_downloads_move() -> None:
+    """Progress in bytes is on the screen soon after it was heard."""
+    async with console() as driven:
+        record = driven.source.devices[device_id("kiosk-berlin-04")]
+        assert record.transfer is not None
+        done = msgspec.structs.replace(record.transfer, done_bytes=1_700 * 2**20)
+        driven.source.put(msgspec.structs.replace(record, transfer=done))
+        await driven.until(lambda: "1.7/1.8 GiB" in driven.text)
+
+
+async def test_an_update_is_seen_from_phase_to_new_system() -> None:
+    """A device goes from one system to the next before one's eyes, on its own page."""
+    new = "/nix/store/" + "b" * 32 + "-new-2"
+    async with console(source=FakeSource([device("web-01", "web", "oslo")])) as driven:
+        await driven.press("enter")
+        record = driven.source.devices[device_id("web-01")]
+        for phase, word in ((Phase.VERIFYING, "verifies"), (Phase.ACTIVATING, "activates")):
+            busy = msgspec.structs.replace(record, phase=phase, outcome=None, intended=new)
+            driven.source.put(busy, (f"line of {phase}",))
+            await driven.until(partial(shows, driven, word, f"line of {phase}"))
+        driven.source.put(msgspec.structs.replace(record, system=new, intended=""))
+        await driven.until(partial(shows, driven, "system      bbbbbb… new-2"))
+
+
+async def test_enter_and_back() -> None:
+    """Enter opens a device, v its rollout, enter a member; backspace goes up each time, and no further."""
+    async with console() as driven:
+        await driven.press("slash", *"kiosk-berlin-04", "enter", "enter")
+        assert isinstance(driven.app.screen, DeviceScreen)
+        await driven.press("v")
+        assert isinstance(driven.app.screen, RolloutScreen)
+        await driven.press("enter")
+        assert isinstance(driven.app.screen, DeviceScreen)
+        await driven.press("backspace", "escape", "backspace", "backspace", "backspace")
+        assert isinstance(driven.app.screen, DevicesScreen)
+
+
+async def test_a_bad_query_keeps_the_last_good_result() -> None:
+    """While a query cannot be read, or half a field is typed, the rows stay; Enter does not take what is wrong."""
+    async with console() as driven:
+        for key in ("slash", *"status:ok wav", "e", ":", "enter"):
+            await driven.press(key)
+        assert 14 == len(table_of(driven).listing.ids)
+        assert "a value is missing here" in driven.text
+        await driven.press("escape")
+        assert 40 == len(table_of(driven).listing.ids)
+
+
+async def test_a_query_narrows_what_marking_all_marks() -> None:
+    """`*` marks what matches, and only that; u unmarks."""
+    async with console() as driven:
+        await driven.press("slash", *"tag.role:nas", "enter", "asterisk")
+        assert 6 == len(table_of(driven).chosen)
+        await driven.press("u")
+        assert 1 == len(table_of(driven).chosen)
+
+
+async def test_sorting_goes_on_and_keeps_the_cursor() -> None:
+    """S goes through the columns; the cursor stays on its device."""
+    async with console() as driven:
+        await driven.press("G")
+        table = table_of(driven)
+        before = table.cursor
+        await driven.press("s", "s")
+        assert (("name", False), before) == (table.sorting[0], table.cursor)
+        names = [driven.source.devices[key].name for key in table.listing.ids]
+        assert sorted(names) == names
+        await driven.press("s", "S")
+        assert ([("name", True), ("status", False)], 40) == (table.sorting, len(table.listing.ids))
+
+
+async def test_pausing_holds_the_view_still() -> None:
+    """Paused, nothing moves and the header says so; on going on everything is caught up with."""
+    async with console() as driven:
+        await driven.press("p")
+        driven.source.put(device("web-new", "web", "oslo"))
+        await driven.until(lambda: len(driven.app.desk.store.devices) == 41)
+        driven.app.flush()
+        assert (40, True) == (len(table_of(driven).listing.ids), "‖ paused" in driven.text)
+        await driven.press("p")
+        assert 41 == len(table_of(driven).listing.ids)
+
+
+async def test_a_busy_terminal_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the terminal has not taken what was written, nothing more is drawn; nothing is lost either."""
+    async with console() as driven:
+        busy = object.__new__(PatientDriver)
+        busy._writer_thread = WriterThread(sys.stdout)
+        busy._writer_thread.write("a frame")
+        assert 1 == busy.waiting_writes
+        with monkeypatch.context() as patched:
+            patched.setattr(driven.app, "_driver", busy)
+            driven.source.put(device("web-new", "web", "oslo"))
+            await driven.until(lambda: len(driven.app.desk.store.devices) == 41)
+            assert 40 == len(table_of(driven).listing.ids)
+        await driven.until(lambda: len(table_of(driven).listing.ids) == 41)
+
+
+def test_the_driver_survives_another_textual() -> None:
+    """Where the queue is not where it was, the driver reports an idle terminal instead of failing."""
+    driver = object.__new__(PatientDriver)
+    assert 0 == driver.waiting_writes
+    driver._writer_thread = None
+    assert 0 == driver.waiting_writes
+
+
+async def test_approving_asks_with_the_fingerprint_and_enter_does_nothing() -> None:
+    """A on a request shows its fingerprint; Enter and n do nothing, y enrols."""
+    async with console() as driven:
+        await driven.press("3", "j", "A", "enter")
+        assert isinstance(driven.app.screen, ConfirmDialog)
+        await driven.press("n")
+        assert [] == driven.acts.done
+        await driven.press("A", "y")
+        assert [("enroll", device_id("kiosk-oslo-09"))] == driven.acts.done
+
+
+async def test_production_wants_the_count_typed() -> None:
+    """A wrong number changes nothing; the right one goes on."""
+    async with console() as driven:
+        await driven.press("2", "P", "y", "9", "enter")
+        assert (True, []) == (isinstance(driven.app.screen, ConfirmDialog), driven.acts.done)
+        await driven.press("backspace", "backspace", "1", "2", "enter")
+        assert ["resume"] == [act[0] for act in driven.acts.done]
+
+
+async def test_retiring_wants_the_name_typed() -> None:
+    """What cannot be undone wants the device's own name."""
+    async with console() as driven:
+        await driven.press("X", *"nas-berlin-02", "enter")
+        assert [("retired", device_id("nas-berlin-02"), None)] == driven.acts.done
+
+
+async def test_a_refused_act_is_told_and_stands_in_the_log() -> None:
+    """What authority refuses is shown where one looks, and in the command log."""
+    acts = FakeActs()
+    acts.broken = Refused("no right to control on site=oslo")
+    async with console(acts=acts) as driven:
+        await driven.press("2", "j", "P", "y")
+        await driven.until(lambda: "no right to control" in driven.text)
+        await driven.press("at")
+        assert "nixfleet rollout pause " + ROLLOUT[:8] in driven.text
+
+
+async def test_deploying_goes_through_form_preview_and_question() -> None:
+    """D opens the form on the marked devices; the preview, then the count, then one rollout for just these."""
+    async with console() as driven:
+        await driven.press("slash", *"kiosk-berlin-0 status:waiting", "enter", "asterisk", "D")
+        assert isinstance(driven.app.screen, DeployDialog)
+        assert "4 devices in 2 waves: 1, 100%" in driven.text
+        await driven.press("enter")
+        assert isinstance(driven.app.screen, ConfirmDialog)
+        await driven.press("4", "enter")
+        ((verb, wanted),) = driven.acts.done
+        assert ("deploy", 4, {}) == (verb, len(wanted.devices), wanted.select)  # type: ignore[attr-defined] # the fake notes what it got
+
+
+async def test_the_menu_greys_what_is_not_possible_with_the_reason() -> None:
+    """The action menu lists every mutation, and says why one cannot be done; its keys work."""
+    async with console() as driven:
+        await driven.press("a")
+        assert isinstance(driven.app.screen, MenuDialog)
+        assert "it is not held" in driven.text
+        await driven.press("X")
+        assert isinstance(driven.app.screen, ConfirmDialog)
+
+
+async def test_the_palette_finds_actions_by_name() -> None:
+    """What is typed in the palette runs the action."""
+    async with console() as driven:
+        await driven.press("colon", *"audit")
+        await driven.until(lambda: "Audit" in driven.text)
+        await asyncio.sleep(0)
+        await driven.until(lambda: driven.app.screen.query("CommandList").first().option_count == 1)  # type: ignore[attr-defined] # textual's own list
+        await driven.press("down", "enter")
+        await driven.until(lambda: driven.app.current_mode == "audit")
+
+
+async def test_a_lost_link_keeps_what_was_shown_and_greys_what_changes() -> None:
+    """Without the coordinator the rows stay, the header says stale, and nothing can be signed."""
+    async with console() as driven:
+        driven.source.broken = Unreachable("nobody answers")
+        driven.source.send(Unreachable("the stream broke"))
+        await driven.until(lambda: not driven.app.desk.live)
+        driven.app.shown.refresh_chrome()
+        await driven.press("X")
+        assert (40, []) == (len(table_of(driven).listing.ids), driven.acts.done)
+        await driven.until(lambda: "not connected" in driven.text)
+
+
+async def test_a_broken_task_does_not_close_the_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody expected is told and kept in the command log."""
+    async with console() as driven:
+
+        async def broken(_: str) -> None:
+            raise ValueError("a bug")
+
+        monkeypatch.setattr(driven.app.desk.feed, "rollout", broken)
+        await driven.press("2", "enter")
+        await driven.until(lambda: any("a bug" in call.said for call in driven.app.desk.calls))
+        assert driven.app.is_running
+
+
+async def test_a_small_terminal_asks_for_more_room() -> None:
+    """Below 80 by 20 there is a card; a larger terminal brings the screen back."""
+    async with console(size=(79, 24)) as driven:
+        assert "Please make the terminal larger." in driven.text
+        await driven.pilot.resize_terminal(100, 30)
+        await driven.rest()
+        assert "larger" not in driven.text
+
+
+async def test_an_empty_fleet_names_the_next_step() -> None:
+    """Empty lists say what to do."""
+    async with console(source=FakeSource([])) as driven:
+        shown = [driven.text]
+        for view in "235":
+            await driven.press(view)
+            shown.append(driven.text)
+        words = ("nixfleet enroll token", "nixfleet deploy", "nixfleet enroll token", "nixfleet release create")
+        assert [True] * 4 == [word in text for word, text in zip(words, shown, strict=True)]
+
+
+async def test_device_text_is_shown_and_never_obeyed() -> None:
+    """Markup and escapes in names and reasons appear as text, or not at all."""
+    evil = msgspec.structs.replace(
+        device("x", "web", "oslo"),
+        name="[red]x\x1b[2J",
+        outcome=Outcome.FAILED,
+        phase=Phase.FAILED,
+        reason="[bold]\x07bad\u202e",
+    )
+    async with console(source=FakeSource([evil])) as driven:
+        assert ("[red]x[2J" in driven.text, "[bold]bad" in driven.text) == (True, True)
+        assert not {"\x1b", "\x07", "\u202e"} & set(driven.text)
+
+
+async def test_keys_can_be_remapped() -> None:
+    """A key from the config replaces the built-in one, in the footer too."""
+    options = Options(clock=lambda: NOW, keys={"app.rollouts": "f2"})
+    async with console(options=options) as driven:
+        await driven.press("2")
+        assert "devices" == driven.app.current_mode
+        await driven.press("f2")
+        assert "rollouts" == driven.app.current_mode
+
+
+@pytest.mark.parametrize("view", ["rollouts", "audit"])
+async def test_the_first_view_can_be_chosen(view: str) -> None:
+    """An address such as `rollouts` opens that view; a query comes with it."""
+    async with console(options=Options(clock=lambda: NOW, view=view, query="status:ok")) as driven:
+        assert view == driven.app.current_mode
+        await driven.press("1")
+        assert 14 == len(table_of(driven).listing.ids)
+
+
+async def test_quitting_asks_when_something_would_stop() -> None:
+    """With a rollout under way here, q says so first."""
+    async with console(options=Options(clock=lambda: NOW, before_quit=lambda: "A rollout is under way.")) as driven:
+        await driven.press("q")
+        assert "A rollout is under way." in driven.text
+        await driven.press("y")
+        assert 0 == driven.app.return_value
+
+
+async def test_every_action_exists() -> None:
+    """Each action of the registry has a method to run it, so no key leads nowhere."""
+    pages = {
+        "devices": (), "device": ("enter",), "rollouts": ("2",), "rollout": ("2", "enter"), "audit": ("4",),
+        "entry": ("4", "enter"), "enroll": ("3",), "releases": ("5",), "lines": ("5", "enter"),
+    }  # fmt: skip
+    for scope, keys in pages.items():
+        async with console() as driven:
+            await driven.press(*keys)
+            screen = driven.app.screen
+            targets = [driven.app, screen, *screen.query("FleetTable, LineView")]
+            for key in (key for key in KEYS if key.scope in {scope, "app", "table", "lines"}):
+                if key.scope == "table" and not screen.query(FleetTable):
+                    continue
+                if key.scope == "lines" and not screen.query(LineView):
+                    continue
+                method = "action_" + key.does.partition("(")[0].rpartition(".")[2]
+                assert any(hasattr(target, method) for target in targets), (scope, key.id)
+
+
+async def test_finding_and_filtering_lines() -> None:
+    """/ finds and n goes on; & shows only what matches; finding ends following, f takes it up again."""
+    async with console(size=(80, 24)) as driven:
+        await driven.press("slash", *"web-berlin-01", "enter", "enter", "slash", *"web-api", "enter")
+        lines = driven.app.screen.query_one(LineView)
+        assert (6, 3) == (lines.hits, lines._hit)
+        await driven.press("n", "N", "ampersand", *"units", "enter")
+        assert ("units", 3) == (lines.only, len(lines._shown))
+        assert not lines.follow
+        await driven.press("f")
+        assert lines.follow
+
+
+async def test_the_help_of_a_page_closes_again() -> None:
+    """? opens help over the page and esc closes it."""
+    async with console() as driven:
+        await driven.press("question_mark")
+        assert isinstance(driven.app.screen, PageDialog)
+        await driven.press("escape")
+        assert isinstance(driven.app.screen, DevicesScreen)
+
+
+async def test_copying_goes_to_the_terminal() -> None:
+    """Y copies the name under the cursor."""
+    async with console() as driven:
+        await driven.press("y")
+        assert "nas-berlin-02" == driven.app.clipboard
+
+
+async def test_columns_can_be_hidden() -> None:
+    """C lists the columns and takes one away."""
+    async with console() as driven:
+        await driven.press("c", "down", "down", "down", "enter")
+        assert frozenset({"tags"}) == table_of(driven).hidden
+        assert " tags" not in driven.text
+
+
+async def test_a_large_fleet_is_quick_to_sort_and_filter() -> None:
+    """Fifty thousand rows load, and a thousand changes are taken in, well within a second of work."""
+    pattern = fleet_devices()[0]
+    many = [msgspec.structs.replace(pattern, id=f"{number:032x}", name=f"d-{number:05}") for number in range(50_000)]
+    async with console(source=FakeSource(many)) as driven:
+        table = table_of(driven)
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        for number in range(1_000):
+            driven.app.desk.store._put_device(msgspec.structs.replace(many[number * 7], seen_at=NOW - number))
+        driven.app.flush()
+        table.on_changes(set(), settle=True)
+        assert loop.time() - start < 2
+        assert 50_000 == len(table.listing.ids)
+
+
+async def test_the_first_run_form_gives_three_answers() -> None:
+    """Name, address and key are asked, a wrong one is said, and the answers come back."""
+    app = FirstRunApp("", "http://desk.local:7070", [KeyChoice(value="new", label="a new key")])
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press(*"Bad!", "enter", "enter", "enter")
+        await pilot.pause()
+        assert app.is_running
+        await pilot.press("shift+tab", "shift+tab", *["backspace"] * 4, *"acme", "enter", "enter", "enter")
+    assert FirstRun(name="acme", url="http://desk.local:7070", key="new") == app.return_value
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "key", "says"),
+    [("", "http://x", "new", "a name"), ("a", "x", "new", "an address"), ("a", "http://x", "", "choose the key")],
+)
+def test_first_run_answers_are_checked(name: str, url: str, key: str, says: str) -> None:
+    """The first wrong answer is named."""
+    from nixfleet.errors import UserError
+
+    with pytest.raises(UserError, match=says):
+        read_answers(name, url, key)

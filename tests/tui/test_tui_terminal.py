@@ -1,0 +1,90 @@
+"""The console in a real terminal (tmux): it paints, it takes keys, and it leaves the terminal as it was."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 60
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("tmux") is None and not os.environ.get("NIXFLEET_REQUIRE_ALL"), reason="needs tmux"
+)
+
+
+class Tmux:
+    """A tmux server of its own, with one window in which a shell runs the console and then tells how it ended."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def do(self, *words: str) -> str:
+        """Run a tmux command."""
+        command = ["tmux", "-f", "/dev/null", "-S", str(self._socket), *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    @property
+    def screen(self) -> str:
+        """What the terminal shows."""
+        return self.do("capture-pane", "-p")
+
+    async def until(self, holds: Callable[[str], bool]) -> str:
+        """Look at the terminal until it shows something; fails after the deadline with what it shows."""
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not holds(screen := self.screen):  # noqa: ASYNC110 - a terminal tells nobody when it has changed
+                    await asyncio.sleep(0.05)
+                return screen
+        except TimeoutError:
+            raise AssertionError(f"the terminal shows:\n{self.screen}") from None
+
+
+@asynccontextmanager
+async def terminal(folder: Path) -> AsyncIterator[tuple[Tmux, int]]:
+    """Open the console in tmux at 100 by 30, wait until it is live, and give its process id."""
+    pid_file = folder / "pid"
+    program = (
+        "import os, pathlib, sys; from tests.tui.console_fleet import main; "
+        f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); sys.exit(main())"
+    )
+    script = folder / "run.sh"
+    script.write_text(
+        f'{sys.executable} -c "{program}"\necho "ended $? $(stty -a | grep -o -e -icanon || echo sane)"\nread line\n'
+    )
+    tmux = Tmux(folder / "tmux")
+    environment = ["-e", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", "-e", "LC_ALL=C.UTF-8"]
+    tmux.do("-u", "new-session", "-d", "-x", "100", "-y", "30", *environment, "sh", str(script))
+    try:
+        await tmux.until(lambda screen: "● live" in screen and "nas-berlin-02" in screen)
+        yield tmux, int(pid_file.read_text())
+    finally:
+        tmux.do("kill-server")
+
+
+async def test_the_console_lives_in_a_real_terminal(tmp_path: Path) -> None:
+    """It paints what happens, takes keys, and on q gives back terminal and exit code."""
+    async with terminal(tmp_path) as (tmux, _):
+        first = next(line for line in tmux.screen.splitlines() if "kiosk-berlin-04" in line)
+        await tmux.until(lambda screen: "kiosk-berlin-04" in screen and first not in screen)
+        tmux.do("send-keys", "2", "j", "Enter")
+        await tmux.until(lambda screen: "wave 2  10%" in screen)
+        tmux.do("send-keys", "q")
+        await tmux.until(lambda screen: "ended 0 sane" in screen)
+        assert "0" == tmux.do("display-message", "-p", "#{alternate_on}").strip()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_leaves_the_terminal_sane(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGTERM and SIGINT end it by the front door: main screen, cooked input, exit code 128 + n."""
+    async with terminal(tmp_path) as (tmux, pid):
+        os.kill(pid, number)
+        await tmux.until(lambda screen: f"ended {128 + number} sane" in screen)
+        assert "0" == tmux.do("display-message", "-p", "#{alternate_on}").strip()
