@@ -32,8 +32,7 @@ class Caller:
     device: str | None = None
     person: Fingerprint | None = None
     """The person's own key, also when a session key signed."""
-    joining: Fingerprint | None = None
-    """The key of a join token, which may read the log to enrol its devices."""
+    joining: bool = False
 
 
 class Auth:
@@ -64,12 +63,12 @@ class Auth:
         caller, _ = await self.caller(request)
         return caller
 
-    async def syncer(self, request: AnyRequest) -> Caller:
-        """Demand a device, one that joins, or a person. Raises: Untrusted, Refused."""
+    async def syncer(self, request: AnyRequest) -> str | None:
+        """Demand a device, or one that joins (None). Raises: Untrusted, Refused."""
         caller, _ = await self.caller(request)
-        if caller == Caller():
+        if caller.device is None and not caller.joining and caller.person is None:
             raise Refused("only a device may ask this")
-        return caller
+        return caller.device
 
     async def person(self, request: AnyRequest, action: Action | None = None) -> bytes:
         """Demand a person or CI, with a right to an action if one is named, and give the body.
@@ -111,8 +110,8 @@ class Auth:
         if device is not None:
             return log.device_key(device), Caller(device=device)
         if is_person(log.state, signer, now):
-            joins = _is_token(log.state, signer, now)
-            return _key_of(log.state, signer), Caller(joining=signer) if joins else Caller(person=signer)
+            joining = _is_token(log.state, signer, now)
+            return _key_of(log.state, signer), Caller(person=None if joining else signer, joining=joining)
         session = await self._coordinator.people.session(signer)
         if session is not None and is_person(log.state, session[1], now):
             return session[0], Caller(person=session[1])
