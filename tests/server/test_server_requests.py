@@ -244,6 +244,9 @@ async def test_every_body_has_a_bound(tmp_path: Path) -> None:
         big = await _ask(one, "/v1/progress", "web-01", method="POST", body=b"x" * 524_289)
         assert _error(big) == (413, "bound")
         assert _error(await _ask(one, "/v1/log", method="POST", body=b'{"statements": []}')) == (400, "user")
+        large = b" " * (1 << 20) + b"{}"
+        assert _error(await _ask(one, "/v1/log", method="POST", body=large)) == (401, "untrusted")
+        assert _error(await _ask(one, "/v1/log", "admin", method="POST", body=large)) == (400, "user")
 
 
 async def test_every_query_has_a_bound(tmp_path: Path) -> None:

@@ -148,15 +148,15 @@ class Coordinator:
         waking = any(entry.row.kind in WAKING for entry in entries)
         if waking:
             self.agents.wake_all()
-            self.views.touch(list(self.log.state.devices))  # who is behind now, and what is intended
+            self.views.devices.touch(list(self.log.state.devices))  # who is behind now, and what is intended
         else:
             self.agents.wake(names)
-        self.views.touch(names)
+        self.views.devices.touch(names)
         self.planner.log_changed(names, everything=waking)
         for entry in entries:
             record = self.log.state.releases.get(entry.row.sha256)  # type: ignore[call-overload]  # a digest is a str
             if entry.row.kind == "release" and record is not None:
-                self.consoles.publish(Delta(seq=0, release=self.views.release_head(record)))
+                self.consoles.publish(Delta(seq=0, release=self.views.releases.head(record)))
         self._stale(devices=names, fleet=True)
 
     def _device_entry(self, statement: Device, entry: Judged) -> None:
@@ -200,7 +200,7 @@ class Coordinator:
 
     async def line(self, rollout: str, device: str) -> LineProof:
         """Give a device's own line of a rollout's release. Raises: Unknown."""
-        work = self.views.work(rollout)
+        work = self.views.rollouts.find(rollout)
         if work.logged.statement.release is None:
             raise Unknown("a rollback has no release and no lines")
         return (await self.releases.get(work.logged.statement.release)).proof(device)
@@ -267,9 +267,9 @@ class Coordinator:
         return Snapshot(
             seq=self.consoles.seq,
             fleet=self.views.fleet(),
-            devices=tuple(self.views.devices()),
-            rollouts=tuple(self.views.rollouts()),
-            releases=tuple(self.views.releases()),
+            devices=tuple(self.views.devices.all()),
+            rollouts=tuple(self.views.rollouts.all()),
+            releases=tuple(self.views.releases.all()),
             requests=tuple(self.people.requests()),
         )
 
@@ -281,7 +281,7 @@ class Coordinator:
     def _stale(self, *, devices: Iterable[str] = (), rollouts: Iterable[str] = (), fleet: bool = False) -> None:
         """Note what consoles have to be told; views are made when they are."""
         devices = list(devices)
-        self.views.touch(devices)
+        self.views.devices.touch(devices)
         self._stale_devices.update(devices)
         self._stale_rollouts.update(rollouts)
         self._stale_fleet |= fleet
@@ -307,11 +307,11 @@ class Coordinator:
                 self.consoles.publish(Delta(seq=0, removed=f"device:{device}"))
                 continue
             self._publish_lines(device)
-            self.consoles.publish(Delta(seq=0, device=self.views.device(device)))
+            self.consoles.publish(Delta(seq=0, device=self.views.devices.one(device)))
         for rollout in sorted(rollouts):
             work = self.planner.works.get(rollout)
             if work is not None:
-                self.consoles.publish(Delta(seq=0, rollout=self.views.rollout(work)))
+                self.consoles.publish(Delta(seq=0, rollout=self.views.rollouts.one(work)))
         if fleet:
             self.consoles.publish(Delta(seq=0, fleet=self.views.fleet()))
 

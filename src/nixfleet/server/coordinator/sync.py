@@ -28,8 +28,9 @@ GATE_RENEW_S = 300
 LAZY_S = 3_600
 """Entries that wake nobody reach everybody within an hour (trust.md, Cost)."""
 _PAGES_KEPT = 64
-_FOR_ALL = frozenset({"root", "grant", "revoke", "rollout", "control", "approve"})
-WAKING = _FOR_ALL
+_FOR_ALL = frozenset({"root", "grant", "revoke", "rollout", "control"})
+WAKING = _FOR_ALL | {"approve"}
+"""Kinds of entries that every agent is woken for; an approval counts by its leaf alone."""
 
 
 class Syncs:

@@ -12,6 +12,8 @@ SIGNED_BYTES = 98_304
 """A payload of 64 KiB and a signature as base64, and what stands around them."""
 APPEND_BYTES = 64 << 20
 """1,000 statements, or a release with 100,000 lines."""
+OPEN_APPEND_BYTES = 1 << 20
+"""A larger append needs a signed request beside its signed statements."""
 PROGRESS_BYTES = 524_288
 """200 lines of 500 characters, escaped."""
 

@@ -64,37 +64,41 @@ def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
 
 
 def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+    views = coordinator.views.devices
+
     @get("/v1/devices")
     async def devices(request: AnyRequest, wanted: Annotated[str, QueryParameter(name="query")] = "") -> Devices:
         """List the devices that a query matches."""
         await auth.person(request)
         if len(wanted) > _QUERY_CHARS:
             raise UserError(f"a query is longer than {_QUERY_CHARS} characters")
-        views = coordinator.views.devices()
+        found = views.all()
         if wanted.strip():
             try:
                 predicate = compile_query(parse(wanted))
             except QueryError as error:
                 raise UserError(str(error)) from error
             now = coordinator.wall_s()
-            views = [view for view in views if predicate(view, now)]
-        return Devices(devices=views)
+            found = [view for view in found if predicate(view, now)]
+        return Devices(devices=found)
 
     @get("/v1/devices/{name:str}")
     async def device(request: AnyRequest, name: FromPath[str]) -> DeviceView:
         """Show one device, by id or name."""
         await auth.person(request)
-        return coordinator.views.device(coordinator.views.find(name))
+        return views.one(views.find(name))
 
     return [devices, device]
 
 
 def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+    views = coordinator.views.devices
+
     @get("/v1/devices/{name:str}/lines")
     async def lines(request: AnyRequest, name: FromPath[str], after: FromQuery[int] = 0) -> Lines:
         """Give a device's output lines after a number."""
         await auth.person(request)
-        output = coordinator.live.get(coordinator.views.find(name)).output
+        output = coordinator.live.get(views.find(name)).output
         if output is None:
             return Lines(next=0, lines=[])
         return Lines(next=output.next, lines=output.after(bounded(after, 0, MAX_INT, "after")))
@@ -103,14 +107,14 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     async def history(request: AnyRequest, name: FromPath[str]) -> History:
         """List what a device has tried."""
         await auth.person(request)
-        rows = await coordinator.store.status.history(coordinator.views.find(name), _HISTORY)
+        rows = await coordinator.store.status.history(views.find(name), _HISTORY)
         return History(attempts=[_past(row, coordinator) for row in rows])
 
     @get("/v1/devices/{name:str}/report")
     async def report(request: AnyRequest, name: FromPath[str]) -> Signed:
         """Give a device's newest report as it signed it, so that anyone can check it."""
         await auth.person(request)
-        row = await coordinator.store.status.device(coordinator.views.find(name))
+        row = await coordinator.store.status.device(views.find(name))
         if row is None:
             raise Unknown("the device has not reported yet")
         return Signed(payload=row.payload, signature=row.signature)
@@ -123,7 +127,7 @@ def _past(row: AttemptRow, coordinator: Coordinator) -> Past:
     work = coordinator.planner.works.get(row.rollout)
     return Past(
         rollout=row.rollout,
-        release=coordinator.views.rollout_release(work) if work else "",
+        release=coordinator.views.releases.name_of(work.logged.statement) if work else "",
         run=row.run,
         outcome=told.outcome.value if told and told.outcome else None,
         cause=told.cause.value if told and told.outcome else "",

@@ -11,7 +11,7 @@ from nixfleet.model.ids import MAX_INT
 from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Proof
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.routes.bodies import APPEND_BYTES, bounded, decoded
+from nixfleet.server.routes.bodies import APPEND_BYTES, OPEN_APPEND_BYTES, bounded, decoded
 
 Payloads = Literal["all", "mine", "none"]
 _LIMIT = 1_000
@@ -19,13 +19,17 @@ _LIMIT = 1_000
 
 def log_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
     """Make the routes."""
-    return [*_writing(coordinator), *_reading(coordinator, auth)]
+    return [*_writing(coordinator, auth), *_reading(coordinator, auth)]
 
 
-def _writing(coordinator: Coordinator) -> list[ControllerRouterHandler]:
+def _writing(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
     @post("/v1/log", status_code=200, request_max_body_size=APPEND_BYTES)
     async def append(request: AnyRequest) -> AppendResponse:
         """Append signed statements, all or none; each carries its own signature."""
+        size = request.content_length
+        if size is None or size > OPEN_APPEND_BYTES:
+            # Judged by its head, before memory is spent on the body of a stranger.
+            await auth.caller(request)
         return await coordinator.append(decoded(await request.body(), AppendRequest))
 
     return [append]

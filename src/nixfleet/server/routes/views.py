@@ -30,25 +30,25 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
     async def rollouts(request: AnyRequest) -> Rollouts:
         """List the rollouts, newest first."""
         await auth.person(request)
-        return Rollouts(rollouts=views.rollouts())
+        return Rollouts(rollouts=views.rollouts.all())
 
     @get("/v1/rollouts/{rollout:str}")
     async def rollout_detail(request: AnyRequest, rollout: FromPath[str]) -> RolloutDetail:
         """Show a rollout with its members, by digest or its start."""
         await auth.person(request)
-        return views.detail(views.work(rollout))
+        return views.rollouts.detail(views.rollouts.find(rollout))
 
     @get("/v1/releases")
     async def releases(request: AnyRequest) -> Releases:
         """List the releases, newest first."""
         await auth.person(request)
-        return Releases(releases=views.releases())
+        return Releases(releases=views.releases.all())
 
     @get("/v1/releases/{release:str}")
     async def release_detail(request: AnyRequest, release: FromPath[str]) -> ReleaseView:
         """Show a release with its lines, by digest, or the newest of a name."""
         await auth.person(request)
-        return await views.release(release)
+        return await views.releases.one(release)
 
     @get("/v1/snapshot")
     async def snapshot(request: AnyRequest) -> Snapshot:

@@ -1,0 +1,144 @@
+"""Devices as people see them: what they signed, what the log intends, what keeps them; cached until it changes."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from nixfleet.model.device import Outcome, Report
+from nixfleet.model.views import DeviceView, Transfer
+from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.live import Live, LiveDevices, phase_of
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.coordinator.release_views import ReleaseViews
+from nixfleet.server.coordinator.sync import WAKING
+from nixfleet.server.faults import Unknown
+from nixfleet.server.store import EntryRow
+from nixfleet.server.text import clean, clean_facts
+
+_LINES_SHOWN = 20
+
+
+class DeviceViews:
+    """Makes views of devices; `touch` says that one has changed."""
+
+    def __init__(
+        self, log: LogKeeper, live: LiveDevices, planner: Planner, releases: ReleaseViews, clock: RunClock
+    ) -> None:
+        self._log = log
+        self._live = live
+        self._planner = planner
+        self._releases = releases
+        self._clock = clock
+        self._devices: dict[str, DeviceView] = {}
+
+    def touch(self, devices: Iterable[str]) -> None:
+        """Forget what was made of these devices."""
+        for device in devices:
+            self._devices.pop(device, None)
+
+    def all(self) -> list[DeviceView]:
+        """Show all devices but the retired ones, by name."""
+        views = [self.one(device) for device in self._log.state.devices]
+        return sorted((view for view in views if view.state != "retired"), key=lambda view: (view.name, view.id))
+
+    def find(self, name: str) -> str:
+        """Give the id of a device by id or name, an unretired one first. Raises: Unknown."""
+        if name in self._log.state.devices:
+            return name
+        ids = self._log.state.named(name)
+        if ids:
+            return ids[0]
+        for device, record in self._log.state.devices.items():
+            if record.statement.name == name:
+                return device
+        raise Unknown(f"there is no device {name[:63]!r}")
+
+    def one(self, device: str) -> DeviceView:
+        """Show one device."""
+        view = self._devices.get(device)
+        if view is None:
+            view = self._devices[device] = self._device(device)
+        return view
+
+    def _device(self, device: str) -> DeviceView:
+        record = self._log.state.devices[device]
+        statement, live, now = record.statement, self._live.get(device), self._clock.wall_s()
+        online = self._live.online(device, now)
+        view = DeviceView(
+            id=device,
+            name=statement.name,
+            key=statement.key,
+            tags=statement.tags,
+            state=statement.state,
+            version=statement.version,
+            held_until=statement.until,
+            online=online,
+            link=live.link if online else "",
+            seen_at=now if online else live.seen_at,
+            phase=phase_of(live),
+            transfer=transfer_of(live),
+            facts=clean_facts(live.facts),
+            enrolled_at=record.enrolled_at,
+            reported_at=live.reported_at,
+            lines=tuple(live.output.after(live.output.next - _LINES_SHOWN)) if live.output else (),
+        )
+        if live.report is not None:
+            view = self._reported(view, live.report, live)
+        work = self._planner.newest(device)
+        if work is not None and statement.state != "retired":
+            view = msgspec.structs.replace(
+                view,
+                intended=work.brings(device, statement.tags) or "",
+                release=self._releases.name_of(work.logged.statement),
+                rollout=work.id,
+                waits=self._planner.waits_for(work, device),
+            )
+        return view
+
+    def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:
+        attempt = report.attempt
+        if attempt is not None and live.progress is not None and live.progress.rollout != attempt.rollout:
+            attempt = None
+        return msgspec.structs.replace(
+            view,
+            outcome=attempt.outcome if attempt else None,
+            cause=attempt.cause.value if attempt and attempt.outcome not in {None, Outcome.CONFIRMED} else "",
+            reason=clean(attempt.reason if attempt and attempt.reason else report.note),
+            previous=clean(attempt.previous) if attempt else "",
+            system=clean(report.system),
+            booted=clean(report.booted),
+            healthy=report.healthy,
+            boot_id=clean(report.boot_id),
+            log_size=report.log.size,
+            log_root=report.log.root,
+            log_state=self._log_state(view, report, live),
+            protocol=report.protocol,
+        )
+
+    def _log_state(self, view: DeviceView, report: Report, live: Live) -> str:
+        """Compare the log that a device signed for with ours: ok, behind, ahead or fork."""
+        ours = self._log.root_at(report.log.size)
+        if ours is None:
+            return "ahead"
+        if ours != report.log.root:
+            return "fork"
+        # A stream that was served has brought what is newer; a device signs for it with its next report.
+        known = max(report.log.size, live.sent_size if view.online else 0)
+        waits = any(row.kind in WAKING and row.index >= known for row in self._newest(known))
+        return "behind" if waits else "ok"
+
+    def _newest(self, size: int) -> Iterable[EntryRow]:
+        tail = self._log.tail
+        count = min(len(tail), max(0, self._log.size - size))
+        return (tail[at] for at in range(len(tail) - count, len(tail)))
+
+
+def transfer_of(live: Live) -> Transfer | None:
+    """Show a download under way."""
+    progress = live.progress
+    if progress is None or not progress.total_bytes:
+        return None
+    return Transfer(
+        done_bytes=progress.done_bytes, total_bytes=progress.total_bytes, rate_bytes_s=progress.rate_bytes_s
+    )

@@ -1,0 +1,131 @@
+"""Rollouts as people see them: waves as bars, members with their reasons."""
+
+from nixfleet.model.ids import Fingerprint
+from nixfleet.model.statements import Wave
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, WaveView
+from nixfleet.rollout import Counts, Standing, WaveState, sentence, status, summary
+from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.device_views import transfer_of
+from nixfleet.server.coordinator.live import LiveDevices
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.coordinator.release_views import ReleaseViews, by_prefix
+from nixfleet.server.coordinator.work import Work
+from nixfleet.server.text import clean
+from nixfleet.trust.replay import principal_of
+from nixfleet.trust.words import select_words
+
+
+class RolloutViews:
+    """Makes views of rollouts."""
+
+    def __init__(
+        self, log: LogKeeper, live: LiveDevices, planner: Planner, releases: ReleaseViews, clock: RunClock
+    ) -> None:
+        self._log = log
+        self._live = live
+        self._planner = planner
+        self._releases = releases
+        self._clock = clock
+
+    def all(self) -> list[RolloutView]:
+        """Show all rollouts, newest first."""
+        return [self.one(work) for work in reversed(self._planner.works.values())]
+
+    def find(self, name: str) -> Work:
+        """Find a rollout by digest or an unambiguous start of it. Raises: Unknown, UserError."""
+        works = self._planner.works
+        return works.get(name) or works[by_prefix(name, works, "rollout")]
+
+    def one(self, work: Work) -> RolloutView:
+        """Show a rollout."""
+        logged, stored, statement = work.logged, work.stored, work.logged.statement
+        now, state, lineup = self._clock.now(), work.state(self._clock.reconnect_s), work.lineup()
+        result = summary(state, tuple(work.members.values()), now, lineup)
+        word, total = status(state, now), result.total
+        waits = work.waits.get(None)
+        clocks = stored.waves or tuple(WaveState() for _ in statement.waves)
+        numbered = enumerate(zip(statement.waves, clocks, result.waves, strict=True), start=1)
+        return RolloutView(
+            id=work.id,
+            index=logged.index,
+            kind=statement.kind,
+            release=statement.release or "",
+            release_name=self._releases.name_of(statement),
+            by=logged.place.signer,
+            principal=principal_of(self._log.state, Fingerprint(logged.place.signer)),
+            at=logged.place.log_time,
+            note=clean(statement.note or ""),
+            state=word,
+            waits="" if waits is None else sentence(None, waits, {}, len(clocks)),
+            halted=state.halted if word == "halted" else "",
+            standing=word == "finished" and not work.superseded,
+            waves=tuple(self._wave(work, number, *parts) for number, parts in numbered),
+            total=total.total,
+            confirmed=total.confirmed,
+            failed=total.failed + total.overdue,
+            in_flight=total.in_flight,
+            max_in_flight=statement.max_in_flight,
+            soak_s=statement.soak_s,
+            device_timeout_s=statement.device_timeout_s,
+            started_at=stored.started_at,
+            finished_at=stored.finished_at,
+            controls=logged.controls,
+        )
+
+    def _wave(self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts) -> WaveView:
+        reason = work.waits.get(number)
+        members = select_words(wave.members) if isinstance(wave.members, dict) else str(wave.members)
+        return WaveView(
+            number=number,
+            members=members,
+            gate=wave.gate,
+            state=_wave_state(clock),
+            total=counts.total,
+            confirmed=counts.confirmed,
+            failed=counts.failed,
+            in_flight=counts.in_flight,
+            overdue=counts.overdue,
+            opened_at=None if clock.opened_s is None else self._wall_of(clock.opened_s),
+            waits="" if reason is None else sentence(number, reason, {}, len(work.logged.statement.waves)),
+        )
+
+    def _wall_of(self, run_s: int) -> int:
+        """Turn running time into wall time, as if no gap had been since."""
+        now = self._clock.now()
+        return now.wall_s - (now.run_s - run_s)
+
+    def detail(self, work: Work) -> RolloutDetail:
+        """Show a rollout with its members, in the order of their waves."""
+        now, state = self._clock.now(), work.state(self._clock.reconnect_s)
+        standings = summary(state, tuple(work.members.values()), now, work.lineup()).standings
+        members = []
+        for number, wave in enumerate(work.lineup(), start=1):
+            for device in wave:
+                member, live = work.members[device], self._live.get(device)
+                if standings[device] is Standing.GONE:
+                    continue
+                members.append(
+                    MemberView(
+                        device=device,
+                        name=member.name,
+                        wave=number,
+                        phase=member.phase,
+                        outcome=member.outcome,
+                        overdue=standings[device] is Standing.OVERDUE,
+                        online=member.online,
+                        reason=clean(member.reason),
+                        waits=self._planner.waits_for(work, device),
+                        transfer=transfer_of(live) if live.progress and live.progress.rollout == work.id else None,
+                    )
+                )
+        return RolloutDetail(rollout=self.one(work), members=tuple(members))
+
+
+def _wave_state(clock: WaveState) -> str:
+    """Say where a wave is: waiting, open, soaking or passed."""
+    if clock.passed_s is not None:
+        return "passed"
+    if clock.done_s is not None:
+        return "soaking"
+    return "waiting" if clock.opened_s is None else "open"
