@@ -37,6 +37,8 @@ class Coordinator:
     requests: list[EnrollRequest] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     syncs: int = 0
+    opened: int = 0
+    """Streams opened so far."""
     tamper: Callable[[Sync], Sync] = lambda sync: sync
     spoil: Callable[[LineProof], LineProof] = lambda proof: proof
     moved: asyncio.Event = field(default_factory=asyncio.Event)
@@ -112,9 +114,11 @@ class MadeUpClient:
         await self._reach()
         if not self._server.streams:
             raise Unreachable("a proxy ate the stream")
+        device = self._device()
+        self._server.opened += 1
         while True:
             moved = self._server.moved
-            answer = self._server.sync(size, self._device())
+            answer = self._server.sync(size, device)
             size = self._server.fleet.size
             yield answer
             await moved.wait()

@@ -25,6 +25,7 @@ from nixfleet.errors import UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
 from nixfleet.model.ids import Tags
 from nixfleet.model.statements import Activation, TargetLine
+from nixfleet.model.wire import Sync
 from nixfleet.nix import Fault, FaultKind
 from nixfleet.trust import token as tokens
 from nixfleet.trust.lines import LineTree
@@ -333,13 +334,67 @@ async def test_a_revoked_signature_stops_an_update_before_the_switch(tmp_path: P
 async def test_once_brings_one_update_to_its_end_and_returns(tmp_path: Path) -> None:
     """`run --once` needs no service: sync, update, report, exit."""
     site = Site(tmp_path)
-    await Agent(site.parts()).run_once()
+    assert await Agent(site.parts()).run_once()
     device = await site.member()
     new = site.machine.system("new", at="cache")
     rollout = site.deploy(device, new)
     site.server.open_gates.append((rollout, device, 1))
-    await Agent(site.parts()).run_once()
+    assert await Agent(site.parts()).run_once()
     assert ([(rollout, 1, "confirmed")], new) == (site.server.outcomes(), site.machine.host.current_system())
+
+
+async def test_once_tells_by_its_end_that_the_update_failed(tmp_path: Path) -> None:
+    """An update that was taken back is a failure of the run; the next run, with nothing to do, is none."""
+    site = Site(tmp_path)
+    await Agent(site.parts()).run_once()
+    device = await site.member()
+    bad = site.machine.system("bad", at="cache", code=2)
+    site.server.open_gates.append((site.deploy(device, bad), device, 1))
+    assert not await Agent(site.parts()).run_once()
+    assert await Agent(site.parts()).run_once()
+
+
+async def test_an_overtaken_answer_is_not_an_old_backup(tmp_path: Path) -> None:
+    """An event older than what is known already is asked for again before anybody cries wolf."""
+    site = Site(tmp_path)
+    async with site.running() as agent:
+        await site.member()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        size, old = site.fleet.size, site.fleet.checkpoint_at(site.fleet.size - 1)
+        late = [Sync(checkpoint=old, start=size, entries=())]
+        site.server.tamper = lambda sync: late.pop() if late else sync
+        site.fleet.device("web-02")
+        site.server.wake()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        assert agent.link.trouble == ""
+
+
+async def test_a_coordinator_restored_from_an_old_backup_starts_nothing(tmp_path: Path) -> None:
+    """A shorter log that is a true beginning of ours is told as behind, every time it is shown."""
+    site = Site(tmp_path)
+    async with site.running() as agent:
+        await site.member()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        size, old = site.fleet.size, site.fleet.checkpoint_at(site.fleet.size - 1)
+        site.server.tamper = lambda _: Sync(checkpoint=old, start=size, entries=())
+        site.server.wake()
+        await until(lambda: any(one.note.startswith("behind: ") for one in site.server.reports))
+
+
+async def test_a_retired_device_neither_asks_nor_joins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its membership was ended by a signed act; only a person starts another."""
+    site = Site(tmp_path)
+    async with site.running() as agent:
+        device = await site.member()
+        await until(lambda: site.server.opened > 0)
+        own = site.fleet.state.devices[device].statement
+        site.fleet.device("web-01", device=device, version=2, key=own.key, tags=own.tags, state="retired")
+        site.server.wake()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+    size = site.fleet.size
+    async with site.running():
+        await until(lambda: "this device is retired: it runs on, and gets no updates" in caplog.text)
+    assert (site.server.requests, site.fleet.size) == ([], size)
 
 
 async def test_a_cloned_disk_asks_to_be_enrolled_as_somebody_else(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ from nixfleet.agent.update import (
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Refused, Untrusted, UserError
-from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Phase, Progress, Report
+from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Outcome, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL, Digest
 from nixfleet.model.statements import TargetLine
 from nixfleet.model.wire import Signed, Sync
@@ -146,17 +146,20 @@ class Agent:
         finally:
             await self._end([stop, *running])
 
-    async def run_once(self) -> None:
-        """Sync once, bring an update that is wanted to its end, deliver its outcome, and return.
+    async def run_once(self) -> bool:
+        """Sync once, bring an update that is wanted to its end, deliver its outcome; False when it did not confirm.
 
         Raises: Unreachable, Untrusted, Refused when the device is not enrolled yet.
         """
+        before = self.service.state.update
         await self._start()
         ticker = asyncio.create_task(self._ticker.run(), name="progress")
         try:
             await self.link.session(self._finish_once)
         finally:
             await self._end([ticker])
+        after = self.service.state.update
+        return after is None or after == before or after.outcome in {None, Outcome.CONFIRMED}
 
     async def _finish_once(self) -> None:
         """Wait for the end of the update under way, then deliver what there is to tell."""
@@ -211,6 +214,8 @@ class Agent:
         """Wait until the log has this device: join by token, else ask and ask again. Raises: Unreachable, Untrusted."""
         asked = 0
         while not await self._let_in(link):
+            if enroll.is_retired(self._mirror.state, self._parts.identity):
+                raise Refused("this device is retired: it runs on, and gets no updates")
             reason = await self._join(link)
             if reason is None:
                 continue

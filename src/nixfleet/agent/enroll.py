@@ -23,6 +23,12 @@ def is_member(state: State, identity: Identity, key: SecretKey) -> bool:
     return record is not None and record.statement.state != "retired" and record.key == key.public.fingerprint
 
 
+def is_retired(state: State, identity: Identity) -> bool:
+    """Tell whether the log has ended this device's membership."""
+    record = state.devices.get(identity.device)
+    return record is not None and record.statement.state == "retired"
+
+
 def name_of(settings: Settings, hostname: str) -> str:
     """Give the name to join under: the configured one, else the host name. Raises: UserError when neither fits."""
     name = settings.name or hostname.lower()

@@ -15,6 +15,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.wire import Signed, Sync
 from nixfleet.trust.sshsig import SecretKey
+from nixfleet.trust.view import Behind, Extended
 
 log = logging.getLogger("nixfleet.agent")
 
@@ -170,7 +171,7 @@ class Link:
         """Verify and keep an answer, and tell of it; False while more is to come."""
         async with self._taking:
             try:
-                taken = self.mirror.take(answer)
+                taken = await self._verified(client, answer)
             except Untrusted as error:
                 self.trouble = f"{self.mirror.verified}: {error}" if self.mirror.verified != "ok" else str(error)
                 log.error("the log does not hold, nothing will be started: %s", error)  # noqa: TRY400 - one line, no trace
@@ -184,6 +185,14 @@ class Link:
         log.debug("the log has %d entries, %d gates are open", self.mirror.size, len(answer.gates))
         await self._synced(answer)
         return True
+
+    async def _verified(self, client: Client, answer: Sync) -> Extended | None:
+        """Give an answer to the mirror. Raises: Untrusted."""
+        try:
+            return self.mirror.take(answer)
+        except Behind:
+            # An event that a newer answer has overtaken looks like an old backup; asking again tells them apart.
+            return self.mirror.take(await client.sync(self.mirror.next_index))
 
     def _new_client(self, urls: Sequence[str]) -> Client:
         if not urls:

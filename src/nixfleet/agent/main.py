@@ -116,7 +116,9 @@ async def _serve(parts: Parts, *, once: bool) -> int:
     log.info(
         "device %s of fleet %s, key %s", parts.identity.device, parts.identity.fleet[:12], parts.key.public.fingerprint
     )
-    await (agent.run_once() if once else agent.run())
+    if once:
+        return 0 if await agent.run_once() else 1
+    await agent.run()
     log.info("ends, so that the new system's agent takes over" if agent.replaced else "ends")
     return 0
 
