@@ -4,6 +4,7 @@ import getpass
 import logging
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,7 +12,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.addresses import checked_url, is_loopback
 from nixfleet.cli.options import Globals, command
-from nixfleet.cli.session import client_of, key_file_of, now, passphrase_of
+from nixfleet.cli.session import client_of, now, signer_of
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
 from nixfleet.client.mirror import Mirror
@@ -80,18 +81,8 @@ def _person() -> str:
 async def init(given: Globals, name: str, urls: tuple[str, ...]) -> None:
     """Create a fleet named NAME; --key FILE.pub says whose, --key new makes a sealed key for it."""
     checked = tuple(checked_url(url) for url in urls)
-    key_path: Path | None
-    if given.key is not None and str(given.key) == "new":
-        key_path, signer = _new_key(name, given)
-    else:
-        key_path = None if given.key is None else given.key.expanduser().absolute()
-        signer = find_signer(
-            None,
-            key_file=key_path,
-            ssh_auth_sock=given.env.get("SSH_AUTH_SOCK"),
-            passphrase=passphrase_of(given),
-        )
-    fleet = begin(name, checked, signer, key=str(key_path or signer.key.fingerprint), env=given.env)
+    key, signer = signer_for_new(name, "" if given.key is None else str(given.key), given)
+    fleet = begin(name, checked, signer, key=key, env=given.env)
     if given.json:
         output.as_json({"name": name, "fleet": fleet, "urls": checked, "key": signer.key.fingerprint})
         return
@@ -105,9 +96,22 @@ async def init(given: Globals, name: str, urls: tuple[str, ...]) -> None:
     click.echo("next: 'nixfleet coordinator' serves it, or 'nixfleet console' serves and shows it", err=True)
 
 
-def _new_key(name: str, given: Globals) -> tuple[Path, Signer]:
+def signer_for_new(name: str, key: str, given: Globals) -> tuple[str, Signer]:
+    """Find who founds a fleet: a key file, a fingerprint of the agent's, ``new``, or nothing for the agent's only key.
+
+    Gives how the context names the key, and the signer. Raises: UserError that says what to do.
+    """
+    if key == "new":
+        path, signer = _new_key(name)
+        return str(path), signer
+    known = str(Path(key).expanduser().absolute()) if key and not key.startswith("SHA256:") else key
+    signer = signer_of(replace(given, key=None), known)
+    return known or signer.key.fingerprint, signer
+
+
+def _new_key(name: str) -> tuple[Path, Signer]:
     """Make a sealed key for a fleet. Raises: UserError when there is one already."""
-    path = admin_dirs(given.env)[0] / "keys" / f"{name}.key"
+    path = admin_dirs()[0] / "keys" / f"{name}.key"
     if path.exists():
         raise UserError(f"{path} already holds a key; use it with --key {path}")
     passphrase = click.prompt("Passphrase for the new key", hide_input=True, confirmation_prompt=True, err=True)
@@ -127,6 +131,8 @@ def coordinator(verb: str, listen: str, database: str | None, context: str | Non
     from nixfleet.server.serve import ServerSettings, run_forever
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    for chatty in ("alembic", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     folder = os.environ.get("NIXFLEET_DATA_DIR")
     data_dir = Path(folder) if folder else coordinator_dir(choose_context(context)[0])
     settings = ServerSettings(data_dir=data_dir, listen=listen, database_url=database)
@@ -195,16 +201,10 @@ async def add(given: Globals, url: str, fleet: str | None, name: str | None) -> 
     elif view.id != fleet:
         raise UserError(f"{address} serves another fleet: {view.id}")
     chosen = name or view.name or view.id[:12]
-    key_file = key_file_of(given, "")
-    signer = find_signer(
-        None,
-        key_file=key_file,
-        ssh_auth_sock=given.env.get("SSH_AUTH_SOCK"),
-        passphrase=passphrase_of(given),
-    )
+    key, _ = signer_for_new(chosen, "" if given.key is None else str(given.key), given)
     put_context(
         chosen,
-        Context(fleet=view.id, urls=(address,), key=str(key_file or signer.key.fingerprint)),
+        Context(fleet=view.id, urls=(address,), key=key),
         use=True,
         env=given.env,
     )

@@ -74,6 +74,13 @@ def signer_of(given: Globals, known: str) -> Signer:
     raise UserError(f"ssh-agent holds no key {known}: run ssh-add, or pass --key FILE")
 
 
+def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper:
+    """Give what keeps a person's session with a fleet."""
+    fingerprint = signer.key.fingerprint
+    file = session_file(context.fleet, fingerprint, given.env)
+    return SessionKeeper(signer, fleet=context.fleet, file=file, clock=now)
+
+
 @asynccontextmanager
 async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[Fleet]:
     """Connect to the chosen fleet with the person's session; with `catch_up` its log is verified first.
@@ -82,14 +89,8 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
     """
     name, context = choose_context(given.context, given.env)
     signer = signer_of(given, context.key)
-    keeper = SessionKeeper(
-        signer,
-        fleet=context.fleet,
-        file=session_file(context.fleet, signer.key.fingerprint, given.env),
-        clock=now,
-    )
     async with client_of(context.urls, context.fleet, None, given.timeout_s) as client:
-        await keeper.attach(client)
+        await keeper_of(given, context, signer).attach(client)
         mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
         if catch_up:
             await mirror.catch_up(client)

@@ -1,0 +1,227 @@
+"""``nixfleet console``: the whole fleet in a terminal, with a coordinator inside where none serves the fleet yet.
+
+Only here do console and coordinator meet; the console itself stays a client of the HTTP API.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+
+from nixfleet.cli.addresses import checked_url, is_loopback
+from nixfleet.cli.options import Globals, command
+from nixfleet.cli.session import client_of, keeper_of, now, signer_of
+from nixfleet.client.admin import Admin
+from nixfleet.client.mirror import Mirror
+from nixfleet.config import admin_dirs, choose_context, coordinator_dir, log_dir, mirror_dir, read_admin
+from nixfleet.errors import NixfleetError, UserError
+from nixfleet.model.ids import Fingerprint
+from nixfleet.model.views import Delta, Snapshot
+from nixfleet.server.lock import running
+from nixfleet.server.settings import DATABASE, ServerSettings
+from nixfleet.trust.signers import KeygenSigner, agent_keys
+from nixfleet.trust.sshsig import PublicKey
+from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
+from nixfleet.tui.ports import Reset
+
+THEMES = ("dark", "light", "high-contrast", "terminal")
+PORT = 7070
+COORDINATOR_QUIET = ("alembic", "uvicorn")
+
+
+@click.command()
+@click.argument("address", required=False)
+@click.option("--theme", type=click.Choice(THEMES), default="dark", show_default=True, help="The colours.")
+@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
+@click.option("--refresh", type=click.IntRange(1, 10), default=5, show_default=True, help="Redraws a second.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where an embedded coordinator listens; by default the fleet's URL."
+)
+@command
+async def console(
+    given: Globals, address: str | None, theme: str, no_mouse: bool, refresh: int, listen: str | None
+) -> int:
+    """Open the console; ADDRESS like 'devices status:failed' says where."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UserError("the console needs a terminal; 'nixfleet device list' and the other commands do not")
+    if os.environ.get("TERM") == "dumb":
+        raise UserError("the console needs a terminal that can place its cursor; TERM=dumb cannot")
+    if not read_admin(given.env).contexts and not await _first_run(given, not no_mouse):
+        return 1
+    return await _open(given, address or "", theme, not no_mouse, refresh, listen)
+
+
+async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: int, listen: str | None) -> int:
+    """Connect, or start the coordinator first, and show the fleet until the person leaves."""
+    from nixfleet.tui.app import run_async
+    from nixfleet.tui.desk import Options
+
+    name, context = choose_context(given.context, given.env)
+    signer = signer_of(given, context.key)
+    fingerprint = Fingerprint(signer.key.fingerprint)
+    folder = coordinator_dir(name, given.env)
+    served = running(folder)
+    embedded = Embedded(folder, listen or listen_for(context.urls[0])) if _is_here(folder) and served is None else None
+    urls = (embedded.address,) if embedded else (served,) if served else context.urls
+    mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
+    view, _, query = address.partition(" ")
+    try:
+        async with client_of(urls, context.fleet, None, given.timeout_s) as client:
+            keeper = keeper_of(given, context, signer)
+
+            async def ready() -> None:
+                if embedded is not None:
+                    await asyncio.to_thread(embedded.start)
+                await keeper.attach(client)
+
+            if isinstance(signer, KeygenSigner):
+                await ready()  # it asks on the terminal, which the screen takes over
+            source = LateSource(ClientSource(client, mirror), ready)
+            return await run_async(
+                source,
+                AdminActs(client, Admin(client, mirror, signer, now), signer=fingerprint, clock=now),
+                MirrorVerifier(client, mirror, exports=admin_dirs(given.env)[2] / "exports"),
+                options=Options(
+                    clock=now,
+                    view=view or "devices",
+                    query=query,
+                    context=name,
+                    theme=f"nixfleet-{theme}",  # type: ignore[arg-type]  # the option allows these four alone
+                    mouse=mouse,
+                    refresh_hz=refresh,
+                    keys=read_admin(given.env).keys,
+                    log_file=log_dir(given.env) / "console.log",
+                    before_quit=lambda: source.under_way() if embedded else "",
+                ),
+            )
+    finally:
+        if embedded is not None:
+            await asyncio.to_thread(embedded.stop)
+
+
+def _is_here(folder: Path) -> bool:
+    """Tell whether this machine holds the fleet's database."""
+    return (folder / DATABASE).exists()
+
+
+def listen_for(url: str) -> str:
+    """Choose where an embedded coordinator listens for a fleet's URL: loopback alone if that is all it names."""
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{'127.0.0.1' if is_loopback(url) else '0.0.0.0'}:{port}"  # noqa: S104 (devices have to reach it)
+
+
+class Embedded:
+    """A coordinator in a thread of its own, started when the screen is painted."""
+
+    def __init__(self, folder: Path, listen: str) -> None:
+        """Check that the port is free now, so that the answer is one line and not a screen. Raises: UserError."""
+        self._settings = ServerSettings(data_dir=folder, listen=listen)
+        host, port = self._settings.address()
+        try:
+            with socket.create_server((host, port)):
+                pass
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(f"cannot listen on {listen}: {reason}; choose another with --listen") from error
+        self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 (a comparison)
+        self._stop: Callable[[], None] | None = None
+
+    def start(self) -> None:
+        """Start it, once. Raises: UserError, Unreachable."""
+        if self._stop is not None:
+            return
+        from nixfleet.server.serve import Server
+
+        for logger in COORDINATOR_QUIET:
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        server = Server(self._settings)
+        server.start()
+        self._stop = server.stop
+
+    def stop(self) -> None:
+        """Stop it gracefully; agents come back by themselves."""
+        if self._stop is not None:
+            self._stop()
+
+
+class LateSource:
+    """A source that gets ready (coordinator, session) when it is first asked, after the first paint."""
+
+    def __init__(self, source: ClientSource, ready: Callable[[], Awaitable[None]]) -> None:
+        """Read from `source`; `ready` may be awaited again after it failed."""
+        self._source = source
+        self._ready = ready
+        self._is_ready = False
+        self._running: dict[str, str] = {}
+        self.rollout, self.release = source.rollout, source.release
+        self.lines, self.history = source.lines, source.history
+
+    async def snapshot(self) -> Snapshot:
+        """Give everything a console shows."""
+        if not self._is_ready:
+            await self._ready()
+            self._is_ready = True
+        snapshot = await self._source.snapshot()
+        self._running = {
+            rollout.id: rollout.release_name for rollout in snapshot.rollouts if rollout.state == "running"
+        }
+        return snapshot
+
+    async def events(self, since: int, /) -> AsyncGenerator[Delta | Reset, None]:
+        """Give the deltas after number `since`."""
+        async with aclosing(self._source.events(since)) as events:
+            async for event in events:
+                if isinstance(event, Delta) and event.rollout is not None:
+                    self._running.pop(event.rollout.id, None)
+                    if event.rollout.state == "running":
+                        self._running[event.rollout.id] = event.rollout.release_name
+                yield event
+
+    def under_way(self) -> str:
+        """Say what stops with an embedded coordinator; empty when nothing is under way."""
+        if not self._running:
+            return ""
+        names = ", ".join(sorted(self._running.values()))
+        return f"The coordinator runs in this console; the rollout of {names} waits until you are back."
+
+
+async def _first_run(given: Globals, mouse: bool) -> bool:
+    """Ask for a first fleet, and make it; False when the person gave up."""
+    from nixfleet.cli.fleet import begin, signer_for_new
+    from nixfleet.tui.driver import PatientDriver
+    from nixfleet.tui.first_run import FirstRunApp, KeyChoice
+
+    keys = [
+        KeyChoice(value=key.fingerprint, label=f"{key.fingerprint}  in ssh-agent")
+        for key in _agent_keys(given.env.get("SSH_AUTH_SOCK"))
+    ]
+    keys += [KeyChoice(value=str(path), label=str(path)) for path in _key_files()]
+    keys.append(KeyChoice(value="new", label="a new key, sealed with a passphrase"))
+    address = f"http://{socket.gethostname()}.local:{PORT}"
+    answers = await FirstRunApp("", address, keys, driver_class=PatientDriver).run_async(mouse=mouse)
+    if answers is None:
+        return False
+    key, signer = signer_for_new(answers.name, answers.key, given)
+    begin(answers.name, (checked_url(answers.url),), signer, key=key, env=given.env)
+    return True
+
+
+def _agent_keys(sock: str | None) -> list[PublicKey]:
+    """List the agent's keys; none where there is no agent."""
+    try:
+        return agent_keys(sock) if sock else []
+    except NixfleetError:
+        return []
+
+
+def _key_files() -> list[Path]:
+    """List the person's ed25519 public key files."""
+    return sorted((Path.home() / ".ssh").glob("id_ed25519*.pub"))
