@@ -28,9 +28,11 @@ from nixfleet.tui.keys import BY_ID
 from nixfleet.tui.logs import log_to_file
 from nixfleet.tui.ports import Acts, Source, Verifier
 from nixfleet.tui.preview import Preview
+from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
 from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.screens.devices import DevicesScreen
-from nixfleet.tui.screens.records import AuditScreen, EnrollScreen, EntryScreen, ReleasesScreen
+from nixfleet.tui.screens.enroll import EnrollScreen
+from nixfleet.tui.screens.releases import ReleasesScreen
 from nixfleet.tui.screens.rollouts import RolloutsScreen
 from nixfleet.tui.themes import FALLBACKS, THEMES
 from nixfleet.tui.view.text import Span

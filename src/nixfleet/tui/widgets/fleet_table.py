@@ -13,7 +13,7 @@ from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from nixfleet.tui.columns import GAP, Column, lay_out
+from nixfleet.tui.columns import GAP, Column, Laid, lay_out
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.listing import Listing
 from nixfleet.tui.view.text import Line, Span, fit, wrap
@@ -69,6 +69,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         self._clock = clock
         self._cursor = ""
         self._row = 0
+        self._layout_of: tuple[tuple[int, frozenset[str]], Laid[T]] | None = None
         self._apply_sort()
 
     # What is shown
@@ -86,7 +87,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
     @property
     def chosen(self) -> tuple[str, ...]:
         """The marked ids that are shown, in order; without marks the one under the cursor."""
-        marked = tuple(key for key in self.listing.ids if key in self.marks)
+        marked = tuple(key for key in self.listing.ids if key in self.marks) if self.marks else ()
         return marked or ((self._cursor,) if self._cursor else ())
 
     def filter(self, keep: Callable[[T], bool] | None) -> None:
@@ -143,15 +144,22 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
             mark = Span("▌" + ("▪" if ids[row] in self.marks else " "), "accent")
         line: list[Span] = [mark]
         now = self._clock()
-        for column, width in lay_out(self.columns, cells - MARGIN - EDGE, self.hidden):
+        for column, width in self._laid(cells):
             line += fit(column.draw(record, width, now), width, right=column.right)
             line.append(Span(" " * GAP))
         return self.strip(tuple(line[:-1]), cells, under=under)
 
+    def _laid(self, cells: int) -> Laid[T]:
+        """Lay the columns out, once for each width."""
+        key = (cells, self.hidden)
+        if self._layout_of is None or self._layout_of[0] != key:
+            self._layout_of = (key, lay_out(self.columns, cells - MARGIN - EDGE, self.hidden))
+        return self._layout_of[1]
+
     def _head(self, cells: int) -> Line:
         spans: list[Span] = [Span(" " * MARGIN)]
         order = dict(self.sorting)
-        for column, width in lay_out(self.columns, cells - MARGIN - EDGE, self.hidden):
+        for column, width in self._laid(cells):
             arrow = "" if column.key not in order else " ▾" if order[column.key] else " ▴"
             spans += fit((Span(column.title + arrow, "head"),), width, right=column.right)
             spans.append(Span(" " * GAP))
@@ -178,6 +186,11 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
             if key in ids:
                 self.refresh(Region(0, line, self.size.width, 1))
 
+    def _redraw_row(self, row: int) -> None:
+        line = row - self.scroll_offset.y + 1
+        if 1 <= line < self.size.height:
+            self.refresh(Region(0, line, self.size.width, 1))
+
     def _rows_changed(self) -> None:
         """Keep the cursor on its record, and that record where it is on the screen."""
         ids = self.listing.ids
@@ -199,14 +212,15 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
 
     def _set_row(self, row: int, *, scroll: bool = True) -> None:
         ids = self.listing.ids
-        self._row = max(0, min(row, len(ids) - 1))
+        before, self._row = self._row, max(0, min(row, len(ids) - 1))
         key = ids[self._row] if ids else ""
         if key != self._cursor:
             self._cursor = key
             self.post_message(self.Highlighted(self, key))
         if scroll:
+            for moved in (before, self._row):
+                self._redraw_row(moved)
             self._scroll_to_cursor()
-            self.refresh()
 
     def _scroll_to_cursor(self) -> None:
         height = max(1, self.size.height - 1)
@@ -242,6 +256,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         """Mark or unmark the record under the cursor, and go on."""
         if self._cursor:
             self.marks ^= {self._cursor}
+            self._redraw_row(self._row)
             self._set_row(self._row + 1)
 
     def action_mark_all(self) -> None:
@@ -284,9 +299,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         """Go to the row, open it on a second click; sort by a column's title."""
         if event.y == 0:
             at = MARGIN
-            for column, width in lay_out(
-                self.columns, self.scrollable_content_region.width - MARGIN - EDGE, self.hidden
-            ):
+            for column, width in self._laid(self.scrollable_content_region.width):
                 if at <= event.x < at + width and column.sort:
                     self.sort_by(column.key)
                 at += width + GAP

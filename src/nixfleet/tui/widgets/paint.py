@@ -23,18 +23,20 @@ class Painter(Widget):
         self._palette = None
 
     def style_of(self, name: str) -> Style:
-        """Find the style of a component class, without its background."""
+        """Find the style of a component class, without its background; an empty name is the widget's own style."""
         if self._palette is None:
             self._palette = {}
         found = self._palette.get(name)
         if found is None:
-            partial = name.startswith("role--")
-            found = self._palette[name] = self.get_component_rich_style(name, partial=partial)
+            found = self.get_component_rich_style(name, partial=name.startswith("role--")) if name else self.rich_style
+            self._palette[name] = found
         return found
 
     def strip(self, line: Line, cells: int, *, under: Style | None = None, right: bool = False) -> Strip:
         """Draw a line over exactly so many cells; neighbours of the same style become one segment."""
-        base = self.rich_style + under if under is not None else self.rich_style
+        base = self.style_of("")
+        if under is not None:
+            base += under
         segments = [
             Segment(span.text, base + self.style_of(f"role--{span.role}")) for span in fit(line, cells, right=right)
         ]

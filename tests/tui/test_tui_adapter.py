@@ -1,0 +1,177 @@
+"""The adapter: what the coordinator says of a release is held against the log before it is shown or signed again."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from tests.tui.console_fleet import NOW, device_id, digest, fingerprint, system
+
+from nixfleet.client.admin import Acted
+from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.ids import Digest, Fingerprint, FleetId
+from nixfleet.model.statements import CacheRef, Closure, LogState, Release, SelectLine, TargetLine, Wave
+from nixfleet.model.views import ReleaseLineView, ReleaseView
+from nixfleet.trust.lines import LineTree
+from nixfleet.trust.replay import Place, ReleaseRecord, State
+from nixfleet.tui.adapter import AdminActs, check_lines
+from nixfleet.tui.ports import Deployment
+
+NAMES = ("web-01", "web-02", "web-03")
+KEY = Fingerprint(fingerprint("anna"))
+
+
+def line_view(name: str, version: str = "25.05.2304") -> ReleaseLineView:
+    """Make what the coordinator shows of a device's line."""
+    return ReleaseLineView(
+        device=device_id(name),
+        name=name,
+        path=system("web", version),
+        system="x86_64-linux",
+        digest=digest(version),
+        nar_size=1_000,
+    )
+
+
+def release_view(lines: tuple[ReleaseLineView, ...] | None = None) -> ReleaseView:
+    """Make what the coordinator shows of the release."""
+    lines = tuple(map(line_view, NAMES)) if lines is None else lines
+    return ReleaseView(
+        id=digest("r"), index=3, name="web-2304", by=KEY, principal="anna", at=NOW, targets=len(lines), lines=lines
+    )
+
+
+def signed_state(lines: tuple[SelectLine, ...] | None = None) -> State:
+    """Make a verified log in which the release was signed, by device lines or by selectors."""
+    tree = LineTree(
+        [
+            TargetLine(device=one.device, path=one.path, system=one.system, digest=one.digest, nar_size=one.nar_size)
+            for one in map(line_view, NAMES)
+        ]
+    )
+    statement = Release(
+        v=1,
+        fleet=digest("fleet"),
+        by=KEY,
+        at=NOW,
+        base=LogState(size=3, root=digest("root")),
+        name="web-2304",
+        caches=(CacheRef(url="/cache", key="cache-1:" + "A" * 43 + "="),),
+        targets=None if lines else tree.targets,
+        lines=lines,
+    )
+    state = State(fleet=FleetId(digest("fleet")))
+    key = Digest(digest("r"))
+    state.releases[key] = ReleaseRecord(key, Place(3, NOW, KEY, bytes(64)), statement)
+    return state
+
+
+class NotedAdmin:
+    """Notes what would be signed."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.signed: list[tuple[Any, ...]] = []
+
+    async def release(self, name: str, **wishes: Any) -> Acted:
+        """Note a release."""
+        self.signed.append(("release", name, wishes["devices"]))
+        return Acted(4, Digest(digest("part")))
+
+    async def rollout(self, release: str, wishes: Any, *, note: str | None = None) -> Acted:
+        """Note a rollout."""
+        self.signed.append(("rollout", release, wishes.select, wishes.waves, wishes.soak_s, note))
+        return Acted(5, Digest(digest("rollout")), "1 of 2 approvals is missing")
+
+
+def acts_over(view: ReleaseView, state: State) -> tuple[AdminActs, NotedAdmin]:
+    """Make the acts of a person over a coordinator that shows `view`."""
+
+    async def release(_: str) -> ReleaseView:
+        return view
+
+    admin = NotedAdmin(state)
+    client: Any = SimpleNamespace(release=release)
+    signing: Any = admin
+    return AdminActs(client, signing, signer=KEY, clock=lambda: NOW), admin
+
+
+def test_the_signed_lines_pass() -> None:
+    """Lines that lead to the signed root are what they seem."""
+    check_lines(release_view(), signed_state())
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        tuple(map(line_view, NAMES[:2])),
+        (line_view("web-01", "26.01.evil"), *map(line_view, NAMES[1:])),
+        (*map(line_view, NAMES), line_view("web-04")),
+    ],
+    ids=["none", "one left out", "one replaced", "one added"],
+)
+def test_other_lines_are_untrusted(lines: tuple[ReleaseLineView, ...]) -> None:
+    """A coordinator that leaves out, replaces or adds a line is found out."""
+    with pytest.raises(Untrusted, match="other lines"):
+        check_lines(release_view(lines), signed_state())
+
+
+def test_a_release_that_is_not_in_the_log_is_untrusted() -> None:
+    """What only the coordinator knows does not exist."""
+    with pytest.raises(Untrusted, match="no release"):
+        check_lines(release_view(), State(fleet=FleetId(digest("fleet"))))
+
+
+def test_selector_lines_are_compared_with_the_statement() -> None:
+    """Lines by selector are in the signed statement itself; another path is found out."""
+    closure = Closure(path=system("web", "25.05.2304"), system="x86_64-linux", digest=digest("x"), nar_size=1)
+    state = signed_state((SelectLine(select={"role": ("web",)}, closure=closure),))
+    shown = ReleaseLineView(
+        select={"role": ("web",)}, path=closure.path, system=closure.system, digest=closure.digest, nar_size=1
+    )
+    check_lines(release_view((shown,)), state)
+    with pytest.raises(Untrusted):
+        check_lines(release_view((msgspec.structs.replace(shown, path=system("web", "evil")),)), state)
+
+
+async def test_a_deployment_by_tags_signs_one_rollout() -> None:
+    """Waves, soak and note go as they were typed; what it waits for is said."""
+    acts, admin = acts_over(release_view(), signed_state())
+    wanted = Deployment(release=digest("r"), select={"site": ("oslo",)}, waves=("1", "10%"), soak_s=60, note="FLEET-1")
+    said = await acts.deploy(wanted)
+    waves = (Wave(members=1), Wave(members="10%"))
+    assert [("rollout", digest("r"), {"site": ("oslo",)}, waves, 60, "FLEET-1")] == admin.signed
+    assert "The rollout is signed: entry 5, 1 of 2 approvals is missing." == said
+
+
+async def test_a_deployment_to_devices_signs_their_lines_first() -> None:
+    """For named devices a release of just their closures is published, and rolled out by its digest."""
+    acts, admin = acts_over(release_view(), signed_state())
+    await acts.deploy(Deployment(release=digest("r"), devices=(device_id("web-02"),)))
+    (_, name, devices), (_, release, select, *_rest) = admin.signed
+    assert ("web-2304-part", [device_id("web-02")]) == (name, list(devices))
+    assert (digest("part"), None) == (release, select)
+
+
+async def test_nothing_is_signed_on_a_forged_line() -> None:
+    """A coordinator that slips in another closure for a device gets no signature over it."""
+    forged = release_view((line_view("web-01", "26.01.evil"), *map(line_view, NAMES[1:])))
+    acts, admin = acts_over(forged, signed_state())
+    with pytest.raises(Untrusted):
+        await acts.deploy(Deployment(release=digest("r"), devices=(device_id("web-01"),)))
+    assert [] == admin.signed
+
+
+async def test_a_device_without_a_line_is_named() -> None:
+    """A device that the release has nothing for is an error, and nothing is signed."""
+    acts, admin = acts_over(release_view(), signed_state())
+    with pytest.raises(UserError, match="no line"):
+        await acts.deploy(Deployment(release=digest("r"), devices=(device_id("nas-01"),)))
+    assert [] == admin.signed
+
+
+def test_a_key_that_the_log_does_not_know_may_nothing() -> None:
+    """Before a root is known nobody has a right, and nothing claims otherwise."""
+    acts, _ = acts_over(release_view(), State(fleet=FleetId(digest("fleet"))))
+    assert (frozenset(), "") == (acts.identity.may, acts.identity.read_only)
