@@ -15,8 +15,9 @@ from tests.factories import Fleet, key
 from nixfleet.agent import agent as agents
 from nixfleet.agent import identity as identities
 from nixfleet.agent import link as links
-from nixfleet.agent.agent import Agent, Parts
+from nixfleet.agent.agent import Agent
 from nixfleet.agent.journal import Journal
+from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import Tick

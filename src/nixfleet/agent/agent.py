@@ -6,23 +6,19 @@ a coordinator, a network or a cache misbehaves.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from nixfleet.agent import decide, enroll, facts, health, preflight
+from nixfleet.agent import decide, facts, health, preflight
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
-from nixfleet.agent.host import Host
-from nixfleet.agent.identity import Identity
-from nixfleet.agent.journal import Journal
-from nixfleet.agent.link import Link, NotAdmitted, backoff_s, jittered
+from nixfleet.agent.link import Link, jittered
 from nixfleet.agent.machine import BEFORE_SWITCH, ENDED
+from nixfleet.agent.member import Member, Parts
 from nixfleet.agent.reporter import Reporter, Ticker
-from nixfleet.agent.runner import Runner, Store
-from nixfleet.agent.service import Clock, Service
-from nixfleet.agent.settings import Settings
+from nixfleet.agent.runner import Runner
+from nixfleet.agent.service import Service
 from nixfleet.agent.update import (
     Contact,
     Contacted,
@@ -39,16 +35,13 @@ from nixfleet.agent.update import (
     Update,
     Withdrawn,
 )
-from nixfleet.client.api import Client
-from nixfleet.client.mirror import Mirror
-from nixfleet.errors import NixfleetError, Refused, Untrusted, UserError
-from nixfleet.model.device import Attempt, Cause, Facts, JoinToken, Outcome, Phase, Progress, Report
+from nixfleet.errors import NixfleetError, Untrusted
+from nixfleet.model.device import Attempt, Cause, Facts, Outcome, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL, Digest
 from nixfleet.model.statements import TargetLine
 from nixfleet.model.wire import Signed, Sync
 from nixfleet.trust.lines import verify_line
 from nixfleet.trust.reports import sign_report
-from nixfleet.trust.sshsig import SecretKey
 
 log = logging.getLogger("nixfleet.agent")
 
@@ -56,30 +49,6 @@ CONTACT_S = 5.0
 LOOK_AGAIN_S = 3_600
 LINES_HELD = 1_024
 """Releases whose line for this device, or the lack of one, is remembered."""
-ASKS_OFTEN = 20
-
-
-class VersionedStore(Store, Protocol):
-    """A store that can also tell its version, which is a fact."""
-
-    async def version(self) -> tuple[int, int, int]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
-
-
-class Parts(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent is made of; `settings` are the effective ones."""
-
-    settings: Settings
-    host: Host
-    store: VersionedStore
-    clock: Clock
-    identity: Identity
-    key: SecretKey
-    token: JoinToken | None
-    mirror: Mirror
-    journal: Journal
-    make_client: Callable[..., Client] = Client
-    supervised: bool = False
-    """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
 
 
 class Agent:
@@ -98,9 +67,7 @@ class Agent:
         self._considering = asyncio.Lock()
         self._gates: tuple[bytes, ...] = ()
         self._lines: dict[str, TargetLine | None] = {}
-        self._joining = False
-        self._token_spent = ""
-        """Why the token does not work; empty while it may."""
+        self._member = Member(parts)
         self._told: Facts | None = None
         self._nix_version = ""
         self._wake: asyncio.TimerHandle | None = None
@@ -112,7 +79,7 @@ class Agent:
             urls=(*parts.settings.urls, *parts.identity.urls),
             clock=parts.clock.wall,
             poll_s=parts.settings.poll_s,
-            key=self._request_key,
+            key=self._member.request_key,
             admit=self._admit,
             synced=self._synced,
             distrusted=lambda: self._note(self.link.trouble),
@@ -124,7 +91,7 @@ class Agent:
             settings=parts.settings,
             watcher=self._ticker,
             cache_base=lambda: self.link.base_url,
-            names=self._names,
+            names=self._member.names,
         )
         self.service = Service(parts.journal, self._perform, parts.clock, self._changed)
 
@@ -200,84 +167,11 @@ class Agent:
         else:
             self._settled.clear()
 
-    # Membership
-
-    def _is_member(self) -> bool:
-        return enroll.is_member(self._mirror.state, self._parts.identity, self._parts.key)
-
-    def _request_key(self) -> SecretKey:
-        """Sign requests with the device's own key, or with the token's while joining."""
-        token = self._parts.token
-        return enroll.token_key(token) if self._joining and token is not None else self._parts.key
-
     async def _admit(self, link: Link) -> None:
-        """Wait until the log has this device: join by token, else ask and ask again. Raises: Unreachable, Untrusted."""
-        asked = 0
-        while not await self._let_in(link):
-            if enroll.is_retired(self._mirror.state, self._parts.identity):
-                raise Refused("this device is retired: it runs on, and gets no updates")
-            reason = await self._join(link)
-            if reason is None:
-                continue
-            await self._ask(link, reason)
-            await asyncio.sleep(jittered(self._settings.poll_s) if asked < ASKS_OFTEN else backoff_s(ASKS_OFTEN))
-            asked += 1
+        """Become a member first; from then on there is somebody to report to."""
+        await self._member.admit(link, facts.gather(self._host, self._nix_version))
         self._admitted.set()
         self._reporter.want()
-
-    async def _let_in(self, link: Link) -> bool:
-        """Sync with the own key: only that brings the payloads of this device's own statements."""
-        if self._is_member():
-            return True
-        try:
-            await link.sync()
-        except NotAdmitted as error:
-            log.debug("%s", error)
-        return self._is_member()
-
-    async def _join(self, link: Link) -> str | None:
-        """Join by token; None when the statement is in the log, else the reason why that does not work."""
-        parts = self._parts
-        token = parts.token
-        if token is None or self._token_spent:
-            return self._token_spent
-        self._joining = True
-        try:
-            await link.sync()
-            submission = enroll.join(
-                self._mirror.state,
-                self._mirror.log_state,
-                parts.identity,
-                parts.key,
-                token,
-                self._settings,
-                name=enroll.name_of(self._settings, self._host.hostname()),
-                now=link.wall(),
-            )
-            await link.client.append([submission])
-        except (Refused, UserError, NotAdmitted) as error:
-            log.warning("cannot join by token: %s", error)
-            self._token_spent = str(error)
-            return self._token_spent
-        finally:
-            self._joining = False
-            link.client.use_key(parts.key)
-        log.info("joined the fleet as %s", parts.identity.device)
-        return None
-
-    async def _ask(self, link: Link, reason: str) -> None:
-        parts = self._parts
-        name = enroll.name_of(self._settings, self._host.hostname())
-        told = facts.gather(self._host, self._nix_version)
-        asked = enroll.request(
-            parts.identity, parts.key, self._settings, name=name, now=link.wall(), facts=told, reason=reason
-        )
-        await link.client.enroll_request(asked)
-        log.info("waiting to be enrolled as %s with the key %s", name, parts.key.public.fingerprint)
-
-    def _names(self) -> set[str]:
-        record = self._mirror.state.devices.get(self._parts.identity.device)
-        return {record.statement.name} if record is not None else set()
 
     # Decisions
 
@@ -286,7 +180,7 @@ class Agent:
         self._gates = sync.gates
         if sync.ask:
             self._reporter.want()
-        if self._is_member():
+        if self._member.is_in():
             await self.consider()
 
     async def consider(self) -> None:
@@ -392,7 +286,7 @@ class Agent:
             self._wake = asyncio.get_running_loop().call_later(wait_s, self._consider_soon)
 
     def _consider_soon(self) -> None:
-        if self._is_member():
+        if self._member.is_in():
             task = asyncio.create_task(self.consider(), name="consider")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -21,9 +21,10 @@ import msgspec
 
 from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
-from nixfleet.agent.agent import Agent, Parts
+from nixfleet.agent.agent import Agent
 from nixfleet.agent.host import Host
 from nixfleet.agent.journal import Journal, Record, load
+from nixfleet.agent.member import Parts
 from nixfleet.agent.preflight import VOLATILE, filesystem_of
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings

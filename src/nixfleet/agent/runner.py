@@ -75,6 +75,7 @@ _REASONS: dict[int, tuple[Result, str]] = {
 class Store(Protocol):
     """What is needed of Nix: `nixfleet.nix.Nix`, or a made-up one in tests and in the simulation."""
 
+    async def version(self) -> tuple[int, int, int]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
     async def is_valid(self, path: str) -> bool: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
     async def closure(self, path: str) -> list[PathInfo]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
     async def digest(self, path: str) -> tuple[str, int]: ...  # noqa: D102 (as `nixfleet.nix.Nix`)
