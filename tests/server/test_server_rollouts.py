@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.factories import Fleet, device_id, store_path
+from tests.factories import device_id, store_path
 from tests.server.harness import Rig, rig, until
 
 from nixfleet.client.api import Client
@@ -234,6 +234,60 @@ async def test_stop_at_counts_only_this_rollout(tmp_path: Path) -> None:
         assert (view.confirmed, view.failed) == (1, 1)
 
 
-def test_fleet_of_the_factories_is_the_one_served() -> None:
-    """The made fleet begins with root 1 as leaf 0."""
-    assert Fleet().size == 1
+async def test_failure_that_mends_itself_keeps_its_gate(tmp_path: Path) -> None:
+    """A device whose network failed is in flight still, with a gate; one whose activation failed has none."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("web-01") as device:
+        await _online(one, "web-01")
+        rollout = await _begin(one, admin, "web-01", stop_at=StopAt(count=2))
+        await _gated(one, "web-01")
+        await _report(one, "web-01", rollout, Outcome.FAILED, cause=Cause.NETWORK)
+        view = await until(lambda: admin.device("web-01"), lambda view: view.outcome is Outcome.FAILED)
+        assert view.cause == "network"
+        assert len((await device.sync(0)).gates) == 1
+        await _report(one, "web-01", rollout, Outcome.FAILED, cause=Cause.ACTIVATION)
+        await until(lambda: device.sync(0), lambda sync: not sync.gates)
+
+
+async def test_rollback_takes_back_what_was_confirmed(tmp_path: Path) -> None:
+    """A rollback is for the devices that confirmed, and shows the system that each said it came from."""
+    async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
+        await _online(one, "web-01", "web-02")
+        first = await _begin(one, admin, "web-01")
+        await _gated(one, "web-01")
+        await _report(one, "web-01", first, Outcome.CONFIRMED, path=store_path("new"), previous=store_path("old"))
+        await _rollout(admin, first, "finished")
+        back = one.fleet.rollout(None, kind="rollback", of=first)
+        await one.send(admin)
+        assert [gate.rollout for gate in await _gated(one, "web-01")] == [back]
+        detail = await admin.rollout(back)
+        assert [member.name for member in detail.members] == ["web-01"]
+        assert (await admin.device("web-01")).intended == store_path("old")
+
+
+async def test_held_device_waits_in_words(tmp_path: Path) -> None:
+    """A device held by a signed act is not started, and its view says until when."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        await _online(one, "web-01")
+        one.fleet.device("web-01", state="held", until=int(one.now) + 86_400)
+        await one.send(admin)
+        await _begin(one, admin, "web-01")
+        view = await until(lambda: admin.device("web-01"), lambda view: "held until" in view.waits)
+        assert (view.state, view.release) == ("held", "a")
+
+
+async def test_unauthorised_or_cancelled_rollout_supersedes_nothing(tmp_path: Path) -> None:
+    """What nobody with the right has signed, and what is cancelled, leaves the older rollout as it stands."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        one.fleet.grant("ci", "release", "deploy", select={"env": ["test"]})
+        await one.send(admin)
+        first = await _begin(one, admin, "web-01")
+        release, _ = one.fleet.release("b")
+        one.fleet.rollout(release, by="ci")
+        cancelled = one.fleet.rollout(release)
+        await one.send(admin)
+        await _rollout(admin, first, "superseded")
+        one.fleet.control(cancelled, "cancel")
+        await one.send(admin)
+        await _rollout(admin, first, "running")
+        await _online(one, "web-01")
+        assert [gate.rollout for gate in await _gated(one, "web-01")] == [first]

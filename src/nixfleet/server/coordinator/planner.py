@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError
-from nixfleet.model.device import Outcome, Report
+from nixfleet.model.device import Report
 from nixfleet.model.statements import Device
 from nixfleet.rollout import (
     Ask,
@@ -19,12 +19,14 @@ from nixfleet.rollout import (
     Decision,
     Member,
     RolloutState,
+    Standing,
     Start,
     Wait,
     apply,
     next_wake,
     plan,
     sentence,
+    standing,
     status,
     summary,
     waiting,
@@ -47,7 +49,8 @@ REFRESH_S = 60
 _REST = 4
 """A pass is followed by a rest of so many times its length, so that planning never takes the whole processor."""
 _CLOCKS = ("offered_s", "waiting_s", "overdue_s", "parked_s", "excused")
-_ENDED = frozenset({Outcome.CONFIRMED, Outcome.REVERTED, Outcome.REFUSED})
+_AWAITED = frozenset({Standing.IN_FLIGHT, Standing.PARKED, Standing.OVERDUE})
+"""A started try that may still come to something: it may also mend its own failure, or confirm late."""
 
 Changed = Callable[[Iterable[str], Iterable[str]], None]
 """Told of the rollouts and the devices whose views may have changed."""
@@ -163,14 +166,23 @@ class Planner:
         self._dirty.clear()
         self._winners.clear()
         await self.take_up()
-        open_works = self.open()
-        for work in self.works.values():
-            work.superseded = any(
-                other.index > work.index and self._supersedes(other, work, now) for other in open_works
-            )
-        for work in open_works:
+        self._supersede(now)
+        for work in self.open():
             for device in set(work.matched) | set(self._log.state.devices):
                 self._refresh(work, device, now)
+        if self._supersede(now):
+            self._renew = True  # who is a member has decided what is superseded: once more
+            self._news.set()
+
+    def _supersede(self, now: Clock) -> bool:
+        """Judge which rollouts newer ones have replaced; tells whether that changed."""
+        # The newest first: it is the one that has most likely taken everybody over.
+        ready = [work for work in reversed(self.works.values()) if _may_count(work, now)]
+        before = [work.superseded for work in self.works.values()]
+        for work in self.works.values():
+            left = work.left()
+            work.superseded = any(other.index > work.index and other.has_all(left) for other in ready)
+        return before != [work.superseded for work in self.works.values()]
 
     async def take_up(self) -> None:
         """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
@@ -197,16 +209,6 @@ class Planner:
             self._refresh(work, device, now)
         return work
 
-    def _supersedes(self, newer: Work, older: Work, now: Clock) -> bool:
-        """Tell whether every device that an older rollout could still start belongs to a newer one."""
-        left = [member for member in older.members.values() if member.active and member.offered_s is None] or list(
-            older.members.values()
-        )
-        statement = newer.logged.statement
-        if newer.logged.cancelled or now.wall_s > statement.not_after or now.wall_s < statement.not_before:
-            return False
-        return bool(left) and all(member.device in newer.members for member in left)
-
     def open(self) -> list[Work]:
         """List the rollouts that may still start or await something."""
         return [work for work in self.works.values() if not self._closed(work)]
@@ -214,7 +216,8 @@ class Planner:
     def _closed(self, work: Work) -> bool:
         if not (work.logged.cancelled or work.superseded):
             return False
-        return not any(_in_flight(member) for member in work.members.values())
+        state, now = work.state(self._clock.reconnect_s), self._clock.now()
+        return not any(standing(member, state, now) in _AWAITED for member in work.members.values())
 
     def _refresh(self, work: Work, device: str, now: Clock) -> None:
         statement = self._log.device(device)
@@ -318,10 +321,10 @@ class Planner:
         notes = []
         for work in self.works.values():
             member = work.members.get(device)
-            if member is None or not _in_flight(member) or not member.active:
+            if member is None or member.offered_s is None:
                 continue
             state = work.state(self._clock.reconnect_s)
-            if status(state, now) not in {"running", "finished"}:
+            if standing(member, state, now) not in _AWAITED or status(state, now) not in {"running", "finished"}:
                 continue
             wave = work.wave_of.get(device, 1)
             gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, now.wall_s, wave)
@@ -350,9 +353,10 @@ class Planner:
         return ""
 
 
-def _in_flight(member: Member) -> bool:
-    """Tell whether a started try may still come to something."""
-    return member.offered_s is not None and member.outcome not in _ENDED
+def _may_count(work: Work, now: Clock) -> bool:
+    """Tell whether a rollout could take devices from an older one at this time."""
+    statement = work.logged.statement
+    return not work.logged.cancelled and statement.not_before <= now.wall_s <= statement.not_after
 
 
 def _row(work: Work, member: Member, now: Clock) -> AttemptRow:

@@ -3,7 +3,7 @@
 It is told everything (log, devices, tries) and asks nothing; what to do is `nixfleet.rollout.plan`'s to say.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -113,6 +113,15 @@ class Work:
             return told.previous if told is not None else None
         line = self.lines.line_for(device, tags) if self.lines is not None else None
         return None if line is None else line.path
+
+    def left(self) -> list[str]:
+        """List whom the rollout could still start; if there is nobody, all its members."""
+        active = [member.device for member in self.members.values() if member.active and member.offered_s is None]
+        return active or list(self.members)
+
+    def has_all(self, devices: Sequence[str]) -> bool:
+        """Tell whether all of these, and somebody, are active members."""
+        return bool(devices) and all(device in self.members and self.members[device].active for device in devices)
 
     def begun(self, device: str) -> bool:
         """Tell whether the rollout was ever started on a device."""
