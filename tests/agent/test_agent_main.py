@@ -159,6 +159,16 @@ def test_status_before_joining_says_so(tmp_path: Path) -> None:
     assert "this device has not joined a fleet yet" in done.stderr
 
 
+def test_check_passes_on_a_sound_device_and_names_what_is_wrong(tmp_path: Path) -> None:
+    """Settings, identity, log and Nix are looked at; a key that is gone is named, and nothing is changed."""
+    joined(tmp_path)
+    assert agent(tmp_path, "check").stdout.startswith("ok: settings, identity, log, Nix 2.")
+    (tmp_path / "key").unlink()
+    done = agent(tmp_path, "check")
+    expected = f"nixfleet agent: {tmp_path}/key: No such file or directory; it is the key this device is known by\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_starting_imports_no_server_and_no_console(tmp_path: Path) -> None:
     """The agent's closure stays small."""
     code = "import sys, nixfleet.agent.main, nixfleet.client.transport; print(' '.join(sys.modules))"

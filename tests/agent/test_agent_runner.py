@@ -344,3 +344,22 @@ async def test_a_signal_to_the_agent_does_not_reach_the_switch(bench: Bench) -> 
     answer = await task
     assert isinstance(answer, Switched)
     assert Result.DONE == answer.result
+
+
+async def test_where_systemd_runs_the_switch_gets_a_unit_of_its_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transient unit: replacing the agent's own unit does not touch the switch (systemd-run is made up here)."""
+    (bench.machine.root / "run/systemd/system").mkdir(parents=True)
+    tool = bench.machine.root / "tools/systemd-run"
+    tool.parent.mkdir()
+    script = 'while [ "${1#--}" != "$1" ]; do shift; done; "$@" & exit 0'
+    tool.write_text(f'#!/bin/sh\necho "$@" >>{bench.machine.root}/units\n{script}\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    offer = bench.machine.offer(bench.machine.system("new"))
+    answer = await bench.runner().perform(Activate(offer=offer))
+    assert isinstance(answer, Switched)
+    assert answer.result == Result.DONE
+    asked = (bench.machine.root / "units").read_text()
+    assert asked.startswith(f"--collect --quiet --unit=nixfleet-switch-{offer.rollout[:16]}-1-switch-0 ")

@@ -186,7 +186,8 @@ def _check(settings: Settings) -> int:
     found = load(folder / "identity.json", identities.Identity)
     if found is not None:
         identities.read_key(host, found)
-        Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device)
+        if (folder / "log").exists():
+            Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device)
     elif identities.read_token(host, settings) is None and (settings.fleet is None or settings.checkpoint is None):
         raise UserError("no fleet is pinned: set token_file, or fleet and checkpoint (and urls), in agent.toml")
     kind = filesystem_of(host, str(folder))
