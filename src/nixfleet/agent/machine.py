@@ -237,7 +237,7 @@ def _offered(state: State, event: Offered, now: int) -> Next:
     )
     state = replace(state, attempted=(offer.epoch, offer.index))
     if event.refusal:
-        return _end(state, started, Outcome.REFUSED, Cause.UNTRUSTED, event.refusal)
+        return _end(state, started, Outcome.REFUSED, Cause.PREFLIGHT, event.refusal)
     return _enter(state, started)
 
 
