@@ -8,13 +8,14 @@ import pytest
 from tests.tui.console_fleet import NOW, device_id, digest, fingerprint, system
 
 from nixfleet.client.admin import Acted
+from nixfleet.client.checks import check_lines
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import CacheRef, Closure, LogState, Release, SelectLine, TargetLine, Wave
 from nixfleet.model.views import ReleaseLineView, ReleaseView
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import Place, ReleaseRecord, State
-from nixfleet.tui.adapter import AdminActs, check_lines
+from nixfleet.tui.adapter import AdminActs
 from nixfleet.tui.ports import Deployment
 
 NAMES = ("web-01", "web-02", "web-03")

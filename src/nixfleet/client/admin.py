@@ -12,6 +12,7 @@ from typing import Final, Literal
 from nixfleet.client import acts
 from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.api import Client
+from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Conflict, Untrusted, UserError
 from nixfleet.model.device import JoinToken
@@ -178,6 +179,7 @@ class Admin:
         note: str | None = None,
     ) -> Acted:
         """Enrol a device that asks, under its own name and tags unless others are given."""
+        check_request(request)
 
         def build(head: Head, state: State) -> list[Act]:
             made = acts.enroll(

@@ -14,17 +14,17 @@ from nixfleet.client import answers
 from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
+from nixfleet.client.checks import check_lines
+from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import Mirror, Verified
-from nixfleet.config import write_atomic
-from nixfleet.errors import Untrusted, UserError
-from nixfleet.model.ids import DeviceId, Digest, Fingerprint
-from nixfleet.model.statements import ACTIONS, Closure, TargetLine, Verb, Wave
+from nixfleet.errors import UserError
+from nixfleet.model.ids import DeviceId, Fingerprint
+from nixfleet.model.statements import ACTIONS, Closure, Verb, Wave
 from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseView, RolloutDetail, Snapshot
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
-from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import leaf_hash, verify_inclusion
-from nixfleet.trust.replay import State, may_ever, principal_of
+from nixfleet.trust.replay import may_ever, principal_of
 from nixfleet.tui.ports import (
     AttemptView,
     CheckState,
@@ -137,17 +137,8 @@ class MirrorVerifier:
 
     async def export(self, index: int) -> str:
         """Write payload, signature and allowed signers, as `ssh-keygen -Y verify` takes them."""
-        payload = self._mirror.payload(index)
-        if payload is None:
-            raise UserError(f"the payload of entry {index} is not held here")
-        blob = Leaf.unpack(self._mirror.leaf(index)).sshsig
-        signature = sshsig.parse(blob)
-        who = self._mirror.entry(index).principal or "signer"
         folder = self._exports / f"entry-{index}"
-        write_atomic(folder / "payload.json", payload, mode=0o644)
-        write_atomic(folder / "payload.json.sig", sshsig.armor(blob).encode(), mode=0o644)
-        line = f'{who} namespaces="{signature.namespace}" {signature.key.text}\n'
-        write_atomic(folder / "allowed_signers", line.encode(), mode=0o644)
+        export_entry(self._mirror, index, folder)
         return f"Wrote payload, signature and allowed signers to {folder}."
 
 
@@ -230,31 +221,6 @@ class AdminActs:
             closures[device] = Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
         name = f"{whole.name[: _NAME_CHARS - 8].rstrip('._-')}-part"
         return (await self._admin.release(name, devices=closures, note=deployment.note or None)).digest
-
-
-def check_lines(release: ReleaseView, state: State) -> None:
-    """Hold the coordinator's words on a release's lines against the signed release.
-
-    Raises: Untrusted; without this a coordinator could have its own closures signed, or previewed.
-    """
-    record = state.releases.get(Digest(release.id))
-    if record is None:
-        raise Untrusted(f"the log as verified here has no release {release.id[:12]}")
-    signed = record.statement
-    if signed.targets is not None:
-        lines = [
-            TargetLine(
-                device=line.device, path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size
-            )
-            for line in release.lines
-        ]
-        same = bool(lines) and LineTree(lines).targets == signed.targets
-    else:
-        same = [(line.select, line.path, line.digest) for line in release.lines] == [
-            (line.select, line.closure.path, line.closure.digest) for line in signed.lines or ()
-        ]
-    if not same or release.name != signed.name:
-        raise Untrusted(f"the coordinator shows other lines of {signed.name} than those that were signed")
 
 
 def _wave(text: str) -> Wave:
