@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from functools import partial
+from typing import get_args
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from textual.drivers._writer_thread import WriterThread
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import DeviceView
-from nixfleet.tui.desk import Options
+from nixfleet.tui.desk import Options, Theme
 from nixfleet.tui.driver import PatientDriver
 from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, read_answers
 from nixfleet.tui.keys import KEYS
@@ -408,3 +409,12 @@ def test_first_run_answers_are_checked(name: str, url: str, key: str, says: str)
 
     with pytest.raises(UserError, match=says):
         read_answers(name, url, key)
+
+
+@pytest.mark.parametrize("theme", get_args(Theme))
+async def test_every_theme_shows_the_same_text(theme: Theme) -> None:
+    """Themes change colours and nothing else; each can draw every role."""
+    async with console() as plain:
+        expected = plain.text
+    async with console(options=Options(clock=lambda: NOW, theme=theme)) as driven:
+        assert (expected, theme) == (driven.text, driven.app.theme)

@@ -13,7 +13,7 @@ from nixfleet.tui.first_run import FirstRunApp, KeyChoice
 
 PAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "light": ((), "nixfleet-light"),
-    "contrast": (("2", "j", "enter"), "nixfleet-contrast"),
+    "contrast": (("2", "j", "enter"), "nixfleet-high-contrast"),
     "confirm": (("2", "P"), "nixfleet-dark"),
     "menu": (("a",), "nixfleet-dark"),
 }

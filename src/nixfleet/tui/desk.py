@@ -11,7 +11,7 @@ from nixfleet.tui.feed import Feed
 from nixfleet.tui.ports import Acts, Identity, Source, Verifier
 from nixfleet.tui.store import Store
 
-Theme = Literal["nixfleet-dark", "nixfleet-light", "nixfleet-contrast", "textual-ansi"]
+Theme = Literal["nixfleet-dark", "nixfleet-light", "nixfleet-high-contrast", "nixfleet-terminal"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
-"""The console's themes: dark, light, high contrast; the terminal's own palette is Textual's ``textual-ansi``."""
+"""The console's themes: dark, light, high contrast, and the terminal's own palette."""
 
+import dataclasses
 from typing import Final
 
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 THEMES: Final = (
     Theme(
@@ -48,7 +49,7 @@ THEMES: Final = (
         },
     ),
     Theme(
-        name="nixfleet-contrast",
+        name="nixfleet-high-contrast",
         primary="#66ccff",
         secondary="#66ccff",
         accent="#66ccff",
@@ -66,6 +67,19 @@ THEMES: Final = (
             "nf-busy": "#66ccff",
             "nf-line": "#ffffff",
             "nf-cursor": "#003a66",
+        },
+    ),
+    dataclasses.replace(
+        BUILTIN_THEMES["ansi-dark"],
+        name="nixfleet-terminal",
+        accent="ansi_blue",
+        variables={
+            **BUILTIN_THEMES["ansi-dark"].variables,
+            "nf-dim": "ansi_default",
+            "nf-strong": "ansi_default",
+            "nf-busy": "ansi_blue",
+            "nf-line": "ansi_bright_black",
+            "nf-cursor": "ansi_default",
         },
     ),
 )

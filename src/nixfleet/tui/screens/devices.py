@@ -25,7 +25,7 @@ COLUMNS: tuple[Column[DeviceView], ...] = (
     Column(
         key="name",
         title="device",
-        cells=14,
+        cells=16,
         keep=10,
         grow=1,
         most=26,
