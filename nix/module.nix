@@ -42,6 +42,9 @@ let
     poll_s = cfg.agent.pollSeconds;
     report_lines = cfg.agent.reportLines;
     fetch = cfg.agent.fetch;
+    volatile_state = cfg.agent.volatileState;
+    # What the agent of this system replays: an older one would not follow the fleet's log any more.
+    protocol = 1;
   });
 in
 {
@@ -143,6 +146,7 @@ in
             default = [ ];
             description = "Commands that must exit with 0 after an update.";
           };
+          settle_s = seconds null "Seconds after the switch until newly failed units are looked for.";
         };
       };
       default = { };
@@ -166,6 +170,12 @@ in
       default = { };
       description = "Limits of a download.";
     };
+  };
+
+  options.services.nixfleet.agent.volatileState = mkOption {
+    type = types.nullOr types.bool;
+    default = null;
+    description = "Accept a state folder that a reboot empties: for containers and tests only.";
   };
 
   options.services.nixfleet.coordinator = {

@@ -6,7 +6,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
+
+from nixfleet.agent.settings import Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -57,11 +60,39 @@ def test_the_module_writes_the_agents_settings_and_unit(nix: dict[str, str]) -> 
         "state_dir": "/var/lib/nixfleet",
         "checks": {"units": [], "http": [{"url": "http://127.0.0.1/", "retries": 2}], "tcp": [], "command": []},
         "fetch": {},
+        "protocol": 1,
     }
     unit = result["services"]["nixfleet-agent"]
     assert unit["wantedBy"] == ["multi-user.target"]
     assert unit["restartIfChanged"] is False
     assert unit["serviceConfig"]["ExecStart"] == "/nix/store/nixfleet-agent/bin/nixfleet agent run"
+
+
+EVERYTHING = """{ services.nixfleet.agent = {
+  enable = true; name = "web-01"; tokenFile = "/etc/nixfleet/token"; urls = [ "https://fleet.example.org" ];
+  fleet = "%(hex)s"; checkpoint = "1:%(hex)s"; tags.site = "berlin"; keyFile = "/etc/key"; stateDir = "/var/lib/other";
+  caches = [ { url = "https://cache.example.org"; key = "c-1:%(key)s="; } ];
+  checks = {
+    units = [ { unit = "sshd.service"; timeout_s = 1; retries = 1; start_delay_s = 1; } ];
+    http = [ { url = "http://127.0.0.1/"; status = 200; } ];
+    tcp = [ { host = "127.0.0.1"; port = 22; } ];
+    command = [ { argv = [ "/bin/true" ]; } ];
+    settle_s = 1;
+  };
+  orphanSeconds = 60; pollSeconds = 5; reportLines = false; volatileState = true;
+  fetch = { rate_bytes_s = 1; stall_s = 1; total_s = 1; };
+}; }""" % {"hex": "ab" * 32, "key": "A" * 43}
+
+
+def test_the_module_has_an_option_for_each_of_the_agents_settings(nix: dict[str, str]) -> None:
+    """With every option set, agent.toml has each key that the agent knows, and the agent's own reader takes it."""
+    done = evaluate(nix, EVERYTHING)
+    assert done.returncode == 0, done.stderr
+    written = json.loads(done.stdout)["agentToml"]
+    assert set(written) == {field.encode_name for field in msgspec.structs.fields(Settings)}
+    settings = msgspec.convert(written, Settings)
+    assert settings.checks.units[0].timeout_s == 1
+    assert settings.fetch.total_s == 1
 
 
 def test_the_module_refuses_an_agent_that_would_trust_on_first_use(nix: dict[str, str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
+import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import checked_url, is_loopback
@@ -59,7 +60,8 @@ def begin(name: str, urls: tuple[str, ...], signer: Signer, *, key: str, env: di
         log_key=log_key.public.text,
         caches=(CacheRef(url=BUILT_IN, key=cache_key.public),),
     )
-    payload, signature = sign(signer, root)
+    # The founding note is the fleet's name, for whoever gets to know it by its address.
+    payload, signature = sign(signer, msgspec.structs.replace(root, note=name))
     fleet = create_fleet(coordinator_dir(name, env), payload, signature, log_key, cache_key.text)
     put_context(name, Context(fleet=fleet, urls=urls, key=key), env=env)
     return fleet
