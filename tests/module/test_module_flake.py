@@ -70,8 +70,8 @@ def test_the_module_writes_the_agents_settings_and_unit(nix: dict[str, str]) -> 
 
 EVERYTHING = """{ services.nixfleet.agent = {
   enable = true; name = "web-01"; tokenFile = "/etc/nixfleet/token"; urls = [ "https://fleet.example.org" ];
-  fleet = "%(hex)s"; checkpoint = "1:%(hex)s"; tags.site = "berlin"; keyFile = "/etc/key"; stateDir = "/var/lib/other";
-  caches = [ { url = "https://cache.example.org"; key = "c-1:%(key)s="; } ];
+  fleet = "HEX"; checkpoint = "1:HEX"; tags.site = "berlin"; keyFile = "/etc/key"; stateDir = "/var/lib/other";
+  caches = [ { url = "https://cache.example.org"; key = "c-1:KEY="; } ];
   checks = {
     units = [ { unit = "sshd.service"; timeout_s = 1; retries = 1; start_delay_s = 1; } ];
     http = [ { url = "http://127.0.0.1/"; status = 200; } ];
@@ -81,7 +81,7 @@ EVERYTHING = """{ services.nixfleet.agent = {
   };
   orphanSeconds = 60; pollSeconds = 5; reportLines = false; volatileState = true;
   fetch = { rate_bytes_s = 1; stall_s = 1; total_s = 1; };
-}; }""" % {"hex": "ab" * 32, "key": "A" * 43}
+}; }""".replace("HEX", "ab" * 32).replace("KEY", "A" * 43)
 
 
 def test_the_module_has_an_option_for_each_of_the_agents_settings(nix: dict[str, str]) -> None:
