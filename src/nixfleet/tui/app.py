@@ -122,9 +122,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
 
     def flush(self) -> None:
         """Draw what changed, unless paused or the terminal still has to take what was written before."""
-        if self.desk.paused or self._busy:
+        if self.desk.paused or self._busy or not self._open:
             return
-        calm = len(self.screen_stack) == 1 or isinstance(self.screen, ConsoleScreen)
+        calm = isinstance(self.screen_stack[-1], ConsoleScreen)
         now = time.monotonic()
         settle = calm and now - self._settled_at >= SETTLE_S
         if settle:
@@ -140,11 +140,17 @@ class ConsoleApp(App[int], inherit_bindings=False):
         return isinstance(self._driver, PatientDriver) and self._driver.waiting_writes > 0
 
     def _chrome(self) -> None:
-        if not self._busy:
+        if self._open and not self._busy:
             self.shown.refresh_chrome()
 
     def _older(self) -> None:
-        self.shown.grow_older()
+        if self._open:
+            self.shown.grow_older()
+
+    @property
+    def _open(self) -> bool:
+        """Tell whether there is a screen to draw on: while the app starts and ends, timers may find none."""
+        return self.is_running and any(isinstance(screen, ConsoleScreen) for screen in self.screen_stack)
 
     @property
     def shown(self) -> ConsoleScreen:
