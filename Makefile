@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: run test check lint types imports format bench clean
 
 run: $(VENV)/.run
-	@$(BIN)/nixfleet console $(ARGS)
+	@$(BIN)/nixfleet console $(ARGS) || [ $$? -eq 2 ] # what it said about a missing terminal is enough
 
 test: $(VENV)/.dev system-packages
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
