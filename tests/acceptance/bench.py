@@ -10,6 +10,9 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 from tests.nix.harness import Admin, Device, Machine, NatLab, Systems
@@ -44,14 +47,40 @@ class Bench:
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the coordinator (again) and wait until it answers."""
         process = self.coordinator = spawn(self.admin, "nixfleet", "coordinator", "--listen", self.listen)
-        until("the coordinator answers", lambda: self.nixfleet("device", "list", "--json", check=False).returncode == 0)
+        until("the coordinator answers", self._healthy)
         return process
+
+    def _healthy(self) -> bool:
+        status, _ = self.get("/healthz")
+        return status == HTTPStatus.OK
+
+    def get(self, path: str) -> tuple[int, bytes]:
+        """Ask the coordinator itself, unsigned; status 0 when it does not answer."""
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
+
+    @property
+    def port(self) -> int:
+        """The coordinator's own port."""
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder with the coordinator's keys and database."""
+        [found] = self.admin.home.rglob("log.key")
+        return found.parent
 
     def kill(self) -> None:
         """Kill the coordinator as a power cut does."""
         assert self.coordinator is not None
-        self.coordinator.send_signal(signal.SIGKILL)
-        self.coordinator.wait(10)
+        kill(self.coordinator)
 
     def open_fleet(self, *urls: str) -> None:
         """Create the fleet `acme`, with these addresses for devices, and start its coordinator."""
@@ -67,12 +96,60 @@ class Bench:
         """Give what the coordinator knows of a device."""
         return self.json("device", "show", name)
 
+    def outcomes(self, name: str) -> list[tuple[str, str]]:
+        """List a device's outcomes, oldest first: what came of which system."""
+        attempts = self.json("device", "history", name)["attempts"]
+        ended = sorted((one for one in attempts if one.get("outcome")), key=lambda one: one["at"])
+        return [(one["outcome"], one["path"]) for one in ended]
+
+    def release(self, name: str, system: str, *devices: str) -> None:
+        """Push a system and publish a release of it for these devices."""
+        self.nixfleet("cache", "push", system)
+        self.nixfleet("release", "create", name, *(word for one in devices for word in ("--device", f"{one}={system}")))
+
+    def rollout(self, release: str, *argv: str) -> str:
+        """Start a rollout, at once unless told otherwise; give its digest."""
+        return self.nixfleet("rollout", "start", release, *(argv or ("--all-at-once",))).stdout.strip()
+
+    def watch(self, rollout: str, *, code: int = 0) -> None:
+        """Watch a rollout to its end, which must have this exit code."""
+        done = self.nixfleet("rollout", "watch", rollout, "--timeout", str(DEADLINE_S), check=False)
+        assert done.returncode == code, f"{done.stdout}{done.stderr}"
+
+
+QUICK = "[checks]\nsettle_s = 0\n"
+"""For agent.toml: failed units show at once in a stand-in, so nothing is gained by waiting."""
+
 
 def join(device: Device, token: str, toml: str = "") -> "subprocess.Popen[bytes]":
     """Give a device a token and start its agent; `toml` is added to its agent.toml, top-level keys first."""
     device.write("/etc/nixfleet/token", token, 0o600)
     device.write("/etc/nixfleet/agent.toml", f'name = "{device.name}"\ntoken_file = "/etc/nixfleet/token"\n{toml}')
     return spawn(device, "nixfleet", "agent")
+
+
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End a process as the kernel does when memory runs out."""
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+def state_of(device: Device) -> tuple[str, str, str]:
+    """Give the running system, the profile's and the boot loader's."""
+    return device.current_system, device.profile, device.boot_default
+
+
+def update_of(device: Device) -> dict[str, Any]:
+    """Give the update in the agent's journal, whatever the coordinator knows of it; empty before the first."""
+    update: dict[str, Any] | None = (
+        json.loads(device.read("/var/lib/nixfleet/journal.json") or "{}").get("state", {}).get("update")
+    )
+    return update or {}
+
+
+def waits_of(device: Device) -> str:
+    """Give the agent's own note of why nothing begins."""
+    return device.read("/var/lib/nixfleet/waits")
 
 
 def said(machine: Machine, program: str = "agent") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.acceptance.bench import Bench, free_port, until
+from tests.acceptance.front import Front
 from tests.nix.harness import Admin, Device, NatLab, Systems, closing, need_networks
 
 
@@ -34,7 +35,7 @@ def ssh_agent(tmp_path: Path) -> Iterator[dict[str, str]]:
 def bench(tmp_path: Path, systems: Systems, ssh_agent: dict[str, str]) -> Iterator[Bench]:
     """Give an admin's machine whose store holds A, B and BAD, and a network with a NATed side."""
     need_networks()
-    for _ in (systems.a, systems.b, systems.bad, systems.build(version=9)):
+    for _ in (systems.a, systems.b, systems.bad, *(systems.build(version=version) for version in (4, 5, 9))):
         pass
     machine = Admin(tmp_path / "admin", systems)
     machine._env["SSH_AUTH_SOCK"] = ssh_agent["SSH_AUTH_SOCK"]
@@ -55,3 +56,19 @@ def devices(bench: Bench, tmp_path: Path) -> Iterator[dict[str, Device]]:
     )
     with closing(first), closing(second):
         yield {"web-01": first, "web-02": second}
+
+
+@pytest.fixture
+def front(bench: Bench) -> Iterator[Front]:
+    """Put a proxy in front of the coordinator, for fleets that are opened at its address."""
+    with Front(bench.lab.coordinator_address, bench.port) as made:
+        yield made
+
+
+@pytest.fixture
+def web(bench: Bench, tmp_path: Path) -> Iterator[Device]:
+    """Boot one device, behind address translation, from an older system."""
+    device = Device(tmp_path / "web-01", "web-01", netns=bench.lab.device_netns)
+    device.boot(bench.systems, bench.systems.build(version=9))
+    with closing(device):
+        yield device
