@@ -3,9 +3,8 @@
 import subprocess
 import sys
 
-ASK = (
-    "import nixfleet.client, httpx, sys; print([name for name in ('rich', 'click', 'pygments') if name in sys.modules])"
-)
+NEVER = ("rich", "click", "pygments")
+ASK = f"import nixfleet.client, httpx, sys; print([name for name in {NEVER} if name in sys.modules])"
 
 
 def test_httpx_comes_without_its_command_line() -> None:
