@@ -149,8 +149,9 @@ class ConsoleApp(App[int], inherit_bindings=False):
 
     @property
     def _open(self) -> bool:
-        """Tell whether there is a screen to draw on: while the app starts and ends, timers may find none."""
-        return self.is_running and any(isinstance(screen, ConsoleScreen) for screen in self.screen_stack)
+        """Tell whether there is a screen to draw on: while one opens, or the app ends, timers may find none."""
+        ours = any(isinstance(screen, ConsoleScreen) for screen in self.screen_stack)
+        return self.is_running and ours and self.shown.complete
 
     @property
     def shown(self) -> ConsoleScreen:

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.screen import Screen
+from textual.widget import Widget
 from textual.worker import Worker, WorkerState
 
 from nixfleet.tui.desk import Desk
@@ -59,6 +60,15 @@ class ConsoleScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Catch up with what happened while another screen was shown."""
+        if self.complete:
+            self._catch_up()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every widget is there; before that there is nothing to bring up to date."""
+        return self.is_mounted and all(widget.is_mounted for widget in self.walk_children(Widget))
+
+    def _catch_up(self) -> None:
         self.take_in(Changes(everything=True), True)
         self.refresh_chrome()
 

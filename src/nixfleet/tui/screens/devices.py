@@ -167,7 +167,8 @@ class DevicesScreen(ConsoleScreen):
     def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
         """Show the device beside the table."""
         event.stop()
-        self.query_one("#side", LinesPanel).redraw()
+        for panel in self.query("#side").results(LinesPanel):
+            panel.redraw()
         self.refresh_chrome()
 
     def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:

@@ -110,7 +110,8 @@ class EnrollScreen(ConsoleScreen):
     def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
         """Show the card of the one under the cursor."""
         event.stop()
-        self.query_one("#card-lines", LinesPanel).redraw(layout=True)
+        for panel in self.query("#card-lines").results(LinesPanel):
+            panel.redraw(layout=True)
         self.refresh_chrome()
 
     def _card(self, cells: int) -> list[Line]:
