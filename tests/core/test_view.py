@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.factories import Fleet, key
+from tests.factories import Fleet, device_id, key
 
 from nixfleet.errors import Untrusted
+from nixfleet.model.ids import DeviceId
 from nixfleet.model.statements import LogKey, LogState
 from nixfleet.trust.merkle import Tree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
@@ -141,6 +142,22 @@ def test_a_payload_that_all_need_must_come() -> None:
         view.extend(fleet.checkpoint, 0, holes)
     assert 0 == view.size
     view.extend(fleet.checkpoint, 0, fleet.entries)
+
+
+def test_a_device_hears_of_each_of_its_own_statements() -> None:
+    """A hold that is withheld from its device changes nothing there; another device need not hear of it."""
+    fleet = grown()
+    mine, other = (LogView.pinned(fleet.fleet, own=device_id(name)) for name in ("web-01", "web-02"))
+    for view in (mine, other):
+        view.extend(fleet.checkpoint, 0, fleet.entries)
+    fleet.device("web-01", version=2, state="held", until=fleet.now + 3_600)
+    leaf, payload = fleet.entries[-1]
+    with pytest.raises(BadEntry, match="needed and missing"):
+        mine.extend(fleet.checkpoint, 5, [(leaf, None)])
+    assert 5 == mine.size
+    assert 1 == len(other.extend(fleet.checkpoint, 5, [(leaf, None)]).verdicts)
+    mine.extend(fleet.checkpoint, 5, [(leaf, payload)])
+    assert "held" == mine.state.devices[DeviceId(device_id("web-01"))].statement.state
 
 
 def test_a_new_log_key_signs_from_its_root_on() -> None:

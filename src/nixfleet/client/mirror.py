@@ -53,7 +53,7 @@ class Mirror:
         Untrusted when what is on disk does not verify.
         """
         file = LogFile.open(folder, fleet)
-        mirror = cls(file, LogView.pinned(fleet, pin), device=device)
+        mirror = cls(file, LogView.pinned(fleet, pin, device), device=device)
         if file.meta.size:
             try:
                 mirror._replay()

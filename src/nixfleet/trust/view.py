@@ -52,16 +52,19 @@ class Extended:
 class LogView:
     """A log as far as it is verified; `extend` moves it on or leaves it as it was."""
 
-    def __init__(self, fleet: str, pin: LogState | None) -> None:
-        self.state = State(FleetId(fleet))
+    def __init__(self, fleet: str, pin: LogState | None, own: str | None = None) -> None:
+        self.state = State(FleetId(fleet), own)
         self.checkpoint: Checkpoint | None = None
         self._pin = pin
         self._frontier = Frontier()
 
     @classmethod
-    def pinned(cls, fleet: str, pin: LogState | None = None) -> Self:
-        """Start from a fleet id and, from a token or agent.toml, a state that the log must extend."""
-        return cls(fleet, pin)
+    def pinned(cls, fleet: str, pin: LogState | None = None, own: str | None = None) -> Self:
+        """Start from a fleet id and, from a token or agent.toml, a state that the log must extend.
+
+        `own` is the device that replays: an extension that withholds the payload of one of its statements is refused.
+        """
+        return cls(fleet, pin, own)
 
     @property
     def fleet(self) -> str:
@@ -94,7 +97,7 @@ class LogView:
         frontier = self._grown(new)
         # A copy is only needed where the replay itself decides whether the checkpoint is to be trusted.
         before = self.size
-        risky = not before or any(_may_turn(leaf, payload) for leaf, payload in new)
+        risky = not before or any(_may_turn(leaf, payload, self.state.own) for leaf, payload in new)
         state = self.state.copy() if risky else self.state
         checkpoint = None if risky else self._open(note, state, frontier)
         verdicts = tuple(replay(state, state.size, leaf, payload) for leaf, payload in new)
@@ -206,12 +209,14 @@ def _check_replayed(state: State, start: int, verdicts: Sequence[Verdict]) -> No
         raise BadEntry(state.blind_at, "its payload is needed and missing")
 
 
-def _may_turn(data: bytes, payload: bytes | None) -> bool:
-    """Tell whether an entry could change the log key, or lacks a payload that everybody needs."""
+def _may_turn(data: bytes, payload: bytes | None, own: str | None) -> bool:
+    """Tell whether an entry could change the log key, or lacks a payload that everybody, or this device, needs."""
     try:
         subject = subject_of(parse(Leaf.unpack(data).sshsig).namespace)
     except Untrusted:
         return False
     if subject is None:
         return False
-    return subject.type in {"root", "approve"} or (payload is None and subject.type in ESSENTIAL)
+    if subject.type in {"root", "approve"}:
+        return True
+    return payload is None and (subject.type in ESSENTIAL or (subject.type == "device" and subject.id == own))

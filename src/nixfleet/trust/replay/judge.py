@@ -180,7 +180,8 @@ def _approve(state: State, place: Place) -> Verdict:
 
 def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
     """Keep what a later payload will be judged by; stop where everybody needs it."""
-    if subject.type in ESSENTIAL:
+    if subject.type in ESSENTIAL or (subject.type == "device" and subject.id == state.own):
+        # Without its own a device would not hear that it is held, retired or tagged anew (trust.md, Replay).
         state.blind_at = place.index
         return Unknown(needed=True)
     if subject.type == "release":

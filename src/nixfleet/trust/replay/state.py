@@ -173,6 +173,8 @@ class State:
     """All that a log prefix says; `fleet` is pinned before the first leaf."""
 
     fleet: FleetId
+    own: str | None = None
+    """The device that replays: it needs the payload of each of its own statements. None: an admin, a coordinator."""
     tree: Tree = field(default_factory=Tree)
     last_time: int = 0
     root: Root | None = None
