@@ -2,10 +2,13 @@
 
 import ipaddress
 import re
+from typing import Final
 from urllib.parse import urlsplit
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import URL
+
+PORT: Final = 7070
 
 
 def is_loopback(url: str) -> bool:
@@ -23,3 +26,14 @@ def checked_url(url: str) -> str:
     if parts is None or not parts.hostname or parts.query or parts.fragment:
         raise UserError(f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070")
     return url.rstrip("/")
+
+
+def listen_for(url: str) -> str:
+    """Choose where a coordinator listens for a fleet's URL: loopback alone where that is all that needs to reach it.
+
+    It speaks plain HTTP: an https address is that of a proxy in front of it, on the same machine unless told otherwise.
+    """
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        return f"127.0.0.1:{PORT}"
+    return f"{'127.0.0.1' if is_loopback(url) else '0.0.0.0'}:{parts.port or 80}"  # noqa: S104 (devices have to reach it)

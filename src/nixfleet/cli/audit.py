@@ -5,18 +5,18 @@ from pathlib import Path
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, command
+from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import connected, now
 from nixfleet.client.api import Client
+from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import claimed_size
-from nixfleet.config import write_atomic
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.view import first_void, verify_all
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Read and verify the log of every administrative act."""
 
@@ -27,10 +27,10 @@ def audit() -> None:
 async def list_entries(given: Globals, limit: int | None) -> None:
     """List the log's entries: who did what to what, and whether it was valid."""
     async with connected(given, catch_up=True) as fleet:
-        entries = fleet.mirror.entries(0, fleet.mirror.size)
-    chosen = entries[-limit:] if limit else entries
+        size = fleet.mirror.size
+        chosen = fleet.mirror.entries(max(0, size - limit) if limit else 0, size)
     if given.json:
-        output.as_json({"entries": chosen, "size": len(entries)})
+        output.as_json({"entries": chosen, "size": size})
         return
     time = now()
     output.table(
@@ -62,22 +62,16 @@ async def list_entries(given: Globals, limit: int | None) -> None:
 async def show(given: Globals, index: int, out: Path | None) -> None:
     """Show one entry whole: its words, its payload and its signature."""
     async with connected(given, catch_up=True) as fleet:
-        entries = fleet.mirror.entries(0, fleet.mirror.size)
-        if index >= len(entries):
-            raise UserError(f"the log has {len(entries)} entries; the newest is number {len(entries) - 1}")
-        view = entries[index]
+        size = fleet.mirror.size
+        if index >= size:
+            raise UserError(f"the log has {size} entries; the newest is number {size - 1}")
+        view = fleet.mirror.entry(index)
         leaf, payload = fleet.mirror.leaf(index), fleet.mirror.payload(index) or b""
+        if out is not None:
+            check = export_entry(fleet.mirror, index, out)
+            if not given.quiet:
+                click.echo(f"in {out}: {check}", err=True)
     signature = sshsig.parse(Leaf.unpack(leaf).sshsig)
-    if out is not None:
-        write_atomic(out / "payload.json", payload, mode=0o644)
-        write_atomic(out / "payload.json.sig", sshsig.armor(Leaf.unpack(leaf).sshsig).encode(), mode=0o644)
-        signer = f'{view.principal or "signer"} namespaces="{signature.namespace}" {signature.key.text}\n'
-        write_atomic(out / "allowed_signers", signer.encode(), mode=0o644)
-        command_line = (
-            f"ssh-keygen -Y verify -f allowed_signers -I {view.principal or 'signer'} "
-            f"-n '{signature.namespace}' -s payload.json.sig < payload.json"
-        )
-        click.echo(f"in {out}: {command_line}", err=True)
     if given.json:
         output.as_json(
             {"entry": view, "payload": payload.decode(), "signature": sshsig.armor(Leaf.unpack(leaf).sshsig)}
@@ -86,7 +80,7 @@ async def show(given: Globals, index: int, out: Path | None) -> None:
     output.fields(
         [
             ("entry", str(view.index)),
-            ("who", f"{view.principal} {view.by}"),
+            ("who", f"{view.principal} {view.by}".strip()),
             ("what", f"{view.what} {view.subject}".strip()),
             ("verdict", view.verdict + (f": {view.why}" if view.why else "")),
             ("note", view.note or "none"),
@@ -94,7 +88,7 @@ async def show(given: Globals, index: int, out: Path | None) -> None:
             ("namespace", signature.namespace),
         ]
     )
-    click.echo(payload.decode())
+    click.echo(output.clean(payload.decode()))
 
 
 @audit.command("verify")

@@ -11,11 +11,10 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import click
 
-from nixfleet.cli.addresses import checked_url, is_loopback
+from nixfleet.cli.addresses import checked_url, listen_for
 from nixfleet.cli.options import Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.admin import Admin
@@ -32,7 +31,6 @@ from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
 from nixfleet.tui.ports import Reset
 
 THEMES = ("dark", "light", "high-contrast", "terminal")
-PORT = 7070
 COORDINATOR_QUIET = ("alembic", "uvicorn")
 
 
@@ -109,13 +107,6 @@ async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: 
 def _is_here(folder: Path) -> bool:
     """Tell whether this machine holds the fleet's database."""
     return (folder / DATABASE).exists()
-
-
-def listen_for(url: str) -> str:
-    """Choose where an embedded coordinator listens for a fleet's URL: loopback alone if that is all it names."""
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return f"{'127.0.0.1' if is_loopback(url) else '0.0.0.0'}:{port}"  # noqa: S104 (devices have to reach it)
 
 
 class Embedded:
@@ -195,7 +186,7 @@ class LateSource:
 
 async def _first_run(given: Globals, mouse: bool) -> bool:
     """Ask for a first fleet, and make it; False when the person gave up."""
-    from nixfleet.cli.fleet import begin, signer_for_new
+    from nixfleet.cli.fleet import begin, proposed_url, signer_for_new
     from nixfleet.tui.driver import PatientDriver
     from nixfleet.tui.first_run import FirstRunApp, KeyChoice
 
@@ -205,8 +196,7 @@ async def _first_run(given: Globals, mouse: bool) -> bool:
     ]
     keys += [KeyChoice(value=str(path), label=str(path)) for path in _key_files()]
     keys.append(KeyChoice(value="new", label="a new key, sealed with a passphrase"))
-    address = f"http://{socket.gethostname()}.local:{PORT}"
-    answers = await FirstRunApp("", address, keys, driver_class=PatientDriver).run_async(mouse=mouse)
+    answers = await FirstRunApp("", proposed_url(), keys, driver_class=PatientDriver).run_async(mouse=mouse)
     if answers is None:
         return False
     key, signer = signer_for_new(answers.name, answers.key, given)

@@ -1,98 +1,161 @@
-"""``nixfleet deploy``: build, push, release, preview, start and watch, in one command."""
+"""``nixfleet deploy``: build, push, release, preview, start and watch, in one command.
 
+Whatever can be wrong is found before anything is pushed or signed.
+"""
+
+import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.closures import closures_of
 from nixfleet.cli.options import Globals, command, confirm
 from nixfleet.cli.plan import Plan, plan_options, preview, wishes
-from nixfleet.cli.releases import publish, push_all, read_release_file
-from nixfleet.cli.session import connected, now
-from nixfleet.cli.watching import follow
+from nixfleet.cli.releases import check_release_name, push_all, read_release_file
+from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import parse_targets
-from nixfleet.errors import UserError
+from nixfleet.client.acts import find_device
+from nixfleet.errors import Refused, UserError
+from nixfleet.model.ids import matches
 from nixfleet.nix import Nix, toplevel_attr
+from nixfleet.trust.replay import State
+
+NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
+_META: Final = "nixfleet.nix-args"
 
 
-@click.command()
-@click.argument("flake", required=False)
-@click.argument("nix_args", nargs=-1, type=click.UNPROCESSED, metavar="[-- NIX-ARGS]")
+class _WithNixArgs(click.Command):
+    """A command whose words behind ``--`` are Nix's, whatever stands before."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Set aside what stands behind the first ``--``."""
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta[_META] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Show them in the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- NIX-ARGS]"]
+
+
+@click.command(cls=_WithNixArgs)
+@click.argument("flake", required=False, metavar="[FLAKE[#NAME,…]]")
 @click.option("-f", "file", type=click.Path(path_type=Path), metavar="FILE", help="A release file instead of a flake.")
 @click.option("--device", "devices", multiple=True, metavar="NAME=PATH", help="A finished system; repeatable.")
 @click.option("--no-build", is_flag=True, help="Fail rather than build what is not in the store.")
 @click.option("--name", help="The release's name; by default made from the time.")
 @click.option("--dry-run", is_flag=True, help="Build and show what it would do; push and sign nothing.")
-@click.option("--watch/--no-watch", default=True, help="Stay until every online device has an outcome.")
+@click.option("--watch/--no-watch", default=True, help="Stay until every online device has an outcome (the default).")
+@click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
 @plan_options
 @command
 async def deploy(
     given: Globals,
     flake: str | None,
-    nix_args: tuple[str, ...],
     file: Path | None,
     devices: tuple[str, ...],
     no_build: bool,
     name: str | None,
     dry_run: bool,
     watch: bool,
+    wait: str,
     plan: Plan,
 ) -> int | None:
-    """Bring systems to their devices: those of FLAKE[#NAME,…] (default '.'), of a file, or the given ones."""
-    targets = await _targets(given, flake, nix_args, file, devices, no_build)
-    targets = {device: path for device, path in targets.items() if not plan.names or device in plan.names}
-    if not targets:
-        raise UserError("nothing to deploy: --on names no device that has a system here")
-    async with connected(given) as fleet:
+    """Bring systems to their devices: those of FLAKE[#NAME,…] (default '.'), of a file, or the given ones.
+
+    Devices that are offline get it when they come back; they are listed, not waited for. Ctrl-C detaches and cancels
+    nothing. Exit code 6 says that the rollout halted, 1 that a device failed.
+    """
+    nix_args = click.get_current_context().meta.get(_META, ())
+    if (devices or file) and (flake or nix_args or no_build):
+        raise UserError("say a flake, or finished systems with --device and -f, not both")
+    chosen = name or datetime.fromtimestamp(now(), UTC).strftime("deploy-%Y%m%d-%H%M%S")
+    check_release_name(chosen)
+    finished = {**(read_release_file(file) if file else {}), **parse_targets(devices)}
+    closures = await closures_of(Nix(), finished.values())
+    async with connected(given, catch_up=True) as fleet:
+        if finished:
+            targets = {device: finished[text] for device, text in narrowed(fleet.state, finished, plan).items()}
+        else:
+            targets = await _built(given, fleet, flake or ".", (*nix_args, *(NO_BUILD if no_build else ())), plan)
+            closures = await closures_of(Nix(), targets.values())
         if dry_run:
-            await preview(fleet, targets, plan)
+            await preview(given, fleet, targets, plan)
             return None
         if sys.stdin.isatty() and not given.yes:
-            await preview(fleet, targets, plan)
+            await preview(given, fleet, targets, plan)
             confirm(given, f"Deploy to {len(targets)} device{'s' if len(targets) > 1 else ''}?")
         await push_all(given, fleet, sorted(set(targets.values())))
-        chosen = name or datetime.fromtimestamp(now(), UTC).strftime("deploy-%Y%m%d-%H%M%S")
-        release = await publish(given, fleet, chosen, targets)
-        digest = (await fleet.admin.rollout(release, wishes(plan), note=given.note)).digest
-        if not watch:
-            if given.json:
-                output.as_json({"release": release, "rollout": digest})
-            else:
-                click.echo(digest)
-            return None
-        return await follow(given, fleet, digest, wait="online")
+        made = await fleet.admin.release(
+            chosen, devices={device: closures[path] for device, path in targets.items()}, note=given.note
+        )
+        if made.waits:
+            raise Refused(f"release {chosen} is signed, and {made.waits}; then 'nixfleet rollout start {chosen}'")
+        acted = await fleet.admin.rollout(made.digest, wishes(plan), note=given.note)
+        return await begun(given, fleet, acted, release=made.digest, wait=wait if watch else "none")
 
 
-async def _targets(
-    given: Globals,
-    flake: str | None,
-    nix_args: tuple[str, ...],
-    file: Path | None,
-    devices: tuple[str, ...],
-    no_build: bool,
-) -> dict[str, str]:
-    """Give the system of each device, from finished paths, a release file or a flake (built when needed)."""
-    if devices or file:
-        if flake:
-            raise UserError("say a flake, or --device and -f, not both")
-        return {**(read_release_file(file) if file else {}), **parse_targets(devices)}
-    ref, _, wanted = (flake or ".").partition("#")
-    ref = _absolute(ref)
+def narrowed(state: State, texts: Iterable[str], plan: Plan, *, strict: bool = True) -> dict[str, str]:
+    """Choose among devices (names or ids) those that ``--on`` means; gives device ids with the texts.
+
+    With `strict` a text that is no device of the fleet is an error, else it is left out, and said.
+
+    Raises: UserError, too when nothing is left.
+    """
+    known = list(texts)
+    for text in sorted(plan.names - set(known)):
+        raise UserError(f"there is no system for {text!r} here: --on chooses among {_some(known)}")
+    chosen = [text for text in known if not plan.names or text in plan.names]
+    strangers = [] if strict or plan.names else [text for text in chosen if not _is_device(state, text)]
+    if strangers:
+        click.echo(f"left out, for the fleet has no such device: {_some(strangers)}", err=True)
+    found = {find_device(state, text): text for text in chosen if text not in strangers}
+    if len(found) + len(strangers) != len(chosen):
+        raise UserError("a device is named twice, by its name and by its id")
+    select = wishes(plan).select or {}
+    found = {device: text for device, text in found.items() if matches(select, state.devices[device].statement.tags)}
+    if not found:
+        raise UserError("nothing to deploy: no device of the fleet that --on means has a system here")
+    return found
+
+
+def _is_device(state: State, text: str) -> bool:
+    return text in state.devices or bool(state.named(text))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+async def _built(given: Globals, fleet: Fleet, flake: str, nix_args: tuple[str, ...], plan: Plan) -> dict[str, str]:
+    """Build the chosen devices' systems, and no others; gives store paths by device id."""
+    ref, _, wanted = flake.partition("#")
+    ref = _absolute(ref or ".")
     nix = Nix()
-    extra = (*nix_args, "--offline", "--max-jobs", "0") if no_build else nix_args
-    names = [part for part in wanted.split(",") if part] or await nix.eval_names(ref, nix_args)
+    named = [part for part in wanted.split(",") if part]
+    names = named or await nix.eval_names(ref, nix_args)
     if not names:
         raise UserError(f"{ref} has no nixosConfigurations")
-    built = {}
-    for each in names:
-        meter = output.Meter(f"build {each}", quiet=given.quiet)
-        built[each] = await nix.build_flake(ref, toplevel_attr(each), extra, meter.show)
-        meter.end(output.system_name(built[each]))
-    return built
+    targets = {}
+    for device, name in narrowed(fleet.state, names, plan, strict=bool(named)).items():
+        meter = output.Meter(f"build {name}", quiet=given.quiet)
+        targets[device] = await nix.build_flake(ref, toplevel_attr(name), nix_args, meter.show)
+        meter.end(output.system_name(targets[device]))
+    return targets
 
 
 def _absolute(ref: str) -> str:
-    """Give a flake in a folder by its whole path: Nix runs elsewhere."""
-    return str(Path(ref).absolute()) if Path(ref).exists() else ref
+    """Give a flake in a folder by its whole path, for Nix runs elsewhere; also as ``path:FOLDER``."""
+    scheme, colon, rest = ref.partition(":")
+    if colon and scheme in {"path", "git+file"} and not rest.startswith("/"):
+        return f"{scheme}:{Path(rest).absolute()}"
+    is_path = bool(re.match(r"[./~]", ref)) or Path(ref).exists()
+    return str(Path(ref).expanduser().absolute()) if is_path else ref

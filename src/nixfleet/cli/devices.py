@@ -2,18 +2,27 @@
 
 import asyncio
 from datetime import UTC, datetime
+from json import dumps
+from typing import Final
 
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, command, confirm
-from nixfleet.cli.session import connected, now
+from nixfleet.cli.options import Globals, Group, command, confirm
+from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_tags
-from nixfleet.errors import UserError
+from nixfleet.client.acts import find_device
+from nixfleet.client.admin import Acted
+from nixfleet.client.answers import Lines
+from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.views import DeviceView
 
+FOLLOW_EVERY_S: Final = 0.5
+FOLLOW_TRIES: Final = 240
+"""How often in a row a coordinator may be away while its lines are followed: two minutes."""
 
-@click.group()
+
+@click.group(cls=Group)
 def device() -> None:
     """List devices, look at one, tag, hold or retire it."""
 
@@ -106,23 +115,39 @@ async def show(given: Globals, name: str) -> None:
 
 @device.command("logs")
 @click.argument("name")
-@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until interrupted.")
+@click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C; with --json, a string a line.")
 @command
 async def logs(given: Globals, name: str, follow: bool) -> None:
     """Show the output of a device's latest activation."""
     async with connected(given) as fleet:
-        after = 0
-        while True:
-            answer = await fleet.client.device_lines(name, after)
-            after = answer.next
-            if given.json:
-                output.as_json(answer)
-            else:
+        answer = await fleet.client.device_lines(name)
+        if given.json and not follow:
+            output.as_json(answer)
+            return
+        try:
+            while True:
                 for line in answer.lines:
-                    click.echo(output.clean(line))
-            if not follow:
-                return
-            await asyncio.sleep(0.5)
+                    click.echo(dumps(line) if given.json else output.clean(line))
+                if not follow:
+                    return
+                await asyncio.sleep(FOLLOW_EVERY_S)
+                answer = await _further(fleet, name, answer.next)
+        except asyncio.CancelledError:
+            return  # Ctrl-C is how one stops to follow
+
+
+async def _further(fleet: Fleet, name: str, after: int) -> Lines:
+    """Read the lines after a number; a coordinator that is away for a while, or was started anew, is waited for."""
+    for left in reversed(range(FOLLOW_TRIES)):
+        try:
+            answer = await fleet.client.device_lines(name, after)
+        except Unreachable:
+            if not left:
+                raise
+            await asyncio.sleep(FOLLOW_EVERY_S)
+        else:
+            return answer if answer.next >= after else await fleet.client.device_lines(name)
+    raise AssertionError("the last try returns or raises")
 
 
 @device.command("history")
@@ -162,28 +187,52 @@ async def tag(given: Globals, name: str, tags: tuple[str, ...]) -> None:
     changes: dict[str, str | None] = dict(parse_tags(text for text in tags if text not in gone))
     changes |= dict.fromkeys(text.removesuffix("-") for text in gone)
     async with connected(given) as fleet:
-        await fleet.admin.tag([name], changes, note=given.note)
-        view = await fleet.client.device(name)
-    if not given.quiet:
-        click.echo(f"{view.name} now has {tags_of(view) or 'no tags'}", err=True)
+        (acted,) = await fleet.admin.tag([name], changes, note=given.note)
+        statement = fleet.state.devices[find_device(fleet.state, name)].statement
+    told = " ".join(f"{key}={value}" for key, value in sorted(statement.tags.items()))
+    _done(
+        given, acted, {"name": statement.name, "tags": statement.tags}, f"{statement.name} now has {told or 'no tags'}"
+    )
+
+
+def _done(given: Globals, acted: Acted, value: dict[str, object], text: str) -> None:
+    """Tell that an act on a device is in the log, and what it still waits for."""
+    output.done(
+        {**value, "index": acted.index, "waits": acted.waits},
+        f"{text} once {acted.waits}" if acted.waits else text,
+        json=given.json,
+        quiet=given.quiet,
+    )
 
 
 @device.command("hold")
 @click.argument("name")
-@click.option("--until", "until", metavar="DATE", required=True, help="A date and time, for example 2027-01-31T18:00.")
+@click.option("--until", metavar="DATE", help="A date and time, for example 2027-01-31T18:00.")
+@click.option("--end", is_flag=True, help="End the hold: it takes updates again.")
 @command
-async def hold(given: Globals, name: str, until: str) -> None:
+async def hold(given: Globals, name: str, until: str | None, end: bool) -> None:
     """Let a device take no updates until a date (local time unless it names an offset)."""
-    try:
-        when = datetime.fromisoformat(until)
-    except ValueError as error:
-        raise UserError(f"{until!r} is no date; write it like 2027-01-31 or 2027-01-31T18:00") from error
-    until_s = int((when if when.tzinfo else when.astimezone()).timestamp())
+    if end == (until is not None):
+        raise UserError("say --until DATE to hold it, or --end to end the hold")
+    if until is None:
+        async with connected(given) as fleet:
+            (acted,) = await fleet.admin.unhold([name], note=given.note)
+        _done(given, acted, {"name": name, "held_until": None}, f"{name} takes updates again")
+        return
+    until_s = _date(until)
     async with connected(given) as fleet:
-        await fleet.admin.hold([name], until_s, note=given.note)
-    if not given.quiet:
-        said = datetime.fromtimestamp(until_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-        click.echo(f"{name} takes no updates until {said}", err=True)
+        (acted,) = await fleet.admin.hold([name], until_s, note=given.note)
+    said = datetime.fromtimestamp(until_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    _done(given, acted, {"name": name, "held_until": until_s}, f"{name} takes no updates until {said}")
+
+
+def _date(text: str) -> int:
+    """Read a date (ISO 8601) as unix seconds. Raises: UserError."""
+    try:
+        when = datetime.fromisoformat(text)
+        return int((when if when.tzinfo else when.astimezone()).timestamp())
+    except (ValueError, OverflowError, OSError) as error:
+        raise UserError(f"{text!r} is no date; write it like 2027-01-31 or 2027-01-31T18:00") from error
 
 
 @device.command("retire")
@@ -191,8 +240,8 @@ async def hold(given: Globals, name: str, until: str) -> None:
 @command
 async def retire(given: Globals, name: str) -> None:
     """Take a device out of the fleet, for good: to come back it must be enrolled again."""
-    async with connected(given) as fleet:
-        confirm(given, f"Retire {name} for good?")
-        await fleet.admin.retire([name], note=given.note)
-    if not given.quiet:
-        click.echo(f"{name} is retired", err=True)
+    async with connected(given, catch_up=True) as fleet:
+        found = find_device(fleet.state, name)
+        confirm(given, f"Retire {fleet.state.devices[found].statement.name} for good?")
+        (acted,) = await fleet.admin.retire([found], note=given.note)
+    _done(given, acted, {"name": name, "device": found}, f"{name} is retired")

@@ -1,16 +1,19 @@
 """``nixfleet enroll``: bring devices into the fleet, by token or by comparing a fingerprint."""
 
+from typing import Final
+
 import click
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import is_loopback
-from nixfleet.cli.options import Globals, command, confirm
+from nixfleet.cli.options import Globals, command, command_without_key, confirm, write_commands
 from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
+from nixfleet.client.checks import check_request
 from nixfleet.errors import UserError
 from nixfleet.model.views import EnrollView
 
-COMMANDS = ("list", "token")
+COMMANDS: Final = ("list", "token")
 
 
 class _ByName(click.Group):
@@ -26,9 +29,15 @@ class _ByName(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
         """Show the command for one device as it is typed."""
-        rows = [(name, self.commands[name].get_short_help_str()) for name in (*COMMANDS, "NAME")]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        write_commands(formatter, [(name, self.commands[name]) for name in (*COMMANDS, "NAME")])
+
+
+class _One(click.Command):
+    """The command for one device, whose name stands where other commands have theirs."""
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Say NAME once: it is the command's own word."""
+        return super().collect_usage_pieces(ctx)[:-1]
 
 
 @click.group(cls=_ByName)
@@ -72,38 +81,53 @@ async def token(given: Globals, tags: tuple[str, ...], uses: int, days: int) -> 
     chosen = parse_tags(tags)
     async with connected(given) as fleet:
         made = await fleet.admin.make_token(chosen, uses, days, note=given.note)
-        root = fleet.mirror.state.root
+        root = fleet.state.root
     urls = root.urls if root is not None else ()
     if given.json:
         output.as_json({"token": made})
-        return
-    click.echo(made)
+    else:
+        click.echo(made)
     if all(is_loopback(url) for url in urls) and not given.quiet:
         click.echo(f"only this machine can join: the fleet's address is {' '.join(urls)}", err=True)
 
 
-@enroll.command("NAME", hidden=True)
+@enroll.command("NAME", cls=_One, hidden=True)
 @click.argument("name")
 @click.option("--key", "shown", metavar="KEY|SHA256:…", help="The device's key or fingerprint, which you compared.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag for it; repeatable.")
 @click.option("--replace", is_flag=True, help="Move the name from the device that has it to this one.")
-@command
+@command_without_key
 async def one(given: Globals, name: str, shown: str | None, tags: tuple[str, ...], replace: bool) -> None:
-    """Enrol the device that asks under NAME."""
+    """Enrol the device that asks under NAME; a key to sign with is said before: nixfleet --key FILE enroll NAME."""
     chosen = parse_tags(tags)
     async with connected(given) as fleet:
         request = _pick(await fleet.client.enroll_requests(), name, shown)
+        signed = {**request.tags, **chosen}
+        told = " ".join(f"{key}={value}" for key, value in sorted(signed.items())) or "no tags"
         if shown is None:
-            click.echo(f"{request.name} shows the key {request.fingerprint}", err=True)
-            confirm(given, "Is this what the device itself shows (nixfleet agent status)?")
-        await fleet.admin.enroll(request, tags={**request.tags, **chosen}, replace=replace, note=given.note)
-    if not given.quiet:
-        click.echo(f"{request.name} is enrolled", err=True)
+            click.echo(output.clean(f"{request.name} shows the key {request.fingerprint}; it gets {told}"), err=True)
+            confirm(given, "Is this the key that the device itself logs, or 'ssh-keygen -lf' shows of its host key?")
+        acted = await fleet.admin.enroll(request, tags=signed, replace=replace, note=given.note)
+    output.done(
+        {
+            "name": request.name,
+            "device": request.device,
+            "key": request.fingerprint,
+            "tags": signed,
+            "index": acted.index,
+            "waits": acted.waits,
+        },
+        f"{request.name} is enrolled with {told}" + (f", once {acted.waits}" if acted.waits else ""),
+        json=given.json,
+        quiet=given.quiet,
+    )
 
 
 def _pick(requests: tuple[EnrollView, ...], name: str, key: str | None) -> EnrollView:
     """Choose the request of this name, and of this key when one is given. Raises: UserError."""
     named = [request for request in requests if request.name == name]
+    for request in named:
+        check_request(request)
     if key is not None:
         wanted = " ".join(key.split()[:2])
         named = [request for request in named if wanted in {request.fingerprint, request.key}]

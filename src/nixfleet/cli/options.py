@@ -1,17 +1,21 @@
-"""The options that every command takes, and how a command's coroutine is run with them."""
+"""The options that every command takes, before or behind its name, and how a command's coroutine is run with them."""
 
 import asyncio
 import functools
 import os
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, Final, ParamSpec
 
 import click
 
+from nixfleet.errors import NixfleetError
+
 P = ParamSpec("P")
+
+_META: Final = "nixfleet.globals"
+MAX_SENTENCE_CHARS: Final = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,8 @@ class Globals:
     """What the global options say; `timeout_s` bounds waiting on others, None where a command has its own default."""
 
     context: str | None = None
-    key: Path | None = None
+    key: str | None = None
+    """A key file, or the ``SHA256:`` fingerprint of a key in ssh-agent."""
     yes: bool = False
     note: str | None = None
     timeout_s: int | None = None
@@ -28,43 +33,75 @@ class Globals:
     env: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
-OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--context", metavar="NAME", help="The fleet to work with; by default the current one."),
-    click.option("--key", type=click.Path(path_type=Path), metavar="FILE", help="The key to sign with."),
-    click.option("--yes", "-y", is_flag=True, help="Do not ask."),
-    click.option("-m", "--note", metavar="TEXT", help="A ticket or a reason, signed with the act."),
-    click.option("--timeout", type=click.IntRange(1), metavar="SECONDS", help="How long to wait for others."),
-    click.option("--json", "as_json", is_flag=True, help="Write JSON."),
-    click.option("--quiet", "-q", is_flag=True, help="Write results and errors only."),
-)
+OPTIONS: Final[dict[str, Callable[[Any], Any]]] = {
+    "context": click.option("--context", metavar="NAME", help="The fleet to work with; by default the current one."),
+    "key": click.option("--key", metavar="FILE|SHA256:…", help="The key to sign with: a file, or one in ssh-agent."),
+    "yes": click.option("--yes", "-y", is_flag=True, help="Do not ask."),
+    "note": click.option("-m", "--note", metavar="TEXT", help="A ticket or a reason, signed with the act."),
+    "timeout_s": click.option(
+        "--timeout", "timeout_s", type=click.IntRange(1, 31_536_000), metavar="SECONDS", help="How long to wait."
+    ),
+    "json": click.option("--json", "json", is_flag=True, help="Write JSON."),
+    "quiet": click.option("--quiet", "-q", is_flag=True, help="Write results and errors only."),
+}
+
+
+class Group(click.Group):
+    """A group whose help shows the whole first sentence of each command."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in a table whose lines wrap."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        write_commands(formatter, [(name, command) for name, command in commands if command and not command.hidden])
+
+
+def write_commands(formatter: click.HelpFormatter, commands: Sequence[tuple[str, click.Command]]) -> None:
+    """Write commands with the whole first sentence of each."""
+    with formatter.section("Commands"):
+        formatter.write_dl([(name, command.get_short_help_str(MAX_SENTENCE_CHARS)) for name, command in commands])
+
+
+def before_commands(function: Callable[[], None]) -> Callable[..., None]:
+    """Give the root the global options, so that they may stand before a command's name too."""
+
+    @functools.wraps(function)
+    def run(**kwargs: Any) -> None:
+        click.get_current_context().meta[_META] = {name: kwargs.pop(name) for name in OPTIONS}
+        function()
+
+    return _with_options(run, OPTIONS)
 
 
 def command(
     function: Callable[Concatenate[Globals, P], Coroutine[Any, Any, int | None]],
 ) -> Callable[P, int | None]:
     """Give a coroutine function the global options as its first argument, and run it to its end."""
+    return _command(function, OPTIONS)
 
+
+def command_without_key(
+    function: Callable[Concatenate[Globals, P], Coroutine[Any, Any, int | None]],
+) -> Callable[P, int | None]:
+    """Do as `command`, for one whose own ``--key`` means something else: the signer's stands before its name."""
+    return _command(function, [name for name in OPTIONS if name != "key"])
+
+
+def _command(function: Callable[..., Coroutine[Any, Any, int | None]], names: Any) -> Callable[..., int | None]:
     @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> int | None:
-        given = Globals(
-            context=_take(kwargs, "context"),
-            key=_take(kwargs, "key"),
-            yes=_take(kwargs, "yes"),
-            note=_take(kwargs, "note"),
-            timeout_s=_take(kwargs, "timeout"),
-            json=_take(kwargs, "as_json"),
-            quiet=_take(kwargs, "quiet"),
-        )
+    def run(*args: Any, **kwargs: Any) -> int | None:
+        said = {name: kwargs.pop(name) for name in names}
+        before: dict[str, Any] = click.get_current_context().meta.get(_META, {})
+        # What stands nearer to the command wins.
+        given = Globals(**{**before, **{name: value for name, value in said.items() if value}})
         return asyncio.run(function(given, *args, **kwargs))
 
-    decorated: Callable[P, int | None] = run
-    for option in reversed(OPTIONS):
-        decorated = option(decorated)
-    return decorated
+    return _with_options(run, names)
 
 
-def _take(kwargs: dict[str, Any], name: str) -> Any:
-    return kwargs.pop(name)
+def _with_options(function: Callable[..., Any], names: Any) -> Callable[..., Any]:
+    for name in reversed(list(names)):
+        function = OPTIONS[name](function)
+    return function
 
 
 def confirm(given: Globals, question: str) -> None:
@@ -72,11 +109,12 @@ def confirm(given: Globals, question: str) -> None:
 
     Raises:
         click.UsageError: there is nobody to ask.
-        click.Abort: the answer was no.
+        NixfleetError: the answer was no.
 
     """
     if given.yes:
         return
     if not sys.stdin.isatty():
         raise click.UsageError(f"{question} There is no terminal to ask on: add --yes.")
-    click.confirm(question, default=False, abort=True, err=True)
+    if not click.confirm(question, default=False, err=True):
+        raise NixfleetError("nothing is done, as you said")

@@ -1,21 +1,29 @@
 """How results are shown: JSON for programs, aligned tables and progress for people; it never asks or decides."""
 
-import json
+import os
 import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from json import dumps
+from typing import Final
 
 import click
 import msgspec
 
-WIDE = {"W", "F"}
+WIDE: Final = {"W", "F"}
+MAX_LINE_CHARS: Final = 2_000
 
 
 def clean(text: str) -> str:
     """Take control characters out of text that a device or another party supplied."""
     return "".join(char if unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def one_line(text: str) -> str:
+    """Give a text as one line of bounded length that cannot steer a terminal."""
+    flat = clean(" ".join(text.split()))
+    return flat if len(flat) <= MAX_LINE_CHARS else f"{flat[: MAX_LINE_CHARS - 1]}…"
 
 
 def cells(text: str) -> int:
@@ -27,7 +35,15 @@ def cells(text: str) -> int:
 
 def as_json(value: object) -> None:
     """Write a value (structs too) as indented JSON on standard output."""
-    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+    click.echo(dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+
+
+def done(value: object, text: str, *, json: bool, quiet: bool) -> None:
+    """Tell that an act is done: as JSON on standard output, or as a sentence on standard error."""
+    if json:
+        as_json(value)
+    elif not quiet:
+        click.echo(clean(text), err=True)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
@@ -77,11 +93,6 @@ def system_name(path: str) -> str:
     return f"{base[33:]} ({base[:6]})" if len(base) > 33 else base
 
 
-def to_struct(value: object) -> Any:
-    """Give a struct as plain dictionaries and lists."""
-    return msgspec.to_builtins(value)
-
-
 class Meter:
     """Progress of long work: one redrawn line on a terminal, a plain line every few seconds elsewhere, or nothing."""
 
@@ -89,7 +100,7 @@ class Meter:
         """Start a meter for `what`."""
         self.what = what
         self.quiet = quiet
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.said = 0.0
         self.last = ""
 

@@ -1,19 +1,23 @@
 """The options that shape a rollout, the defaults nobody regrets, and the preview before anything is signed."""
 
 import functools
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.options import Globals
 from nixfleet.cli.session import Fleet, now
 from nixfleet.cli.words import duration, parse_duration, parse_tags
-from nixfleet.client.acts import SOAK_S, RolloutWishes
+from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
-from nixfleet.rollout import at_once, default_in_flight, default_waves
+from nixfleet.model.views import DeviceView
+
+MIN_TIMEOUT_S: Final = 10
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -37,9 +41,11 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--wave", "wave", multiple=True, metavar="N|N%", help="The waves in order: a count or a share."),
     click.option("--all-at-once", is_flag=True, help="One wave, no soak, no limit in flight."),
     click.option("--soak", metavar="10m", help="How long a wave must stay healthy before the next."),
-    click.option("--max-in-flight", type=click.IntRange(1), metavar="N", help="How many devices update at once."),
+    click.option("--max-in-flight", type=click.IntRange(1, 1_000_000), metavar="N", help="How many update at once."),
     click.option("--stop-at", metavar="N|N%", help="How many failures halt it."),
-    click.option("--device-timeout", default="1h", show_default=True, help="When a device counts as overdue."),
+    click.option(
+        "--device-timeout", default="1h", metavar="1h", show_default=True, help="When a device counts as overdue."
+    ),
 )
 
 
@@ -81,14 +87,22 @@ def read_plan(
         soak_s=None if soak is None else parse_duration(soak),
         max_in_flight=max_in_flight,
         stop_at=None if stop_at is None else _stop_at(stop_at),
-        device_timeout_s=max(10, parse_duration(device_timeout)),
+        device_timeout_s=_timeout(device_timeout),
     )
 
 
+def _timeout(text: str) -> int:
+    seconds = parse_duration(text)
+    if seconds < MIN_TIMEOUT_S:
+        raise UserError(f"--device-timeout {text} is too short for any device; give it at least {MIN_TIMEOUT_S}s")
+    return seconds
+
+
 def _members(text: str) -> int | str:
-    if text.removesuffix("%").isdecimal() and 0 < int(text.removesuffix("%")) <= (100 if text.endswith("%") else 10**6):
-        return f"{int(text[:-1])}%" if text.endswith("%") else int(text)
-    raise UserError(f"{text!r} is no wave; write a count like 5 or a share like 10%")
+    found = re.fullmatch(r"([0-9]{1,7})(%?)", text)
+    if not found or not 0 < int(found[1]) <= (100 if found[2] else 1_000_000):
+        raise UserError(f"{text!r} is no number of devices; write a count like 5 or a share like 10%")
+    return f"{int(found[1])}%" if found[2] else int(found[1])
 
 
 def _stop_at(text: str) -> StopAt:
@@ -109,25 +123,53 @@ def wishes(plan: Plan) -> RolloutWishes:
     )
 
 
-async def preview(fleet: Fleet, targets: dict[str, str], plan: Plan) -> None:
-    """Show what a rollout would do: each device with its change, who is offline, and the waves. Signs nothing."""
-    views = {view.name: view for view in await fleet.client.devices()}
-    time = now()
-    rows = []
-    for name, path in sorted(targets.items()):
-        view = views.get(name)
-        if view is None:
-            raise UserError(f"no device is named {name!r}; see 'nixfleet device list'")
-        change = (
-            "up to date" if view.system == path else f"{output.system_name(view.system)} → {output.system_name(path)}"
-        )
-        rows.append((name, change, "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"))
-    output.table(("DEVICE", "CHANGE", "LINK"), rows, "no device")
-    count = len(targets)
-    waves = plan.waves or (at_once() if plan.all_at_once else default_waves(count))
-    in_flight = plan.max_in_flight or (count if plan.all_at_once else default_in_flight(count))
-    soak_s = plan.soak_s if plan.soak_s is not None else 0 if plan.all_at_once else SOAK_S
-    click.echo(
-        f"{count} device{'s' if count > 1 else ''}; waves {', '.join(str(wave.members) for wave in waves)}; "
-        f"at most {in_flight} in flight; soak {duration(soak_s)}"
+async def preview(given: Globals, fleet: Fleet, targets: Mapping[str, str], plan: Plan) -> None:
+    """Show what a rollout would do to devices (id → store path): each one's change, who is offline, the waves.
+
+    Signs nothing. Names and limits are the verified log's; what runs now, and who is online, the coordinator's word.
+    """
+    views = {view.id: view for view in await fleet.client.devices()}
+    rows = sorted(
+        (fleet.state.devices[device].statement.name, path, views.get(device)) for device, path in targets.items()
     )
+    shape = shape_of(fleet.state, wishes(plan), "deploy", len(targets))
+    if given.json:
+        output.as_json(
+            {
+                "devices": [
+                    {
+                        "name": name,
+                        "system": view.system if view else "",
+                        "intended": path,
+                        "online": bool(view and view.online),
+                    }
+                    for name, path, view in rows
+                ],
+                "waves": [wave.members for wave in shape.waves],
+                "max_in_flight": shape.max_in_flight,
+                "soak_s": shape.soak_s,
+            }
+        )
+        return
+    time = now()
+    output.table(
+        ("DEVICE", "CHANGE", "LINK"), [(name, _change(view, path), _link(view, time)) for name, path, view in rows], ""
+    )
+    count = len(targets)
+    click.echo(
+        f"{count} device{'s' if count > 1 else ''}; waves {', '.join(str(wave.members) for wave in shape.waves)}; "
+        f"at most {shape.max_in_flight} in flight; soak {duration(shape.soak_s)}"
+    )
+
+
+def _change(view: DeviceView | None, path: str) -> str:
+    old = view.system if view is not None else ""
+    if old == path:
+        return "up to date"
+    return f"{output.system_name(old) or 'unknown'} → {output.system_name(path)}"
+
+
+def _link(view: DeviceView | None, time: int) -> str:
+    if view is None:
+        return "unknown to the coordinator"
+    return "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"

@@ -1,23 +1,29 @@
 """``nixfleet release`` and ``nixfleet cache``: publishing finished systems, and pushing their closures."""
 
 import json
+import re
 from pathlib import Path
+from typing import Final
 
 import click
 
 from nixfleet.cli import output
 from nixfleet.cli.closures import closures_of
-from nixfleet.cli.options import Globals, command
+from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_targets
-from nixfleet.client.push import push
+from nixfleet.client.acts import find_release
+from nixfleet.client.checks import check_lines
+from nixfleet.client.push import PushResult, push
 from nixfleet.errors import UserError
+from nixfleet.model.ids import NAME, STORE_PATH
+from nixfleet.model.views import ReleaseLineView
 from nixfleet.nix import Nix
 
-MAX_FILE_BYTES = 16 << 20
+MAX_FILE_BYTES: Final = 16 << 20
 
 
-@click.group()
+@click.group(cls=Group)
 def release() -> None:
     """Publish which device gets which system, and look at what was published."""
 
@@ -25,7 +31,8 @@ def release() -> None:
 def read_release_file(path: Path) -> dict[str, str]:
     """Read a release file, ``{"agents": {name: store path}}``. Raises: UserError."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
@@ -40,22 +47,15 @@ def read_release_file(path: Path) -> dict[str, str]:
     return parse_targets(f"{name}={system}" for name, system in agents.items())
 
 
-async def publish(given: Globals, fleet: Fleet, name: str, targets: dict[str, str]) -> str:
-    """Sign and publish a release of systems in the local store to devices by name; give its digest.
-
-    Raises: UserError for an unknown device, or a path that is no system of this machine's store.
-    """
-    closures = await closures_of(Nix(), targets.values())
-    made = await fleet.admin.release(
-        name, devices={device: closures[path] for device, path in targets.items()}, note=given.note
-    )
-    return made.digest
+def check_release_name(name: str) -> None:
+    """Check a release's name before anything is built, pushed or signed for it. Raises: UserError."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"{name!r} is no release name; use lower-case letters, digits, '-', '_' and '.', 63 at most")
 
 
-async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> None:
+async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> PushResult:
     """Push closures into the built-in cache, with progress. Raises: UserError, NixFailed, Unreachable."""
-    await fleet.mirror.catch_up(fleet.client)
-    root = fleet.mirror.state.root
+    root = fleet.state.root
     meter = output.Meter("push", quiet=given.quiet)
     result = await push(
         paths,
@@ -68,6 +68,7 @@ async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> None:
         f"{len(result.pushed)} of {result.paths} paths, {output.size(result.sent_bytes)} sent; "
         f"{result.present + result.upstream} were there"
     )
+    return result
 
 
 @release.command("create")
@@ -77,15 +78,21 @@ async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> None:
 @command
 async def create(given: Globals, name: str, devices: tuple[str, ...], file: Path | None) -> None:
     """Publish a release: which device gets which system of this machine's Nix store."""
+    check_release_name(name)
     targets = {**(read_release_file(file) if file else {}), **parse_targets(devices)}
     if not targets:
         raise UserError("nothing to release; say --device NAME=PATH or -f FILE")
+    closures = await closures_of(Nix(), targets.values())
     async with connected(given) as fleet:
-        digest = await publish(given, fleet, name, targets)
+        made = await fleet.admin.release(
+            name, devices={device: closures[path] for device, path in targets.items()}, note=given.note
+        )
     if given.json:
-        output.as_json({"release": digest, "name": name})
-    else:
-        click.echo(digest)
+        output.as_json({"release": made.digest, "name": name, "waits": made.waits})
+        return
+    click.echo(made.digest)
+    if made.waits:
+        click.echo(f"the release is signed, and {made.waits}", err=True)
 
 
 @release.command("list")
@@ -112,24 +119,38 @@ async def list_releases(given: Globals) -> None:
 @click.argument("name")
 @command
 async def show(given: Globals, name: str) -> None:
-    """Show one release, by name (the newest of it) or digest."""
-    async with connected(given) as fleet:
-        view = await fleet.client.release(name)
+    """Show one release, by name (the newest of it) or digest; its lines are checked against the signed release."""
+    async with connected(given, catch_up=True) as fleet:
+        view = await fleet.client.release(find_release(fleet.state, name))
+        check_lines(view, fleet.state)
     if given.json:
         output.as_json(view)
         return
-    output.fields([("release", view.id), ("name", view.name), ("by", view.principal or view.by), ("note", view.note)])
+    output.fields(
+        [("release", view.id), ("name", view.name), ("by", view.principal or view.by), ("note", view.note or "none")]
+    )
     output.table(
         ("DEVICE", "SYSTEM", "SIZE", "PATH"),
         [
-            (line.name or line.device[:12], output.system_name(line.path), output.size(line.nar_size), line.path)
+            (
+                line.name or line.device[:12] or _selector(line),
+                output.system_name(line.path),
+                output.size(line.nar_size),
+                line.path,
+            )
             for line in view.lines
         ],
         "no lines",
     )
 
 
-@click.group()
+def _selector(line: ReleaseLineView) -> str:
+    """Give a selector as it is typed: ``env=prod site=oslo|bergen``, ``all`` for the empty one."""
+    select = line.select or {}
+    return " ".join(f"{tag}={'|'.join(values)}" for tag, values in sorted(select.items())) or "all"
+
+
+@click.group(cls=Group)
 def cache() -> None:
     """Fill the coordinator's built-in binary cache."""
 
@@ -139,5 +160,20 @@ def cache() -> None:
 @command
 async def push_paths(given: Globals, paths: tuple[str, ...]) -> None:
     """Push the closures of PATHS: only what the cache lacks, going on where a broken push ended."""
-    async with connected(given) as fleet:
-        await push_all(given, fleet, list(paths))
+    for path in paths:
+        if not re.fullmatch(STORE_PATH, path):
+            raise UserError(f"{path!r} is no store path; it must be /nix/store/HASH-NAME itself, not a link to it")
+        if not await Nix().is_valid(path):
+            raise UserError(f"{path} is not in this machine's Nix store; build it here, or copy it with 'nix copy'")
+    async with connected(given, catch_up=True) as fleet:
+        result = await push_all(given, fleet, list(paths))
+    if given.json:
+        output.as_json(
+            {
+                "paths": result.paths,
+                "pushed": result.pushed,
+                "present": result.present,
+                "upstream": result.upstream,
+                "sent_bytes": result.sent_bytes,
+            }
+        )

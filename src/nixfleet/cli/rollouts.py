@@ -1,23 +1,31 @@
 """``nixfleet rollout``: start a release's way to devices, watch it, and steer it by signed acts."""
 
 import sys
+from collections.abc import Sequence
+from typing import Final, Literal
 
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, command, confirm
+from nixfleet.cli.options import Globals, Group, command, confirm
 from nixfleet.cli.plan import Plan, plan_options, preview, wishes
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.watching import follow
+from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.cli.words import duration
+from nixfleet.client.acts import find_device, find_release, find_rollout
+from nixfleet.client.checks import check_lines, members_of
 from nixfleet.client.watch import Wait
-from nixfleet.errors import UserError
-from nixfleet.model.ids import Selector, matches
-from nixfleet.model.statements import Verb
-from nixfleet.model.views import MemberView, ReleaseView, RolloutDetail, RolloutView
+from nixfleet.errors import Refused, UserError
+from nixfleet.model.ids import Digest
+from nixfleet.model.statements import Closure, Verb
+from nixfleet.model.views import MemberView, ReleaseLineView, ReleaseView, RolloutDetail, RolloutView
+from nixfleet.trust.replay import State
+
+PART_CHARS: Final = 55
+"""What a release's name may take of 63 characters for ``-part`` to fit behind it."""
 
 
-@click.group()
+@click.group(cls=Group)
 def rollout() -> None:
     """Bring releases to devices in waves, watch, and steer."""
 
@@ -26,44 +34,64 @@ def rollout() -> None:
 @click.argument("release")
 @click.option("--dry-run", is_flag=True, help="Show what it would do, and sign nothing.")
 @click.option("--watch/--no-watch", default=False, help="Stay until every online device has an outcome.")
-@click.option("--wait", type=click.Choice(["online", "all"]), default="online", help="Whom to watch for.")
+@click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
 @plan_options
 @command
-async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: Wait, plan: Plan) -> int | None:
-    """Start bringing RELEASE (a name or digest) to its devices."""
-    if plan.names:
-        raise UserError("a rollout selects by tag; for single devices use 'nixfleet deploy --on NAME'")
-    async with connected(given) as fleet:
-        view = await fleet.client.release(release)
-        targets = await _targets(fleet, view, plan)
-        if not targets:
-            raise UserError(f"no device with these tags has a line in release {view.name}")
+async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: str, plan: Plan) -> int | None:
+    """Start bringing RELEASE (a name or digest) to its devices; --on NAME makes a release of just their lines first.
+
+    With --watch the exit code is 6 when it halted, 1 when a device failed; Ctrl-C detaches and cancels nothing.
+    """
+    async with connected(given, catch_up=True) as fleet:
+        # What is started, and what the preview shows, is what the log says, whatever the coordinator answers.
+        digest = find_release(fleet.state, release)
+        view = await fleet.client.release(digest)
+        check_lines(view, fleet.state)
+        lines = _chosen(fleet, view, plan)
         asked = sys.stdin.isatty() and not given.yes
         if dry_run or asked:
-            await preview(fleet, targets, plan)
+            await preview(given, fleet, {device: line.path for device, line in lines.items()}, plan)
         if dry_run:
             return None
         if asked:
-            confirm(
-                given, f"Start the rollout of {view.name} to {len(targets)} device{'s' if len(targets) > 1 else ''}?"
-            )
-        digest = (await fleet.admin.rollout(view.id, wishes(plan), note=given.note)).digest
-        if watch:
-            return await follow(given, fleet, digest, wait=wait)
-    if given.json:
-        output.as_json({"rollout": digest})
-    else:
-        click.echo(digest)
-    return None
+            count = f"{len(lines)} device{'s' if len(lines) > 1 else ''}"
+            confirm(given, f"Start the rollout of {view.name} to {count}?")
+        if plan.names:
+            digest = await _part(given, fleet, view.name, lines)
+        acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note)
+        return await begun(given, fleet, acted, release=digest, wait=wait if watch else "none")
 
 
-async def _targets(fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, str]:
-    """Give the system of each device in the rollout's set, by name."""
-    tags = {view.id: view.tags for view in await fleet.client.devices() if view.state != "retired"}
-    select: Selector = {tag: (value,) for tag, value in plan.tags.items()}
-    return {
-        line.name: line.path for line in release.lines if line.device in tags and matches(select, tags[line.device])
+def _chosen(fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, ReleaseLineView]:
+    """Give the line of each device that the rollout is for, by device id. Raises: UserError when it is for none."""
+    lines = members_of(release, fleet.state, wishes(plan).select or {})
+    wanted = {find_device(fleet.state, name) for name in plan.names}
+    for device in sorted(wanted - set(lines)):
+        raise UserError(f"release {release.name} has nothing for {fleet.state.devices[device].statement.name}")
+    chosen = {device: line for device, line in lines.items() if not wanted or device in wanted}
+    if not chosen:
+        raise UserError(f"no device with these tags has a line in release {release.name}")
+    return chosen
+
+
+async def _part(given: Globals, fleet: Fleet, name: str, lines: dict[str, ReleaseLineView]) -> Digest:
+    """Publish the lines of some devices alone, and give the digest: a rollout itself selects by tags."""
+    closures = {
+        device: Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
+        for device, line in lines.items()
     }
+    part = f"{name[:PART_CHARS].rstrip('._-')}-part"
+    made = await fleet.admin.release(part, devices=closures, note=given.note)
+    if made.waits:
+        raise Refused(f"release {part} is signed, and {made.waits}; then 'nixfleet rollout start {part}'")
+    return made.digest
+
+
+def release_name(state: State, rollout: Digest) -> str:
+    """Name the release that a rollout of the log is about; empty where the log does not have it."""
+    of = state.rollouts[rollout].names(state.rollouts)
+    record = None if of is None else state.releases.get(of)
+    return "" if record is None else record.statement.name
 
 
 @rollout.command("list")
@@ -100,8 +128,8 @@ async def list_rollouts(given: Globals) -> None:
 @command
 async def show(given: Globals, rollout_id: str) -> None:
     """Show one rollout: its waves, and each device's place in it."""
-    async with connected(given) as fleet:
-        detail = await fleet.client.rollout(rollout_id)
+    async with connected(given, catch_up=True) as fleet:
+        detail = await fleet.client.rollout(find_rollout(fleet.state, rollout_id))
     if given.json:
         output.as_json(detail)
         return
@@ -165,58 +193,87 @@ def word(member: MemberView) -> str:
 @command
 async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
     """Say in a sentence each what a rollout, or one DEVICE in it, waits for."""
-    async with connected(given) as fleet:
-        detail = await fleet.client.rollout(rollout_id)
+    async with connected(given, catch_up=True) as fleet:
+        detail = await fleet.client.rollout(find_rollout(fleet.state, rollout_id))
     chosen = [member for member in detail.members if device in {None, member.name, member.device}]
     if device is not None and not chosen:
-        click.echo(f"{device} is not in this rollout's set", err=True)
+        raise UserError(f"{device} is not in this rollout's set; 'nixfleet rollout show {rollout_id}' lists it")
     if given.json:
         output.as_json(
             {
-                "rollout": detail.rollout.waits or detail.rollout.halted or detail.rollout.state,
+                "rollout": detail.rollout.halted or detail.rollout.waits or detail.rollout.state,
                 "devices": {member.name: member.waits or member.reason or word(member) for member in chosen},
             }
         )
         return
     if device is None:
-        click.echo(detail.rollout.halted or detail.rollout.waits or f"the rollout is {detail.rollout.state}")
+        click.echo(output.clean(detail.rollout.halted or detail.rollout.waits or f"it is {detail.rollout.state}"))
         for wave in detail.rollout.waves:
             if wave.waits:
-                click.echo(wave.waits)
+                click.echo(output.clean(wave.waits))
     for member in chosen:
-        click.echo(f"{member.name}: {output.clean(member.waits or member.reason or word(member))}")
+        click.echo(output.clean(f"{member.name}: {member.waits or member.reason or word(member)}"))
 
 
 @rollout.command("watch")
 @click.argument("rollout_id", metavar="ROLLOUT")
-@click.option("--wait", type=click.Choice(["online", "all"]), default="online", help="Whom to watch for.")
+@click.option("--wait", type=click.Choice(["online", "all"]), default="online", show_default=True, help="Whom for.")
 @command
 async def watch(given: Globals, rollout_id: str, wait: Wait) -> int:
     """Watch a rollout until every online device has an outcome; Ctrl-C detaches and cancels nothing."""
-    async with connected(given) as fleet:
-        detail = await fleet.client.rollout(rollout_id)
-        return await follow(given, fleet, detail.rollout.id, wait=wait)
+    async with connected(given, catch_up=True) as fleet:
+        return await follow(given, fleet, find_rollout(fleet.state, rollout_id), wait=wait)
 
 
-def _control(verb: Verb, told: str, asks: bool) -> click.Command:
-    @click.argument("rollout_id", metavar="ROLLOUT")
-    @command
-    async def act(given: Globals, rollout_id: str) -> None:
-        async with connected(given) as fleet:
-            view = (await fleet.client.rollout(rollout_id)).rollout
-            if asks:
-                confirm(given, f"{verb.capitalize()} the rollout of {view.release_name} ({view.id[:12]})?")
-            await fleet.admin.control(view.id, verb, note=given.note)
-        if not given.quiet:
-            click.echo(f"the rollout of {view.release_name} ({view.id[:12]}) is {told}", err=True)
+async def _act(
+    given: Globals,
+    rollout_id: str,
+    verb: Verb,
+    *,
+    wave: int | None = None,
+    devices: Sequence[str] | None = None,
+    asks: bool = False,
+) -> None:
+    """Sign a control of a rollout that the log has, and say so."""
+    async with connected(given, catch_up=True) as fleet:
+        digest = find_rollout(fleet.state, rollout_id)
+        name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
+        if asks:
+            confirm(given, f"{verb.capitalize()} the rollout of {name}?")
+        which: Literal["failed"] | Sequence[str] | None = devices
+        if verb == "retry":
+            which = devices or "failed"
+        acted = await fleet.admin.control(digest, verb, wave=wave, devices=which, note=given.note)
+    output.done(
+        {"rollout": digest, "verb": verb, "index": acted.index, "waits": acted.waits},
+        f"{verb} of the rollout of {name} is signed" + (f", and {acted.waits}" if acted.waits else ""),
+        json=given.json,
+        quiet=given.quiet,
+    )
 
-    act.__doc__ = f"{verb.capitalize()} a rollout, by a signed act."
-    return click.command(verb, help=act.__doc__)(act)
+
+@rollout.command("pause")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@command
+async def pause(given: Globals, rollout_id: str) -> None:
+    """Let no further device start; those under way come to their end."""
+    await _act(given, rollout_id, "pause")
 
 
-rollout.add_command(_control("pause", "paused", asks=False))
-rollout.add_command(_control("resume", "resumed", asks=False))
-rollout.add_command(_control("cancel", "cancelled", asks=True))
+@rollout.command("resume")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@command
+async def resume(given: Globals, rollout_id: str) -> None:
+    """Go on with a paused or halted rollout."""
+    await _act(given, rollout_id, "resume")
+
+
+@rollout.command("cancel")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@command
+async def cancel(given: Globals, rollout_id: str) -> None:
+    """End a rollout for good; devices keep what they have."""
+    await _act(given, rollout_id, "cancel", asks=True)
 
 
 @rollout.command("retry")
@@ -225,23 +282,31 @@ rollout.add_command(_control("cancel", "cancelled", asks=True))
 @command
 async def retry(given: Globals, rollout_id: str, devices: tuple[str, ...]) -> None:
     """Let failed devices, or the named DEVICES, try again."""
-    async with connected(given) as fleet:
-        detail = await fleet.client.rollout(rollout_id)
-        ids = {member.name: member.device for member in detail.members}
-        unknown = [name for name in devices if name not in ids]
-        if unknown:
-            raise click.UsageError(f"{unknown[0]} is not in this rollout's set")
-        await fleet.admin.control(
-            detail.rollout.id, "retry", devices=[ids[name] for name in devices] or "failed", note=given.note
-        )
+    await _act(given, rollout_id, "retry", devices=devices)
 
 
 @rollout.command("advance")
 @click.argument("rollout_id", metavar="ROLLOUT")
-@click.argument("wave", type=click.IntRange(1))
+@click.argument("wave", type=click.IntRange(1, 10_000))
 @command
 async def advance(given: Globals, rollout_id: str, wave: int) -> None:
-    """Open a wave whose gate asks for a signature."""
-    async with connected(given) as fleet:
-        view = (await fleet.client.rollout(rollout_id)).rollout
-        await fleet.admin.control(view.id, "advance", wave=wave, note=given.note)
+    """Open wave number WAVE, whose gate asks for a signature."""
+    await _act(given, rollout_id, "advance", wave=wave)
+
+
+@rollout.command("rollback")
+@click.argument("rollout_id", metavar="ROLLOUT")
+@click.option("--watch/--no-watch", default=False, help="Stay until every online device has an outcome.")
+@click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
+@plan_options
+@command
+async def rollback(given: Globals, rollout_id: str, watch: bool, wait: str, plan: Plan) -> int | None:
+    """Bring the devices that confirmed a rollout back to the system they had before; data is not rolled back."""
+    if plan.names:
+        raise UserError("a rollback selects by tag: --on KEY=VALUE")
+    async with connected(given, catch_up=True) as fleet:
+        digest = find_rollout(fleet.state, rollout_id)
+        name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
+        confirm(given, f"Take back the rollout of {name}? Data is not rolled back.")
+        acted = await fleet.admin.rollback(digest, wishes(plan), note=given.note)
+        return await begun(given, fleet, acted, release="", wait=wait if watch else "none")

@@ -18,7 +18,8 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
 from nixfleet.config import Context, choose_context, mirror_dir, session_file
-from nixfleet.errors import UserError
+from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.trust.replay import State
 from nixfleet.trust.signers import AgentSigner, Signer, agent_keys, find_signer
 from nixfleet.trust.sshsig import SecretKey
 
@@ -40,38 +41,38 @@ class Fleet:
     mirror: Mirror
     admin: Admin
 
+    @property
+    def state(self) -> State:
+        """What the log says, as far as it is verified here."""
+        return self.mirror.state
+
 
 def client_of(urls: tuple[str, ...], fleet: str, key: SecretKey | None, timeout_s: int | None = None) -> Client:
     """Give a client for a coordinator's addresses."""
     return Client(urls, fleet=fleet, key=key, clock=now, timeout_s=timeout_s or TIMEOUT_S)
 
 
-def passphrase_of(given: Globals) -> Callable[[], str] | None:
-    """Ask for a passphrase on the terminal; None where there is none."""
-    del given
+def ask_passphrase() -> Callable[[], str] | None:
+    """Give what asks for a passphrase on the terminal; None where there is none."""
     if not sys.stdin.isatty():
         return None
     return lambda: str(click.prompt("Passphrase", hide_input=True, err=True))
 
 
-def key_file_of(given: Globals, known: str) -> Path | None:
-    """Choose the key file: the option's, or the context's when that is a file; else None (a key in the agent)."""
-    if given.key is not None:
-        return given.key.expanduser().absolute()
-    return Path(known) if known and not known.startswith("SHA256:") else None
-
-
 def signer_of(given: Globals, known: str) -> Signer:
-    """Find who signs; `known` is a context's key, a file or a fingerprint. Raises: UserError that says what to do."""
-    key_file = key_file_of(given, known)
+    """Find who signs: ``--key``, else `known`, a context's key; each a file or a fingerprint. Raises: UserError."""
+    key = given.key or known
     sock = given.env.get("SSH_AUTH_SOCK")
-    if key_file is not None or not known:
-        return find_signer(None, key_file=key_file, ssh_auth_sock=sock, passphrase=passphrase_of(given))
-    for key in agent_keys(sock) if sock else ():
-        if key.fingerprint == known:
-            assert sock is not None
-            return AgentSigner(key, sock)
-    raise UserError(f"ssh-agent holds no key {known}: run ssh-add, or pass --key FILE")
+    if not key.startswith("SHA256:"):
+        file = Path(key).expanduser().absolute() if key else None
+        return find_signer(None, key_file=file, ssh_auth_sock=sock, passphrase=ask_passphrase())
+    try:
+        held = {each.fingerprint: each for each in agent_keys(sock)} if sock else {}
+    except (Unreachable, Untrusted) as error:
+        raise UserError(f"{error}; start ssh-agent and run ssh-add, or pass --key FILE") from error
+    if sock is None or key not in held:
+        raise UserError(f"ssh-agent holds no key {key}: run ssh-add, or pass --key FILE")
+    return AgentSigner(held[key], sock)
 
 
 def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper:
@@ -83,7 +84,7 @@ def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper
 
 @asynccontextmanager
 async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[Fleet]:
-    """Connect to the chosen fleet with the person's session; with `catch_up` its log is verified first.
+    """Connect to the chosen fleet with the person's session; with `catch_up` the newest log is verified first.
 
     Raises: UserError, Unreachable, Refused, Untrusted.
     """

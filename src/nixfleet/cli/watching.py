@@ -1,48 +1,82 @@
-"""Watching a rollout to its end: an honest summary as it moves, and the exit code of product.md."""
+"""Watching a rollout to its end: an honest summary as it moves, and the exit code of product.md.
+
+Leaving changes nothing: a rollout is the coordinator's and the devices' matter.
+"""
 
 import asyncio
 from contextlib import aclosing
+from typing import Final
 
 import click
 
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals
 from nixfleet.cli.session import Fleet
-from nixfleet.client.watch import Wait, ending, watch
+from nixfleet.client.admin import Acted
+from nixfleet.client.watch import Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome
 from nixfleet.model.views import RolloutDetail
 
+WAITS: Final = ("online", "all", "none")
+EVERY_S: Final = 0.25
+
+
+async def begun(given: Globals, fleet: Fleet, acted: Acted, *, release: str, wait: str) -> int | None:
+    """Tell that a rollout is signed, and watch it unless it waits for others' signatures or nobody wants to wait."""
+    rollout = acted.digest
+    if acted.waits:
+        click.echo(f"the rollout is signed, and {acted.waits}", err=True)
+    if wait != "none" and not acted.waits:
+        return await follow(given, fleet, rollout, wait="all" if wait == "all" else "online")
+    if given.json:
+        output.as_json({"release": release, "rollout": rollout, "waits": acted.waits})
+    else:
+        click.echo(rollout)
+    return None
+
 
 async def follow(given: Globals, fleet: Fleet, rollout: str, *, wait: Wait) -> int:
-    """Show a rollout until its members have outcomes (offline ones only count with ``all``); give the exit code."""
+    """Show a rollout until its members have outcomes (offline ones only count with ``all``); give the exit code.
+
+    Ctrl-C ends the watching alone, with exit code 0. Raises: Unreachable after ``--timeout``.
+    """
     meter = output.Meter("rollout", quiet=given.quiet)
     shown: set[tuple[str, str]] = set()
     detail: RolloutDetail | None = None
+    back = f"'nixfleet rollout watch {rollout[:12]}'"
     try:
         async with (
             asyncio.timeout(given.timeout_s),
-            aclosing(watch(fleet.client, rollout, wait=wait, every_s=0.25)) as views,
+            aclosing(watch(fleet.client, rollout, wait=wait, every_s=EVERY_S)) as views,
         ):
             async for detail in views:
                 _news(given, meter, detail, shown)
     except TimeoutError as error:
-        raise Unreachable(f"no end in {given.timeout_s} s; 'nixfleet rollout watch {rollout[:12]}' goes on") from error
+        raise Unreachable(f"no end in {given.timeout_s} s; the rollout goes on: {back} comes back to it") from error
     except asyncio.CancelledError:
-        click.echo(f"\ndetached; 'nixfleet rollout watch {rollout[:12]}' comes back", err=True)
-        raise
+        # Ctrl-C arrives as the cancellation of the only task there is (asyncio.Runner); nothing is left to stop.
+        meter.interrupt(f"detached, the rollout goes on: {back} comes back to it")
+        return 0
     assert detail is not None
     end = ending(detail, wait)
+    assert end is not None, "a watch ends at an ending"
+    _sum_up(meter, detail)
+    if given.json:
+        output.as_json(detail)
+    return end.value
+
+
+def _sum_up(meter: output.Meter, detail: RolloutDetail) -> None:
+    """Say what it came to, why each device failed, and whom it has not reached."""
     view = detail.rollout
     meter.end(view.halted or f"{view.confirmed} of {view.total} confirmed, {view.failed} failed")
     for member in detail.members:
         if member.outcome not in {None, Outcome.CONFIRMED}:
-            click.echo(f"{member.name}: {member.outcome.value}: {output.clean(member.reason)}", err=True)
-        elif member.outcome is None and not member.online:
-            click.echo(f"{member.name}: offline, not updated yet", err=True)
-    if given.json:
-        output.as_json(detail)
-    return end.value if end is not None else Unreachable.exit_code
+            click.echo(output.clean(f"{member.name}: {member.outcome.value}: {member.reason}"), err=True)
+    for member in unreached(detail):
+        state = "overdue" if member.overdue else "not updated yet" if member.online else "offline, not updated yet"
+        click.echo(output.clean(f"{member.name}: {state}"), err=True)
 
 
 def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set[tuple[str, str]]) -> None:
@@ -52,10 +86,11 @@ def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set
         if member.outcome is not None and (member.device, member.outcome.value) not in shown:
             shown.add((member.device, member.outcome.value))
             if not given.quiet:
-                meter.interrupt(f"{member.name}: {member.outcome.value}")
+                meter.interrupt(output.clean(f"{member.name}: {member.outcome.value}"))
     moving = [member for member in detail.members if member.outcome is None and member.transfer is not None]
     done = sum(member.transfer.done_bytes for member in moving if member.transfer)
     total = sum(member.transfer.total_bytes for member in moving if member.transfer)
     fetched = f", {output.size(done)} of {output.size(total)}" if total else ""
     phases = sorted({member.phase.value for member in detail.members if member.outcome is None})
-    meter.show(f"{view.confirmed} of {view.total} confirmed{fetched}{': ' + ', '.join(phases) if phases else ''}")
+    where = view.waits if view.state != "running" and view.waits else ", ".join(phases)
+    meter.show(f"{view.confirmed} of {view.total} confirmed{fetched}{f': {where}' if where else ''}")

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from typing import Final
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, STORE_PATH, TAG_VALUE
 
-UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+DURATION_MAX_S: Final = 31_536_000
 
 
 def parse_tags(texts: Iterable[str]) -> dict[str, str]:
@@ -43,7 +45,10 @@ def parse_duration(text: str) -> int:
     found = re.fullmatch(r"([0-9]{1,8})([smhd]?)", text)
     if not found:
         raise UserError(f"{text!r} is no duration; write it like 90s, 10m, 2h or 1d")
-    return int(found[1]) * UNITS_S[found[2] or "s"]
+    seconds = int(found[1]) * UNITS_S[found[2] or "s"]
+    if seconds > DURATION_MAX_S:
+        raise UserError(f"{text!r} is longer than a year")
+    return seconds
 
 
 def duration(seconds: int) -> str:

@@ -206,14 +206,19 @@ class RolloutWishes:
     not_after: int | None = None
 
 
-def rollout_of(
-    head: Head, state: State, wishes: RolloutWishes, *, release: str | None = None, of: str | None = None
-) -> Rollout:
-    """Build a rollout of a release, or one that takes back rollout `of`; exactly one of them, as digests."""
-    kind: Literal["deploy", "rollback"] = "deploy" if release is not None else "rollback"
-    select = wishes.select or {}
-    count = set_size(state, select, release)
-    binding = rules(state, kind, Over(select=select))
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How a rollout goes: its waves, how many devices at once, when it halts, how long a wave soaks (seconds)."""
+
+    waves: tuple[Wave, ...]
+    max_in_flight: int
+    stop_at: StopAt
+    soak_s: int
+
+
+def shape_of(state: State, wishes: RolloutWishes, kind: Literal["deploy", "rollback"], count: int) -> Shape:
+    """Fill up what a person wishes for `count` devices: the root's rules bind, the design's defaults do the rest."""
+    binding = rules(state, kind, Over(select=wishes.select or {}))
     in_flight = wishes.max_in_flight
     if in_flight is None:
         bound = min((rule.max_in_flight for rule in binding if rule.max_in_flight is not None), default=1_000_000)
@@ -222,16 +227,31 @@ def rollout_of(
     if soak_s is None:
         soak_s = max((rule.min_soak_s for rule in binding), default=0)
         soak_s = soak_s if wishes.all_at_once else max(soak_s, SOAK_S)
+    return Shape(
+        waves=tuple(wishes.waves or (at_once() if wishes.all_at_once else default_waves(count))),
+        max_in_flight=in_flight,
+        stop_at=wishes.stop_at or default_stop_at(count),
+        soak_s=soak_s,
+    )
+
+
+def rollout_of(
+    head: Head, state: State, wishes: RolloutWishes, *, release: str | None = None, of: str | None = None
+) -> Rollout:
+    """Build a rollout of a release, or one that takes back rollout `of`; exactly one of them, as digests."""
+    kind: Literal["deploy", "rollback"] = "deploy" if release is not None else "rollback"
+    select = wishes.select or {}
+    shape = shape_of(state, wishes, kind, set_size(state, select, release))
     return Rollout(
         **head.fields(),
         kind=kind,
         release=release,
         of=of,
         select=select,
-        waves=tuple(wishes.waves or (at_once() if wishes.all_at_once else default_waves(count))),
-        max_in_flight=in_flight,
-        stop_at=wishes.stop_at or default_stop_at(count),
-        soak_s=soak_s,
+        waves=shape.waves,
+        max_in_flight=shape.max_in_flight,
+        stop_at=shape.stop_at,
+        soak_s=shape.soak_s,
         device_timeout_s=wishes.device_timeout_s,
         window=wishes.window,
         mode=wishes.mode,
