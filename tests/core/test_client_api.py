@@ -280,21 +280,21 @@ def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
 async def test_a_broken_proxy_setting_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy variable that httpx cannot use is the user's error."""
     monkeypatch.setenv("HTTPS_PROXY", "nonsense://x")
-    with pytest.raises(UserError, match="proxy"):
-        async with client("http://127.0.0.1:1"):
-            pass
+    async with client("http://127.0.0.1:1") as api:
+        with pytest.raises(UserError, match="proxy"):
+            await api.checkpoint()
 
 
 async def test_a_missing_certificate_file_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that names no file is the user's error, and not remembered once it is put right."""
     transport._tls.cache_clear()
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent/ca.pem")
-    with pytest.raises(UserError, match="certificate settings"):
-        async with client("https://127.0.0.1:1"):
-            pass
-    monkeypatch.delenv("SSL_CERT_FILE")
-    async with client("https://127.0.0.1:1"):
-        pass
+    async with client("https://127.0.0.1:1") as api:
+        with pytest.raises(UserError, match="certificate settings"):
+            await api.checkpoint()
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(Unreachable):
+            await api.checkpoint()
 
 
 async def test_the_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,28 @@ class Transport:
         self._renew: Callable[[], Awaitable[SecretKey]] | None = None
         self._renewing = asyncio.Lock()
         self._http: httpx.AsyncClient | None = None
+        self._entered = False
 
     async def __aenter__(self) -> Self:
+        self._entered = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._entered = False
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    def _client(self) -> httpx.AsyncClient:
+        """Make the HTTP client when it is first needed: importing httpx takes time that a first paint has not.
+
+        Raises: UserError.
+        """
+        assert self._entered, "use the client as a context manager"
+        if self._http is not None:
+            return self._http
         import httpx
 
         try:
@@ -101,13 +121,7 @@ class Transport:
             )
         except (ValueError, ImportError, OSError, httpx.InvalidURL) as error:
             raise UserError(f"the proxy or certificate settings of the environment do not work: {error}") from error
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._http is not None:
-            await self._http.aclose()
+        return self._http
 
     @property
     def url(self) -> str:
@@ -208,12 +222,12 @@ class Transport:
         """Send once; once more where a kept connection turns out to be dead. Every call is safe to repeat."""
         import httpx
 
-        assert self._http is not None, "use the client as a context manager"
+        http = self._client()
         with translated(url):
             try:
-                return await self._http.send(self._request(self._http, url, call), stream=True)
+                return await http.send(self._request(http, url, call), stream=True)
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-                return await self._http.send(self._request(self._http, url, call), stream=True)
+                return await http.send(self._request(http, url, call), stream=True)
 
     def _request(self, http: httpx.AsyncClient, url: str, call: Call) -> httpx.Request:
         import httpx
