@@ -12,6 +12,7 @@ from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import FleetId, Tags
 from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
+from nixfleet.server.coordinator import admission
 from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reach_of, reason_against
 from nixfleet.server.faults import Bound, Unknown
 from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
@@ -30,6 +31,14 @@ _TRIES = 5
 
 
 Announce = Callable[[Sequence[Judged]], None]
+
+
+class Declined(Refused):
+    """A statement that may not enter the log, as the journal of refused ones will have it."""
+
+    def __init__(self, row: RefusalRow) -> None:
+        super().__init__(row.reason)
+        self.row = row
 
 
 class LogKeeper:
@@ -109,10 +118,21 @@ class LogKeeper:
                     # Another coordinator was faster: replay its entries, then judge again.
                     await self._catch_up()
                     continue
+                except Declined as declined:
+                    if await self._behind():
+                        continue
+                    await self._store.log.refuse(declined.row)
+                    raise
                 if entries:
                     self.announce(entries)
                 return AppendResponse(indexes=indexes, checkpoint=self.checkpoint())
         raise Unreachable("other coordinators append faster than this one can follow; try again in a moment")
+
+    async def _behind(self) -> bool:
+        """Tell whether another coordinator had appended what this one had not read, and read it."""
+        before = self.size
+        await self._catch_up()
+        return self.size != before
 
     async def _append(self, request: AppendRequest) -> tuple[tuple[int, ...], list[Judged]]:
         known = [self._repeat(one) for one in request.statements]
@@ -122,7 +142,7 @@ class LogKeeper:
         lines: list[LineRow] = []
         for held, submission in zip(known, request.statements, strict=True):
             if held is None:
-                entry = await self._submit(state, submission)
+                entry = self._submit(state, submission)
                 entries.append(entry)
                 lines += line_rows(entry, submission)
             indexes.append(entries[-1].row.index if held is None else held)
@@ -149,22 +169,18 @@ class LogKeeper:
         sha512 = hashlib.sha512(submission.payload).digest()
         return self.state.recent.get(sha512 + mark + signature.key.fingerprint.encode())
 
-    async def _submit(self, state: State, submission: Submission) -> Judged:
-        """Judge a new statement on a copy of the state. Raises: Refused, noted in the journal; Malformed; UserError."""
+    def _submit(self, state: State, submission: Submission) -> Judged:
+        """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission.lines)
         now = max(self._wall_s(), state.last_time)
         leaf = Leaf(now, hashlib.sha512(submission.payload).digest(), submission.signature)
-        leaf.pack()
         entry = judge(state, state.size, leaf, submission.payload)
-        reason = reason_against(entry.verdict)
+        reason = reason_against(entry.verdict) or admission.fault(state, statement, entry.before)
         if reason:
             signature = sshsig.parse(submission.signature)
             sha256 = digest(submission.payload)
-            await self._store.log.refuse(
-                RefusalRow(now, signature.key.fingerprint, signature.namespace, sha256, reason)
-            )
-            raise Refused(reason)
+            raise Declined(RefusalRow(now, signature.key.fingerprint, signature.namespace, sha256, reason))
         return entry
 
     def _learn(self, entry: Judged) -> None:

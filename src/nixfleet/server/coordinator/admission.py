@@ -1,0 +1,49 @@
+"""What a coordinator turns away though replay would take it, because only who holds every payload can judge it.
+
+An agent does not see other devices' statements (trust.md, Replay), so replay must not tell whether a name is taken.
+Pure; it must never let in what replay has voided, nor judge by anything that is not in the log.
+"""
+
+from nixfleet.model.ids import Digest, Fingerprint
+from nixfleet.model.statements import Device, Rollout, Statement
+from nixfleet.trust.replay import State
+from nixfleet.trust.sshsig import parse_public_key
+
+_SHOWN = 12
+"""Digits of an id or a digest that tell it apart for people."""
+
+
+def fault(state: State, statement: Statement, before: Device | None) -> str:
+    """Say why a statement that replay takes may not enter, or nothing.
+
+    `state` is the log with the statement in it; `before` is the device's statement before this one. An approval is
+    judged by the statement that it approves: what has waited may find its name taken.
+    """
+    if isinstance(statement, Device):
+        return _device(state, statement, before)
+    if isinstance(statement, Rollout) and statement.release is not None:
+        known = Digest(statement.release) in state.releases
+        return "" if known else f"the release {statement.release[:_SHOWN]} is not in the log: append it first"
+    return ""
+
+
+def _device(state: State, statement: Device, before: Device | None) -> str:
+    """Compare what a device newly claims with what other unretired ones have (trust.md, Enrolment)."""
+    if statement.state == "retired":
+        return ""
+    if before is None or before.name != statement.name:
+        for holder in state.named(statement.name):
+            if holder != statement.device:
+                return _name_taken(statement.name, holder, joins=before is None)
+    if before is None or before.key != statement.key:
+        fingerprint = Fingerprint(parse_public_key(statement.key).fingerprint)
+        owner = state.device_of(fingerprint)
+        if owner is not None and owner != statement.device:
+            return f"the key {fingerprint} is that of {state.devices[owner].statement.name}: each device has its own"
+    return ""
+
+
+def _name_taken(name: str, holder: str, *, joins: bool) -> str:
+    taken = f"the name {name} is taken by device {holder[:_SHOWN]}"
+    remedy = f"an admin decides: nixfleet enroll {name} --replace" if joins else "rename or retire that one first"
+    return f"{taken}; {remedy}"
