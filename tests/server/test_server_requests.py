@@ -280,3 +280,12 @@ async def test_devices_are_found_by_query(tmp_path: Path) -> None:
         assert [view.name for view in await admin.devices("tag.env:prod")] == ["web-01", "web-02"]
         with pytest.raises(UserError):
             await admin.devices("tag.:")
+
+
+async def test_device_that_claims_a_persons_key_takes_nothing_from_them(tmp_path: Path) -> None:
+    """A key that is both a person's and a device's has both roles."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        one.fleet.device("web-01", key=key("admin").public.text)
+        await one.send(admin)
+        assert [view.name for view in await admin.devices()] == ["web-01"]
+        assert (await admin.sync(0)).start == 0

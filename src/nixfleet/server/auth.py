@@ -107,11 +107,12 @@ class Auth:
         """Find a key: a device's, one that root or a grant names, or a session's."""
         log, now = self._coordinator.log, self._coordinator.wall_s()
         device = log.device_of(signer)
-        if device is not None:
-            return log.device_key(device), Caller(device=device)
         if is_person(log.state, signer, now):
+            # First: a device that claims a person's key as its own must not take that person's rights away.
             joining = _is_token(log.state, signer, now)
-            return _key_of(log.state, signer), Caller(person=None if joining else signer, joining=joining)
+            return _key_of(log.state, signer), Caller(device, None if joining else signer, joining)
+        if device is not None:
+            return log.device_key(device), Caller(device)
         session = await self._coordinator.people.session(signer)
         if session is not None and is_person(log.state, session[1], now):
             return session[0], Caller(person=session[1])
