@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.device import Progress, Report
+from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineProof, Signed
@@ -17,6 +18,7 @@ from nixfleet.server.coordinator.live import LiveDevices, Output
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.people import People
 from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.coordinator.release_views import by_prefix
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.reports import ReportDesk
 from nixfleet.server.coordinator.sync import PING_S, WAKING, Syncs
@@ -199,11 +201,18 @@ class Coordinator:
         self._stale(devices=[device])
 
     async def line(self, rollout: str, device: str) -> LineProof:
-        """Give a device's own line of a rollout's release. Raises: Unknown."""
-        work = self.views.rollouts.find(rollout)
-        if work.logged.statement.release is None:
+        """Give a device's own line of a rollout's release. Raises: Unknown.
+
+        The log alone answers: a device may have heard of a rollout that the planner, or this coordinator, has not.
+        """
+        if rollout not in self.log.state.rollouts and self.store.shared:
+            await self.log.catch_up()
+        rollouts = self.log.state.rollouts
+        digest = rollout if rollout in rollouts else by_prefix(rollout, rollouts, "rollout")
+        release = rollouts[Digest(digest)].statement.release
+        if release is None:
             raise Unknown("a rollback has no release and no lines")
-        return (await self.releases.get(work.logged.statement.release)).proof(device)
+        return (await self.releases.get(release)).proof(device)
 
     async def agent_stream(self, device: str, size: int, ping_s: float = PING_S) -> AsyncGenerator[bytes, None]:
         """Yield a device's events; while it is open, the device is online."""

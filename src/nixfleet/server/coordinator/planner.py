@@ -115,8 +115,18 @@ class Planner:
         self.asked.discard(report.device)
         self.device_changed(report.device)
 
-    def knows(self, rollout: str, device: str, run: int) -> bool:
-        """Tell whether a device may speak of this try."""
+    async def knows(self, rollout: str, device: str, run: int) -> bool:
+        """Tell whether a device may speak of this try; another coordinator may have asked it to."""
+        if self._knows(rollout, device, run):
+            return True
+        if self._store.shared:
+            await self._log.catch_up()
+        await self.take_up()
+        if work := self.works.get(rollout):
+            self._refresh(work, device, self._clock.now())
+        return self._knows(rollout, device, run)
+
+    def _knows(self, rollout: str, device: str, run: int) -> bool:
         work = self.works.get(rollout)
         return work is not None and device in work.members and run <= work.logged.runs(device)
 

@@ -1,5 +1,6 @@
 """What a release brings to which device: its lines, read from the store once and kept while they are in use."""
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -47,20 +48,27 @@ class Releases:
         self._store = store
         self._log = log
         self._kept: OrderedDict[str, ReleaseLines] = OrderedDict()
+        self._reading = asyncio.Lock()
 
     async def get(self, digest: str) -> ReleaseLines:
         """Give a release with its lines. Raises: Unknown."""
         held = self._kept.get(digest)
         if held is None:
-            record = self._log.state.releases.get(Digest(digest))
-            if record is None:
-                raise Unknown(f"there is no release {digest[:12]}")
-            tree, lines = None, {}
-            if record.statement.targets is not None:
-                tree = LineTree.from_texts(await self._store.log.lines(digest))
-                lines = {line.device: line for line in (decode_line(text.encode()) for text in tree.texts)}
-            held = self._kept[digest] = ReleaseLines(digest, record.statement, tree, lines)
+            async with self._reading:  # a whole fleet asks at once: it is read for the first, and found by the others
+                held = self._kept.get(digest) or await self._read(digest)
+        self._kept[digest] = held
         self._kept.move_to_end(digest)
         while len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
         return held
+
+    async def _read(self, digest: str) -> ReleaseLines:
+        record = self._log.state.releases.get(Digest(digest))
+        if record is None:
+            raise Unknown(f"there is no release {digest[:12]}")
+        tree, lines = None, {}
+        if record.statement.targets is not None:
+            tree = LineTree.from_texts(await self._store.log.lines(digest))
+            lines = {line.device: line for line in (decode_line(text.encode()) for text in tree.texts)}
+        read = self._kept[digest] = ReleaseLines(digest, record.statement, tree, lines)
+        return read

@@ -1,6 +1,6 @@
 """Signed reports: verified with the device's key of the log, ordered by `seq`, durable before they are answered."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -15,7 +15,7 @@ from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.store import AttemptRow, DeviceRow, Store, Told
 from nixfleet.trust.reports import open_report
 
-Known = Callable[[str, str, int], bool]
+Known = Callable[[str, str, int], Awaitable[bool]]
 """Rollout, device, run: is that a try the planner knows of?"""
 Heard = Callable[[Report, AttemptRow | None], None]
 
@@ -57,7 +57,7 @@ class ReportDesk:
             seen_at=now.wall_s,
             changed_at=now.wall_s,
         )
-        attempt = self._attempt(report, now.run_s, now.wall_s)
+        attempt = await self._attempt(report, now.run_s, now.wall_s)
         await self._group.put(Told(row, attempt))
         self._apply(report, facts, now.wall_s, now.run_s)
         self._heard(report, attempt)
@@ -76,10 +76,10 @@ class ReportDesk:
             raise Untrusted("the report is of a device that is not enrolled here")
         return open_report(signed, key, fleet=self._log.fleet, device=device)
 
-    def _attempt(self, report: Report, run_s: int, wall_s: int) -> AttemptRow | None:
+    async def _attempt(self, report: Report, run_s: int, wall_s: int) -> AttemptRow | None:
         """Make the row of the try that a report speaks of; a rollout that the log does not know leaves no trace."""
         told = report.attempt
-        if told is None or not self._known(told.rollout, report.device, told.run):
+        if told is None or not await self._known(told.rollout, report.device, told.run):
             return None
         ended = told.outcome is not None
         return AttemptRow(
