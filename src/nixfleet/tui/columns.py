@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from nixfleet.tui.view.text import Line
+from nixfleet.tui.view.text import Line, Role, Span, ago, clean
 
 T = TypeVar("T")
 Draw = Callable[[T, int, int], Line]
@@ -26,6 +26,44 @@ class Column(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     grow: int = 0
     most: int = 200
     right: bool = False
+
+
+def text_column(
+    key: str,
+    title: str,
+    of: Callable[[T], str],
+    *,
+    cells: int,
+    keep: int,
+    role: Role = "dim",
+    grow: int = 0,
+    most: int = 200,
+    sort: bool = True,
+) -> Column[T]:
+    """Make a column of plain words, made harmless; unless `sort` is false it is sorted by the words themselves."""
+    return Column(
+        key=key,
+        title=title,
+        cells=cells,
+        keep=keep,
+        grow=grow,
+        most=most,
+        draw=lambda record, _cells, _now: (Span(clean(of(record)), role),),
+        sort=of if sort else None,
+    )
+
+
+def age_column(title: str, at: Callable[[T], int], *, cells: int, keep: int) -> Column[T]:
+    """Make a column of how long ago something was (`at` in unix seconds), the newest first."""
+    return Column(
+        key="age",
+        title=title,
+        cells=cells,
+        keep=keep,
+        right=True,
+        draw=lambda record, _cells, now: (Span(ago(at(record), now), "dim"),),
+        sort=lambda record: -at(record),
+    )
 
 
 Laid = tuple[tuple[Column[T], int], ...]

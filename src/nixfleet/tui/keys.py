@@ -102,6 +102,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _act("rollouts", "cancel", "Cancel", "X"),
     _act("rollouts", "retry", "Retry what failed"),
     _go("rollout", "open", "Open", "enter", "open_here", 1),
+    _go("rollout", "query", "Find", "slash", "ask('find')"),
     _act("rollout", "pause", "Pause", "P", 2),
     _act("rollout", "roll_back", "Roll back", "R", 3),
     _act("rollout", "cancel", "Cancel", "X", 4),

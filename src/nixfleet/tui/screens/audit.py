@@ -1,14 +1,17 @@
 """The audit log: every act in the words of our own replay, and each one to the byte."""
 
+from collections.abc import Callable
+
 from textual import work
 from textual.app import ComposeResult
 
 from nixfleet.errors import NixfleetError
 from nixfleet.model.views import EntryView
-from nixfleet.tui.columns import Column
+from nixfleet.tui.columns import Column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
 from nixfleet.tui.view.devices import when
@@ -27,14 +30,7 @@ AUDIT_COLUMNS: tuple[Column[EntryView], ...] = (
         draw=lambda e, _c, _n: (Span(f"{e.index:,}", "dim"),),
         sort=lambda e: e.index,
     ),
-    Column(
-        key="at",
-        title="when (UTC)",
-        cells=16,
-        keep=8,
-        draw=lambda e, _c, _n: (Span(when(e.at), "dim"),),
-        sort=lambda e: e.at,
-    ),
+    text_column("at", "when (UTC)", lambda e: when(e.at), cells=16, keep=8),
     Column(
         key="verdict",
         title="verdict",
@@ -43,81 +39,42 @@ AUDIT_COLUMNS: tuple[Column[EntryView], ...] = (
         draw=lambda e, _c, _n: view.verdict_cell(e),
         sort=lambda e: e.verdict,
     ),
-    Column(
-        key="who",
-        title="who",
-        cells=10,
-        keep=9,
-        grow=1,
-        most=22,
-        draw=lambda e, _c, _n: (Span(clean(e.principal) or "?", "strong"),),
-        sort=lambda e: e.principal,
-    ),
-    Column(
-        key="type",
-        title="type",
-        cells=8,
-        keep=5,
-        draw=lambda e, _c, _n: (Span(clean(e.type), "dim"),),
-        sort=lambda e: e.type,
-    ),
+    text_column("who", "who", lambda e: e.principal or "?", cells=10, keep=9, role="strong", grow=1, most=22),
+    text_column("type", "type", lambda e: e.type, cells=8, keep=5),
     Column(key="what", title="what", cells=24, keep=9, grow=5, draw=lambda e, _c, _n: view.entry_phrase(e)),
-    Column(
-        key="subject",
-        title="on",
-        cells=12,
-        keep=6,
-        grow=1,
-        most=24,
-        draw=lambda e, _c, _n: (Span(clean(e.subject), "dim"),),
-        sort=lambda e: e.subject,
-    ),
-    Column(
-        key="by",
-        title="key",
-        cells=20,
-        keep=3,
-        draw=lambda e, _c, _n: (Span(clean(e.by), "dim"),),
-        sort=lambda e: e.by,
-    ),
+    text_column("subject", "on", lambda e: e.subject, cells=12, keep=6, grow=1, most=24),
+    text_column("by", "key", lambda e: e.by, cells=20, keep=3),
 )
 
 
-class AuditScreen(ConsoleScreen):
+class AuditScreen(TableScreen[EntryView]):
     """Every act, newest first, in the words of our own replay."""
 
     scope = "audit"
     view = "audit"
+    empty = "Replaying the log …"
     BINDINGS = bindings("audit")
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
-        self._find = ""
         self._void = False
         self._entries: dict[str, EntryView] = {}
 
     def body(self) -> ComposeResult:
         """Give the state of the log and the table."""
         yield LinesPanel(self._head, id="head")
-        yield FleetTable(
-            AUDIT_COLUMNS,
-            lambda: self._entries,
-            name_of=lambda entry: -entry.index,
-            clock=self.desk.clock,
-            sort=[("index", True)],
-            id="table",
+        yield self.make_table()
+
+    def make_table(self) -> FleetTable[EntryView]:
+        """Make the table, newest first."""
+        return self.table_of(
+            AUDIT_COLUMNS, lambda: self._entries, name_of=lambda entry: -entry.index, sort=("index", True)
         )
 
-    @property
-    def table(self) -> FleetTable[EntryView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
-
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Show what was verified so far."""
-        self.table.focus()
         self._take()
-        self.table.reload()
+        super().begin()
 
     def take_in(self, changes: Changes, settle: bool, /) -> None:
         """Take in new entries."""
@@ -137,40 +94,31 @@ class AuditScreen(ConsoleScreen):
         record = self.table.record
         return plain(view.entry_head(record, 120)) if record else ""
 
-    def asked(self, _mode: str, /) -> str:
-        """Give what the list is narrowed to."""
-        return self._find
+    def words(self, record: EntryView) -> str:
+        """Find an entry by anything that is said of it."""
+        said = (record.type, record.principal, record.what, record.subject, record.why, record.by)
+        return f"{record.index} {' '.join(said)}"
 
-    def answer(self, _mode: str, text: str, /) -> bool:
-        """Show only entries that hold the text."""
-        self._find = text
-        self._narrow()
-        return True
+    def judge(self) -> Callable[[EntryView], bool] | None:
+        """Show only what holds the text, and only acts without effect while that is asked for."""
+        holds, void = super().judge(), self._void
+        if not void:
+            return holds
+        return lambda entry: entry.verdict != "valid" and (holds is None or holds(entry))
 
     def action_only_void(self) -> None:
         """Show only acts without effect, or all."""
         self._void = not self._void
-        self._narrow()
+        self.narrow()
 
     def export_index(self) -> int | None:
         """Give the entry that `e` exports."""
         record = self.table.record
         return record.index if record else None
 
-    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+    def page_of(self, key: str) -> ConsoleScreen:
         """Open the entry."""
-        event.stop()
-        self.app.push_screen(EntryScreen(self.desk, self._entries[event.key]))
-
-    def _narrow(self) -> None:
-        wanted, void = self._find.casefold(), self._void
-
-        def keep(entry: EntryView) -> bool:
-            text = f"{entry.index} {entry.type} {entry.principal} {entry.what} {entry.subject} {entry.why} {entry.by}"
-            return wanted in text.casefold() and not (void and entry.verdict == "valid")
-
-        self.table.filter(keep if wanted or void else None)
-        self.table.empty = "No entry matches."
+        return EntryScreen(self.desk, self._entries[key])
 
     def _take(self) -> list[str]:
         """Take the entries that were verified since the last time."""
@@ -178,7 +126,6 @@ class AuditScreen(ConsoleScreen):
         fresh = [str(entry.index) for entry in entries[len(self._entries) :]]
         for entry in entries[len(self._entries) :]:
             self._entries[str(entry.index)] = entry
-        self.table.empty = "Replaying the log …" if not self._entries else "No entry matches."
         return fresh
 
     def _head(self, cells: int) -> list[Line]:

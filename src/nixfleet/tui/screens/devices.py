@@ -11,6 +11,7 @@ from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.screens.device import DeviceScreen
+from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import devices as view
 from nixfleet.tui.view.text import Line, Span, clean, fit, store_name
@@ -74,11 +75,12 @@ COLUMNS: tuple[Column[DeviceView], ...] = (
 )
 
 
-class DevicesScreen(ConsoleScreen):
+class DevicesScreen(TableScreen[DeviceView]):
     """All devices, those that need a person first."""
 
     scope = "devices"
     view = "devices"
+    kind = "device"
     BINDINGS = bindings("devices")
 
     def __init__(self, desk: Desk) -> None:
@@ -88,34 +90,24 @@ class DevicesScreen(ConsoleScreen):
     def body(self) -> ComposeResult:
         """Give the table and its side."""
         with Horizontal(id="main"):
-            yield FleetTable(
-                COLUMNS,
-                lambda: self.desk.store.devices,
-                name_of=lambda device: device.name,
-                clock=self.desk.clock,
-                sort=[("status", False)],
-                id="table",
-            )
+            yield self.make_table()
             yield LinesPanel(self._side, id="side")
         yield LinesPanel(self._filter_line, id="filter-line")
 
-    @property
-    def table(self) -> FleetTable[DeviceView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
+    def make_table(self) -> FleetTable[DeviceView]:
+        """Make the table, those that need a person first."""
+        return self.table_of(
+            COLUMNS, lambda: self.desk.store.devices, name_of=lambda device: device.name, sort=("status", False)
+        )
 
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Show the query that one came with."""
-        self.table.focus()
         self.answer("query", self._query)
         self._say_empty()
 
     def take_in(self, changes: Changes, settle: bool, /) -> None:
         """Redraw what changed."""
-        if changes.everything:
-            self.table.reload()
-        else:
-            self.table.on_changes(changes.of("device"), settle=settle)
+        super().take_in(changes, settle)
         self._say_empty()
         if self.table.cursor in changes.of("device") or changes.everything:
             self.query_one("#side", LinesPanel).redraw()
@@ -164,17 +156,14 @@ class DevicesScreen(ConsoleScreen):
         ]
         self.app.push_screen(MenuDialog("Columns", choices), chosen)
 
-    def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
+    def highlighted(self) -> None:
         """Show the device beside the table."""
-        event.stop()
         for panel in self.query("#side").results(LinesPanel):
             panel.redraw()
-        self.refresh_chrome()
 
-    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+    def page_of(self, key: str) -> ConsoleScreen:
         """Open the device."""
-        event.stop()
-        self.app.push_screen(DeviceScreen(self.desk, event.key))
+        return DeviceScreen(self.desk, key)
 
     def while_typed(self, text: str) -> str:
         """Leave out a last word that begins a field's name: while ``stat`` is typed, no device is meant by it."""

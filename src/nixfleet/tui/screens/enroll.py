@@ -4,98 +4,55 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, VerticalScroll
 
 from nixfleet.model.views import EnrollView
-from nixfleet.tui.columns import Column
+from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
-from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
 from nixfleet.tui.view.devices import tags_text
-from nixfleet.tui.view.text import Line, Span, ago, clean
+from nixfleet.tui.view.text import Line
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 
+
+def _model(request: EnrollView) -> str:
+    return request.facts.model if request.facts else ""
+
+
 ENROLL_COLUMNS: tuple[Column[EnrollView], ...] = (
-    Column(
-        key="name",
-        title="asks as",
-        cells=12,
-        keep=10,
-        grow=1,
-        most=26,
-        draw=lambda r, _c, _n: (Span(clean(r.name), "strong"),),
-        sort=lambda r: r.name,
-    ),
-    Column(
-        key="age",
-        title="asked",
-        cells=5,
-        keep=9,
-        right=True,
-        draw=lambda r, _c, n: (Span(ago(r.asked_at, n), "dim"),),
-        sort=lambda r: -r.asked_at,
-    ),
-    Column(
-        key="model",
-        title="hardware",
-        cells=24,
-        keep=7,
-        grow=1,
-        most=30,
-        draw=lambda r, _c, _n: (Span(clean(r.facts.model) if r.facts else "", "dim"),),
-    ),
-    Column(
-        key="tags",
-        title="tags",
-        cells=14,
-        keep=5,
-        grow=1,
-        most=40,
-        draw=lambda r, _c, _n: (Span(tags_text(r.tags), "dim"),),
-    ),
+    text_column("name", "asks as", lambda r: r.name, cells=12, keep=10, role="strong", grow=1, most=26),
+    age_column("asked", lambda r: r.asked_at, cells=5, keep=9),
+    text_column("model", "hardware", _model, cells=24, keep=7, grow=1, most=30, sort=False),
+    text_column("tags", "tags", lambda r: tags_text(r.tags), cells=14, keep=5, grow=1, most=40, sort=False),
 )
 
 
-class EnrollScreen(ConsoleScreen):
+class EnrollScreen(TableScreen[EnrollView]):
     """Who asks to be enrolled, and the fingerprint to compare."""
 
     scope = "enroll"
     view = "enroll"
+    kind = "request"
+    empty = "Nobody asks to be enrolled.\n \nnixfleet enroll token --tag site=berlin  makes a token for new devices."
     BINDINGS = bindings("enroll")
 
     def body(self) -> ComposeResult:
         """Give the list and the card."""
         with Horizontal(id="main"):
-            yield FleetTable(
-                ENROLL_COLUMNS,
-                lambda: self.desk.store.requests,
-                name_of=lambda request: request.name,
-                clock=self.desk.clock,
-                sort=[("age", True)],
-                id="table",
-            )
+            yield self.make_table()
             with VerticalScroll(id="card", can_focus=False):
                 yield LinesPanel(self._card, id="card-lines")
 
-    @property
-    def table(self) -> FleetTable[EnrollView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
-
-    def on_mount(self) -> None:
-        """Show who asks."""
-        self.table.empty = (
-            "Nobody asks to be enrolled.\n \nnixfleet enroll token --tag site=berlin  makes a token for new devices."
+    def make_table(self) -> FleetTable[EnrollView]:
+        """Make the table, who waits longest first."""
+        return self.table_of(
+            ENROLL_COLUMNS, lambda: self.desk.store.requests, name_of=lambda r: r.name, sort=("age", True)
         )
-        self.table.focus()
-        self.table.reload()
 
     def take_in(self, changes: Changes, settle: bool, /) -> None:
-        """Redraw what changed."""
-        if changes.everything:
-            self.table.reload()
-        else:
-            self.table.on_changes(changes.of("request"), settle=settle)
+        """Redraw what changed, and the card."""
+        super().take_in(changes, settle)
         self.query_one("#card-lines", LinesPanel).redraw(layout=True)
 
     def scene(self) -> Scene:
@@ -107,12 +64,10 @@ class EnrollScreen(ConsoleScreen):
         record = self.table.record
         return record.fingerprint if record else ""
 
-    def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
+    def highlighted(self) -> None:
         """Show the card of the one under the cursor."""
-        event.stop()
         for panel in self.query("#card-lines").results(LinesPanel):
             panel.redraw(layout=True)
-        self.refresh_chrome()
 
     def _card(self, cells: int) -> list[Line]:
         record = self.table.record

@@ -7,126 +7,55 @@ from textual.app import ComposeResult
 
 from nixfleet.errors import NixfleetError
 from nixfleet.model.views import ReleaseView
-from nixfleet.tui.columns import Column
+from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
-from nixfleet.tui.view.text import Line, Span, ago, clean, fit, size
+from nixfleet.tui.view.text import Line, Span, clean, fit, size
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
 
 RELEASE_COLUMNS: tuple[Column[ReleaseView], ...] = (
-    Column(
-        key="name",
-        title="release",
-        cells=16,
-        keep=10,
-        grow=2,
-        most=40,
-        draw=lambda r, _c, _n: (Span(clean(r.name), "strong"),),
-        sort=lambda r: r.name,
-    ),
-    Column(key="for", title="for", cells=12, keep=9, draw=lambda r, _c, _n: (Span(view.release_targets(r)),)),
-    Column(
-        key="by",
-        title="by",
-        cells=12,
-        keep=8,
-        grow=1,
-        most=22,
-        draw=lambda r, _c, _n: (Span(clean(r.principal), "dim"),),
-        sort=lambda r: r.principal,
-    ),
-    Column(
-        key="source",
-        title="source",
-        cells=20,
-        keep=5,
-        grow=3,
-        draw=lambda r, _c, _n: (Span(clean(f"{r.source_url} {r.source_rev[:12]}".strip() or r.note), "dim"),),
-    ),
-    Column(key="id", title="id", cells=8, keep=6, draw=lambda r, _c, _n: (Span(r.id[:8], "dim"),)),
-    Column(
-        key="age",
-        title="age",
-        cells=4,
-        keep=7,
-        right=True,
-        draw=lambda r, _c, n: (Span(ago(r.at, n), "dim"),),
-        sort=lambda r: -r.at,
-    ),
+    text_column("name", "release", lambda r: r.name, cells=16, keep=10, role="strong", grow=2, most=40),
+    text_column("for", "for", view.release_targets, cells=12, keep=9, role="plain", sort=False),
+    text_column("by", "by", lambda r: r.principal, cells=12, keep=8, grow=1, most=22),
+    text_column("source", "source", view.release_source, cells=20, keep=5, grow=3, sort=False),
+    text_column("id", "id", lambda r: r.id[:8], cells=8, keep=6, sort=False),
+    age_column("age", lambda r: r.at, cells=4, keep=7),
 )
 
 
-class ReleasesScreen(ConsoleScreen):
+class ReleasesScreen(TableScreen[ReleaseView]):
     """All releases, newest first."""
 
     scope = "releases"
     view = "releases"
+    kind = "release"
+    empty = "No releases yet.\n \nnixfleet release create NAME --device NAME=PATH  makes one."
     BINDINGS = bindings("releases")
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
-        self._find = ""
-
-    def body(self) -> ComposeResult:
-        """Give the table."""
-        yield FleetTable(
-            RELEASE_COLUMNS,
-            lambda: self.desk.store.releases,
-            name_of=lambda release: -release.index,
-            clock=self.desk.clock,
-            sort=[("age", False)],
-            id="table",
+    def make_table(self) -> FleetTable[ReleaseView]:
+        """Make the table, newest first."""
+        return self.table_of(
+            RELEASE_COLUMNS, lambda: self.desk.store.releases, name_of=lambda r: -r.index, sort=("age", False)
         )
-
-    @property
-    def table(self) -> FleetTable[ReleaseView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
-
-    def on_mount(self) -> None:
-        """Show what there is."""
-        self.table.empty = "No releases yet.\n \nnixfleet release create NAME --device NAME=PATH  makes one."
-        self.table.focus()
-        self.table.reload()
-
-    def take_in(self, changes: Changes, settle: bool, /) -> None:
-        """Redraw what changed."""
-        if changes.everything:
-            self.table.reload()
-        else:
-            self.table.on_changes(changes.of("release"), settle=settle)
 
     def scene(self) -> Scene:
         """Act on the release under the cursor."""
         return self.scene_of(release=self.table.cursor)
 
-    def copy_text(self) -> str:
-        """Copy the id."""
-        return self.table.cursor
+    def words(self, record: ReleaseView) -> str:
+        """Find a release by name, publisher, revision or id."""
+        return f"{record.name} {record.principal} {record.source_rev} {record.id}"
 
-    def asked(self, _mode: str, /) -> str:
-        """Give what the list is narrowed to."""
-        return self._find
-
-    def answer(self, _mode: str, text: str, /) -> bool:
-        """Show only releases that hold the text."""
-        self._find = text
-        wanted = text.casefold()
-        self.table.filter(
-            (lambda r: wanted in f"{r.name} {r.principal} {r.source_rev} {r.id}".casefold()) if wanted else None
-        )
-        return True
-
-    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+    def page_of(self, key: str) -> ConsoleScreen:
         """Open the release."""
-        event.stop()
-        self.app.push_screen(ReleaseScreen(self.desk, event.key))
+        return ReleaseScreen(self.desk, key)
 
 
 class ReleaseScreen(ConsoleScreen):

@@ -8,14 +8,15 @@ from textual.app import ComposeResult
 
 from nixfleet.errors import NixfleetError
 from nixfleet.model.views import DeviceView, MemberView, RolloutView
-from nixfleet.tui.columns import Column
+from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import rollouts as view
-from nixfleet.tui.view.text import Line, Span, ago, clean, plain
+from nixfleet.tui.view.text import Line, Span, plain
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 
@@ -28,45 +29,12 @@ COLUMNS: tuple[Column[RolloutView], ...] = (
         draw=lambda r, _c, _n: view.state_cell(r),
         sort=lambda r: (view.RANKS.get(r.state, 0) if view.is_open(r) else len(view.RANKS), -r.index),
     ),
-    Column(
-        key="name",
-        title="release",
-        cells=16,
-        keep=10,
-        grow=1,
-        most=28,
-        draw=lambda r, _c, _n: (Span(view.title(r), "strong"),),
-        sort=view.title,
-    ),
+    text_column("name", "release", view.title, cells=16, keep=10, role="strong", grow=1, most=28),
     Column(key="bar", title="devices", cells=16, keep=9, grow=1, most=26, draw=lambda r, c, _n: view.bar_cell(r, c)),
     Column(key="why", title="why", cells=18, keep=8, grow=4, draw=lambda r, _c, _n: view.reason(r)),
-    Column(
-        key="by",
-        title="by",
-        cells=10,
-        keep=6,
-        grow=1,
-        most=20,
-        draw=lambda r, _c, _n: (Span(clean(r.principal), "dim"),),
-        sort=lambda r: r.principal,
-    ),
-    Column(
-        key="id",
-        title="id",
-        cells=8,
-        keep=5,
-        draw=lambda r, _c, _n: (Span(r.id[:8], "dim"),),
-        sort=lambda r: r.id,
-    ),
-    Column(
-        key="age",
-        title="age",
-        cells=4,
-        keep=7,
-        right=True,
-        draw=lambda r, _c, n: (Span(ago(r.at, n), "dim"),),
-        sort=lambda r: -r.at,
-    ),
+    text_column("by", "by", lambda r: r.principal, cells=10, keep=6, grow=1, most=20),
+    text_column("id", "id", lambda r: r.id[:8], cells=8, keep=5),
+    age_column("age", lambda r: r.at, cells=4, keep=7),
 )
 
 MEMBER_COLUMNS: tuple[Column[MemberView], ...] = (
@@ -78,16 +46,7 @@ MEMBER_COLUMNS: tuple[Column[MemberView], ...] = (
         draw=lambda m, _c, _n: view.member_cell(m),
         sort=view.member_rank,
     ),
-    Column(
-        key="name",
-        title="device",
-        cells=14,
-        keep=10,
-        grow=1,
-        most=26,
-        draw=lambda m, _c, _n: (Span(clean(m.name), "strong"),),
-        sort=lambda m: m.name,
-    ),
+    text_column("name", "device", lambda m: m.name, cells=14, keep=10, role="strong", grow=1, most=26),
     Column(
         key="wave",
         title="wave",
@@ -101,114 +60,61 @@ MEMBER_COLUMNS: tuple[Column[MemberView], ...] = (
 )
 
 
-class RolloutsScreen(ConsoleScreen):
+class RolloutsScreen(TableScreen[RolloutView]):
     """All rollouts, open ones first."""
 
     scope = "rollouts"
     view = "rollouts"
+    kind = "rollout"
+    empty = "No rollouts yet.\n \nDeploy with:  nixfleet deploy  or press D once there is a release."
     BINDINGS = bindings("rollouts")
 
-    def __init__(self, desk: Desk) -> None:
-        super().__init__(desk)
-        self._find = ""
-
-    def body(self) -> ComposeResult:
-        """Give the table."""
-        yield FleetTable(
-            COLUMNS,
-            lambda: self.desk.store.rollouts,
-            name_of=lambda rollout: -rollout.index,
-            clock=self.desk.clock,
-            sort=[("state", False)],
-            id="table",
+    def make_table(self) -> FleetTable[RolloutView]:
+        """Make the table, what is open first."""
+        return self.table_of(
+            COLUMNS, lambda: self.desk.store.rollouts, name_of=lambda r: -r.index, sort=("state", False)
         )
-
-    @property
-    def table(self) -> FleetTable[RolloutView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
-
-    def on_mount(self) -> None:
-        """Show what there is."""
-        self.table.empty = "No rollouts yet.\n \nDeploy with:  nixfleet deploy  or press D once there is a release."
-        self.table.focus()
-        self.table.reload()
-
-    def take_in(self, changes: Changes, settle: bool, /) -> None:
-        """Redraw what changed."""
-        if changes.everything:
-            self.table.reload()
-        else:
-            self.table.on_changes(changes.of("rollout"), settle=settle)
 
     def scene(self) -> Scene:
         """Act on the rollout under the cursor."""
         return self.scene_of(rollout=self.table.cursor)
 
-    def copy_text(self) -> str:
-        """Copy the id."""
-        return self.table.cursor
+    def words(self, record: RolloutView) -> str:
+        """Find a rollout by release, state, who started it, id or note."""
+        return f"{view.title(record)} {record.state} {record.principal} {record.id} {record.note}"
 
-    def asked(self, _mode: str, /) -> str:
-        """Give what the list is narrowed to."""
-        return self._find
-
-    def answer(self, _mode: str, text: str, /) -> bool:
-        """Show only rollouts that hold the text."""
-        self._find = text
-        wanted = text.casefold()
-        self.table.filter(
-            (lambda r: wanted in f"{view.title(r)} {r.state} {r.principal} {r.id} {r.note}".casefold())
-            if wanted
-            else None
-        )
-        return True
-
-    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+    def page_of(self, key: str) -> ConsoleScreen:
         """Open the rollout."""
-        event.stop()
-        self.app.push_screen(RolloutScreen(self.desk, event.key))
-
-    def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
-        """Other keys may be possible now."""
-        event.stop()
-        self.refresh_chrome()
+        return RolloutScreen(self.desk, key)
 
 
-class RolloutScreen(ConsoleScreen):
+class RolloutScreen(TableScreen[MemberView]):
     """One rollout, live: its members' phases come from the devices themselves."""
 
     scope = "rollout"
     view = "rollouts"
+    empty = "Reading its devices …"
     BINDINGS = bindings("rollout")
 
     def __init__(self, desk: Desk, rollout: str) -> None:
         super().__init__(desk)
         self._key = rollout
         self._members: dict[str, MemberView] = {}
-        self._asked_at = 0
 
     def body(self) -> ComposeResult:
         """Give the head with the waves, and the table of members."""
         yield LinesPanel(self._head, id="head")
-        yield FleetTable(
-            MEMBER_COLUMNS,
-            lambda: self._members,
-            name_of=lambda member: member.name,
-            clock=self.desk.clock,
-            sort=[("state", False)],
-            id="table",
+        yield self.make_table()
+
+    def make_table(self) -> FleetTable[MemberView]:
+        """Make the table, those that failed first."""
+        return self.table_of(
+            MEMBER_COLUMNS, lambda: self._members, name_of=lambda member: member.name, sort=("state", False)
         )
 
-    @property
-    def table(self) -> FleetTable[MemberView]:
-        """The table."""
-        return self.query_one("#table", FleetTable)
-
-    def on_mount(self) -> None:
+    def begin(self) -> None:
         """Read its members."""
-        self.table.empty = "Reading its devices …"
-        self.table.focus()
+        super().begin()
         self._read()
 
     def take_in(self, changes: Changes, settle: bool, /) -> None:
@@ -235,16 +141,16 @@ class RolloutScreen(ConsoleScreen):
         """Copy the head."""
         return plain(self._head(120))
 
-    def asked(self, _mode: str, /) -> str:
-        """Give nothing: there is no text in force here."""
-        return ""
+    def words(self, record: MemberView) -> str:
+        """Find a member by name, by what became of it, or by why."""
+        outcome = record.outcome.value if record.outcome else ""
+        return f"{record.name} {record.phase.value} {outcome} {record.reason} {record.waits}"
 
-    def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
+    def page_of(self, key: str) -> ConsoleScreen:
         """Open the device."""
         from nixfleet.tui.screens.device import DeviceScreen  # the two screens lead to each other
 
-        event.stop()
-        self.app.push_screen(DeviceScreen(self.desk, event.key))
+        return DeviceScreen(self.desk, key)
 
     @work(exclusive=True, exit_on_error=False)
     async def _read(self) -> None:

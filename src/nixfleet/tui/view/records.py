@@ -151,6 +151,11 @@ def release_targets(release: ReleaseView) -> str:
     return plural(release.targets, "device") if release.targets else plural(len(release.lines), "selector")
 
 
+def release_source(release: ReleaseView) -> str:
+    """Say where a release was built from, or what its note says."""
+    return f"{release.source_url} {release.source_rev[:12]}".strip() or release.note
+
+
 def release_head(release: ReleaseView, now: int, cells: int) -> list[Line]:
     """Set out a release."""
     source = " ".join(part for part in (release.source_url, release.source_rev[:12]) if part)
