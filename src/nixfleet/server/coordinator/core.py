@@ -238,11 +238,12 @@ class Coordinator:
 
     def _presence(self, device: str, link: str) -> None:
         live = self.live.get(device)
-        live.link = link
+        moved, live.link = link != live.link, link
         live.seen_at = self.wall_s()
         if not live.announced and self.live.online(device, live.seen_at):
-            live.announced = True
+            live.announced = moved = True
             self.planner.device_changed(device)
+        if moved:
             self._stale(devices=[device])
 
     def _gone(self, device: str) -> None:
@@ -272,6 +273,7 @@ class Coordinator:
 
     def snapshot(self) -> Snapshot:
         """Show everything, as of the newest delta."""
+        self.consoles.expect()
         self._publish()
         return Snapshot(
             seq=self.consoles.seq,
@@ -308,6 +310,11 @@ class Coordinator:
         devices, self._stale_devices = self._stale_devices, set()
         rollouts, self._stale_rollouts = self._stale_rollouts, set()
         fleet, self._stale_fleet = self._stale_fleet, False
+        if not self.consoles.expected():
+            self.consoles.skip()
+            for device in devices:
+                self.live.get(device).told_all()
+            return
         for device in sorted(devices):
             statement = self.log.device(device)
             if statement is None:
@@ -328,7 +335,7 @@ class Coordinator:
         live = self.live.get(device)
         if live.output is not None and live.output.next > live.told_lines:
             lines = tuple(live.output.after(live.told_lines))
-            live.told_lines = live.output.next
+            live.told_all()
             self.consoles.publish(Delta(seq=0, line_device=device, lines=lines))
 
     # Beats

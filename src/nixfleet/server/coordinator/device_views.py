@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from nixfleet.model.device import Outcome, Report
+from nixfleet.model.device import Outcome, Phase, Report
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.live import Live, LiveDevices, phase_of
@@ -137,7 +137,7 @@ class DeviceViews:
 def transfer_of(live: Live) -> Transfer | None:
     """Show a download under way."""
     progress = live.progress
-    if progress is None or not progress.total_bytes:
+    if progress is None or not progress.total_bytes or phase_of(live) is not Phase.FETCHING:
         return None
     return Transfer(
         done_bytes=progress.done_bytes, total_bytes=progress.total_bytes, rate_bytes_s=progress.rate_bytes_s

@@ -16,6 +16,8 @@ from nixfleet.server.text import clean
 LINES_KEPT = 2_000
 POLL_S = 45
 """A device that polls is taken for present this long after each poll."""
+_ORDER = tuple(Phase)
+"""Phases in the order in which an attempt goes through them."""
 
 
 class Output:
@@ -77,6 +79,10 @@ class Live:
         self.told_lines = 0
         """The number of the newest output line that consoles have."""
 
+    def told_all(self) -> None:
+        """Note that consoles have, or need not have, every output line."""
+        self.told_lines = self.output.next if self.output is not None else 0
+
 
 class LiveDevices:
     """All devices' records by device id."""
@@ -123,9 +129,12 @@ class LiveDevices:
 
 
 def phase_of(live: Live) -> Phase:
-    """Say where a device stands: its progress if that is of the attempt under way, else its newest report."""
+    """Say where a device stands: of progress and newest report on the same attempt, what is further on."""
     attempt = live.report.attempt if live.report else None
     progress = live.progress
-    if progress is not None and (attempt is None or attempt.outcome is None or attempt.rollout != progress.rollout):
+    if progress is None or attempt is None:
+        return progress.phase if progress else attempt.phase if attempt else Phase.IDLE
+    if attempt.rollout != progress.rollout:
         return progress.phase
-    return attempt.phase if attempt else Phase.IDLE
+    # Progress is sampled and may be late, and a long switch may have nothing to say: it never takes a report back.
+    return attempt.phase if attempt.outcome is not None else max(attempt.phase, progress.phase, key=_ORDER.index)
