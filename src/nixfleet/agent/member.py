@@ -114,8 +114,9 @@ class Member:
             )
             await link.client.append([submission])
         except (Refused, UserError, NotAdmitted) as error:
-            log.warning("cannot join by token: %s", error)
-            self._token_spent = str(error)
+            ended = "the join token has ended, was revoked or is of another fleet: "
+            self._token_spent = f"{ended if isinstance(error, NotAdmitted) else ''}{error}"
+            log.warning("cannot join by token: %s", self._token_spent)
             return self._token_spent
         finally:
             self._joining = False
