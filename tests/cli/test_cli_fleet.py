@@ -1,0 +1,316 @@
+"""The whole command line against a real coordinator: what it writes, what it signs, and what it refuses to sign."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.cli.commandline import Commands
+from tests.factories import device_id, key, store_path
+from tests.sshagent import make_key
+
+from nixfleet.client.api import Client
+from nixfleet.model.device import Outcome
+from nixfleet.model.views import EnrollView, ReleaseView
+
+
+def entries(nixfleet: Commands) -> int:
+    """Count the log's entries."""
+    return int(nixfleet("audit", "list", "--json").json["size"])
+
+
+def test_init_makes_a_fleet_and_makes_it_current(nixfleet: Commands) -> None:
+    """The fleet's id is the context's; a loopback address is warned of; a second one of the name is refused."""
+    done = nixfleet("init", "acme", "--url", f"{nixfleet.url}/", "--key", str(nixfleet.agent.public), "--json")
+    assert {"name": "acme", "fleet": nixfleet.fleet, "urls": [nixfleet.url]}.items() <= done.json.items()
+    shown = nixfleet("context", "show", "--json").json
+    assert {"name": "acme", "fleet": nixfleet.fleet, "urls": [nixfleet.url], "key": str(nixfleet.agent.public)} == shown
+    again = nixfleet("init", "acme", "--url", nixfleet.url, "--key", str(nixfleet.agent.public), code=2)
+    assert "already known" in again.complaint
+    second = nixfleet("init", "beta", "--url", nixfleet.url)
+    assert "only this machine can join" in second.err
+    listed = nixfleet("context", "list", "--json").json
+    assert ("beta", ["acme", "beta"]) == (listed["current"], sorted(listed["contexts"]))
+    nixfleet("context", "use", "acme")
+    assert "* " in nixfleet("context", "list").out.splitlines()[1][:2]
+    assert "no context 'gamma'" in nixfleet("context", "use", "gamma", code=2).complaint
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (["acme"], "--url http://"),
+        (["Acme", "--url", "http://a"], "no fleet name"),
+        (["../acme", "--url", "http://a", "--key", "new"], "no fleet name"),
+        (["acme", "--url", "a:7070"], "no coordinator's address"),
+        (["acme", "--url", "http://a", "--key", "/nonexistent"], "cannot read the key file"),
+        (["acme", "--url", "http://a", "--key", "SHA256:" + "A" * 43], "ssh-agent holds no key"),
+        (["acme", "--url", "http://a", "--key", "new"], "no terminal"),
+    ],
+)
+def test_init_that_cannot_be_leaves_nothing(nixfleet: Commands, argv: list[str], why: str) -> None:
+    """A wrong name, address or key is one line, and no folder, key or context is made."""
+    assert why in nixfleet("init", *argv, code=2).complaint
+    assert [] == [path for path in nixfleet.home.rglob("*") if path.is_file()]
+
+
+def test_init_without_a_way_to_remember_the_fleet_takes_it_back(nixfleet: Commands) -> None:
+    """When the settings cannot be written, the fleet that nobody could use is taken away again."""
+    nixfleet.home.mkdir()
+    (nixfleet.home / "config").write_text("in the way")
+    complaint = nixfleet("init", "acme", "--url", nixfleet.url, code=2).complaint
+    assert str(nixfleet.home / "config") in complaint
+    assert not nixfleet.data.exists()
+
+
+def test_a_device_that_asks_is_enrolled_by_fingerprint(served: Commands) -> None:
+    """`enroll list` shows it; the wrong key, no key without a terminal, and a wrong name are refused."""
+    served.ask("web-01", tags={"site": "oslo"}, reason="new")
+    (listed,) = served("enroll", "list", "--json").json["requests"]
+    assert ("web-01", key("web-01").public.fingerprint) == (listed["name"], listed["fingerprint"])
+    assert "web-01" in served("enroll", "list").out
+    assert "no device asks under the name 'web-02'" in served("enroll", "web-02", code=2).complaint
+    wrong = served("enroll", "web-01", "--key", key("other").public.fingerprint, code=2)
+    assert "with that key" in wrong.complaint
+    unasked = served("enroll", "web-01", code=2)
+    assert "add --yes" in unasked.err
+    done = served("enroll", "web-01", "--key", key("web-01").public.text, "--tag", "env=prod", "--json")
+    assert {"env": "prod", "site": "oslo"} == done.json["tags"]
+    shown = served("device", "show", "web-01", "--json").json
+    assert ({"env": "prod", "site": "oslo"}, device_id("web-01")) == (shown["tags"], shown["id"])
+    assert [] == served("enroll", "list", "--json").json["requests"]
+
+
+def test_a_fingerprint_that_is_not_the_keys_is_not_signed(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A coordinator that shows the fingerprint of one key and hands over another gets no signature."""
+    served.ask("web-01")
+    honest = Client.enroll_requests
+
+    async def hostile(self: Client) -> tuple[EnrollView, ...]:
+        return tuple(msgspec.structs.replace(one, key=key("thief").public.text) for one in await honest(self))
+
+    monkeypatch.setattr(Client, "enroll_requests", hostile)
+    done = served("enroll", "web-01", "--key", key("web-01").public.fingerprint, code=4)
+    assert "another fingerprint" in done.complaint
+    assert 1 == entries(served)
+
+
+def test_a_token_is_alone_on_standard_output(served: Commands) -> None:
+    """What goes into a file is the token; that only this machine can join is said beside it."""
+    done = served("enroll", "token", "--tag", "env=prod", "--uses", "2", "--days", "1")
+    assert 1 == len(done.out.split())
+    assert "only this machine can join" in done.err
+    quiet = served("enroll", "token", "--quiet", "--json")
+    assert (["token"], "") == (list(quiet.json), quiet.err)
+    assert "range" in served("enroll", "token", "--days", "367", code=2).complaint
+    assert "no tag" in served("enroll", "token", "--tag", "prod", code=2).complaint
+
+
+def test_devices_are_listed_tagged_held_and_retired(served: Commands) -> None:
+    """Every act is in the log and seen at once; `--json` gives records."""
+    served.enroll("web-01", "web-02")
+    assert ["web-01", "web-02"] == [one["name"] for one in served("device", "list", "--json").json["devices"]]
+    table = served("device", "list", "tag.env:prod").out.splitlines()
+    assert (["NAME", "STATE", "SYSTEM", "SEEN", "TAGS", "WHY"], 3) == (table[0].split(), len(table))
+    served("device", "tag", "web-01", "site=oslo", "env-", "-m", "OPS-1")
+    assert {"site": "oslo"} == served("device", "show", "web-01", "--json").json["tags"]
+    assert ["web-01"] == [one["name"] for one in served("device", "list", "tag.site:oslo", "--json").json["devices"]]
+    assert "OPS-1" == served("audit", "list", "--limit", "1", "--json").json["entries"][0]["note"]
+    held = served("device", "hold", "web-01", "--until", "2099-01-31T18:00+00:00", "--json").json
+    assert 4_073_565_600 == held["held_until"]
+    assert "held" == served("device", "show", "web-01", "--json").json["state"]
+    served("device", "hold", "web-01", "--end")
+    assert "active" == served("device", "show", "web-01", "--json").json["state"]
+    for until in ("soon", "2001-01-01", "0001-01-01"):
+        assert 2 == served("device", "hold", "web-01", "--until", until, code=2).code
+    assert "--until DATE" in served("device", "hold", "web-01", code=2).complaint
+    assert "add --yes" in served("device", "retire", "web-02", code=2).err
+    served("device", "retire", "web-02", "--yes")
+    assert "retired" == served("device", "show", device_id("web-02"), "--json").json["state"]
+    assert "no device" in served("device", "retire", "web-02", "--yes", code=2).complaint
+    for argv in (["show", "nas"], ["logs", "nas"], ["history", "nas"], ["tag", "nas", "a=b"]):
+        assert "nas" in served("device", *argv, code=2).complaint
+    assert {"next": 0, "lines": []} == served("device", "logs", "web-01", "--json").json
+    assert {"attempts": []} == served("device", "history", "web-01", "--json").json
+    assert "tags      site=oslo" in served("device", "show", "web-01").out
+
+
+def test_releases_and_rollouts_are_shown(served: Commands) -> None:
+    """Reading commands give tables and JSON; a rollout is started, steered, and followed to its end."""
+    served.enroll("web-01", "web-02")
+    digest = served.release("one", web_01="system-1", web_02="system-1")
+    (listed,) = served("release", "list", "--json").json["releases"]
+    assert (digest, "one", 2) == (listed["id"], listed["name"], listed["targets"])
+    shown = served("release", "show", "one", "--json").json
+    assert [store_path("system-1")] * 2 == [line["path"] for line in shown["lines"]]
+    assert store_path("system-1") in served("release", "show", digest[:8]).out
+    assert "no release 'two'" in served("release", "show", "two", code=2).complaint
+
+    before = entries(served)
+    dry = served("rollout", "start", "one", "--dry-run", "--wave", "1", "--soak", "1m", "--json").json
+    assert (["web-01", "web-02"], [1], 60) == ([one["name"] for one in dry["devices"]], dry["waves"], dry["soak_s"])
+    assert "2 devices; waves" in served("rollout", "start", "one", "--dry-run").out
+    assert before == entries(served), "a dry run signs nothing"
+
+    rollout = served("rollout", "start", "one", "--all-at-once").out.strip()
+    assert 64 == len(rollout)
+    assert [rollout] == [one["id"] for one in served("rollout", "list", "--json").json["rollouts"]]
+    assert {"rollout", "members"} == set(served("rollout", "show", rollout[:6], "--json").json)
+    assert "web-01" in served("rollout", "show", rollout).out
+    explained = served("rollout", "explain", rollout, "--json").json
+    assert ["web-01", "web-02"] == sorted(explained["devices"])
+    assert served("rollout", "explain", rollout, "web-01").out.startswith("web-01: ")
+    assert "not in this rollout's set" in served("rollout", "explain", rollout, "nas", code=2).complaint
+    served("rollout", "pause", rollout)
+    assert "paused" == served("rollout", "show", rollout, "--json").json["rollout"]["state"]
+    served("rollout", "resume", rollout)
+    assert "retry" == served("rollout", "retry", rollout, "web-01", "--json").json["verb"]
+    assert "no rollout 'abcdef'" in served("rollout", "pause", "abcdef", code=2).complaint
+    assert "add --yes" in served("rollout", "cancel", rollout, code=2).err
+    served("rollout", "cancel", rollout, "--yes")
+    assert 1 == served("rollout", "watch", rollout, code=1).code
+    assert "is cancelled" in served("rollout", "resume", rollout, code=2).complaint
+
+
+def test_watching_offline_devices_does_not_wait(served: Commands) -> None:
+    """A rollout to devices that are away ends the watch at once; they are listed."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    begun = time.monotonic()
+    done = served("rollout", "start", "one", "--watch", "--json")
+    assert "web-01: offline, not updated yet" in done.err
+    assert "web-01" == done.json["members"][0]["name"]
+    assert time.monotonic() - begun < 15
+    waited = served("rollout", "watch", done.json["rollout"]["id"], "--wait", "all", "--timeout", "1", code=5)
+    assert "comes back to it" in waited.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("wishes", "code"), [(("--stop-at", "1"), 6), (("--stop-at", "2"), 1)])
+def test_a_failed_device_decides_the_exit_code(served: Commands, wishes: tuple[str, ...], code: int) -> None:
+    """6 when the rollout halted over it, 1 when it went on; the device's reason is said."""
+    served.enroll("web-01", "web-02")
+    served.release("one", web_01="system-1", web_02="system-1")
+    rollout = served("rollout", "start", "one", "--all-at-once", *wishes).out.strip()
+    for name in ("web-01", "web-02"):
+        outcome = Outcome.REVERTED if name == "web-01" else Outcome.CONFIRMED
+        served.report(name, rollout, outcome, path=store_path("system-1"), reason="a unit failed")
+    done = served("rollout", "watch", rollout, code=code)
+    assert "web-01: reverted: a unit failed" in done.err
+
+
+def test_a_rollout_to_one_device_is_a_release_of_its_own(served: Commands) -> None:
+    """`--on NAME` publishes that device's line alone; tags select without another release."""
+    served.enroll("web-01", "web-02")
+    served.release("one", web_01="system-1", web_02="system-2")
+    served("rollout", "start", "one", "--on", "web-02")
+    part = served("release", "show", "one-part", "--json").json
+    assert [("web-02", store_path("system-2"))] == [(line["name"], line["path"]) for line in part["lines"]]
+    assert "nothing for" in served("rollout", "start", "one-part", "--on", "web-01", code=2).complaint
+    assert "no device" in served("rollout", "start", "one", "--on", "nas", code=2).complaint
+    assert "no device with these tags" in served("rollout", "start", "one", "--on", "env=dev", code=2).complaint
+
+
+def test_a_hostile_coordinator_can_have_nothing_else_signed(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other lines than those signed, or another release under the name, are found out; nothing is signed."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    served.release("evil", web_01="system-2")
+    honest = Client.release
+    before = entries(served)
+
+    async def other_release(self: Client, _: str) -> ReleaseView:
+        return msgspec.structs.replace(await honest(self, "evil"), name="one")
+
+    async def other_lines(self: Client, release: str) -> ReleaseView:
+        told = await honest(self, release)
+        return msgspec.structs.replace(told, lines=(await honest(self, "evil")).lines)
+
+    for lie in (other_release, other_lines):
+        monkeypatch.setattr(Client, "release", lie)
+        for argv in (["rollout", "start", "one"], ["rollout", "start", "one", "--dry-run"], ["release", "show", "one"]):
+            assert "other lines" in served(*argv, code=4).complaint
+    assert before == entries(served)
+
+
+def test_what_audit_writes_is_accepted_by_ssh_keygen(served: Commands, tmp_path: Path) -> None:
+    """`audit show N --out DIR` gives three files and the command line that verifies them; a changed byte fails."""
+    served.enroll("web-01")
+    listed = served("audit", "list", "--json").json
+    assert ["root", "device"] == [entry["type"] for entry in listed["entries"]]
+    assert {"valid"} == {entry["verdict"] for entry in listed["entries"]}
+    for index in range(2):
+        folder = tmp_path / f"entry-{index}"
+        done = served("audit", "show", str(index), "--out", str(folder))
+        line = done.err.strip().partition(": ")[2]
+        assert line.startswith("ssh-keygen -Y verify")
+        subprocess.run(["bash", "-ec", line], cwd=folder, check=True, capture_output=True, timeout=10)
+        (folder / "payload.json").write_bytes((folder / "payload.json").read_bytes() + b" ")
+        spoiled = subprocess.run(["bash", "-ec", line], cwd=folder, check=False, capture_output=True, timeout=10)
+        assert 0 != spoiled.returncode
+    whole = served("audit", "show", "1", "--json").json
+    assert {"entry", "payload", "signature"} == set(whole)
+    assert "web-01" == json.loads(whole["payload"])["name"]
+    assert "the newest is number 1" in served("audit", "show", "2", code=2).complaint
+    assert "2 entries" in served("audit", "verify").out
+    verified = served("audit", "verify", "--json").json
+    assert {"size": 2, "fleet": served.fleet, "first_void": None}.items() <= verified.items()
+
+
+def test_another_admin_gets_to_know_the_fleet(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`context add` verifies the whole log before it writes anything; the id is compared."""
+    fleet, url = served.fleet, served.url
+    served.enroll("web-01")
+    monkeypatch.setenv("NIXFLEET_HOME", str(served.home.with_name("second")))
+    assert "no fleet is known here" in served("device", "list", code=2).complaint
+    assert "another fleet" in served("context", "add", url, "--fleet", "a" * 64, code=2).complaint
+    assert "no fleet id" in served("context", "add", url, "--fleet", "abc", code=2).complaint
+    assert "add --yes" in served("context", "add", url, code=2).err
+    assert not served.home.with_name("second").exists()
+    added = served("context", "add", url, "--fleet", fleet, "--name", "prod", "--json").json
+    assert ("prod", fleet, 2) == (added["name"], added["fleet"], added["log_size"])
+    assert ["web-01"] == [one["name"] for one in served("device", "list", "--json").json["devices"]]
+
+
+def test_a_key_without_rights_is_refused(served: Commands, tmp_path: Path) -> None:
+    """Who is nobody in the log may neither read nor sign: exit code 3, and nothing is appended."""
+    stranger = make_key(tmp_path / "stranger")
+    for argv in (["device", "list"], ["enroll", "token"], ["audit", "verify"]):
+        done = served("--key", str(stranger.with_suffix("")), *argv, code=3)
+        assert "nixfleet: " in done.complaint
+    assert 1 == entries(served)
+
+
+def test_doctor_says_what_is_wrong_and_the_fix(nixfleet: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each check is one line; the exit code is that of the first thing that is wrong."""
+    assert "nixfleet init" in nixfleet("doctor", code=2).out
+    nixfleet.init()
+    assert "is the coordinator running" in nixfleet("doctor", code=5).out
+    server = nixfleet.server()
+    server.start()
+    try:
+        checks = {each["check"]: each["verdict"] for each in nixfleet("doctor", "--json").json["checks"]}
+        healthy = dict.fromkeys(("settings", "key", "coordinator", "clock", "log", "rights"), "ok")
+        assert healthy.items() <= checks.items()
+        assert "warning" == checks["address"]
+        monkeypatch.delenv("SSH_AUTH_SOCK")
+        assert "run ssh-add" in nixfleet("doctor", code=2).out
+        monkeypatch.setenv("PATH", str(nixfleet.home))
+        assert "warning nix" in nixfleet("doctor", code=2).out
+    finally:
+        server.stop()
+
+
+def test_a_damaged_copy_of_the_log_is_named(served: Commands) -> None:
+    """What this machine holds is verified at every start; the way out is said, and works."""
+    served("audit", "list")
+    folder = served.home / "state" / "mirrors" / served.fleet
+    leaves = folder / "leaves"
+    data = bytearray(leaves.read_bytes())
+    data[40] ^= 1
+    leaves.write_bytes(data)
+    assert "move the folder away" in served("audit", "list", code=4).complaint
+    shutil.rmtree(folder)
+    assert 1 == entries(served)
