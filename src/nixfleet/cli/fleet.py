@@ -37,11 +37,21 @@ from nixfleet.trust.signers import Signer, find_signer, seal
 from nixfleet.trust.sshsig import SecretKey
 
 
-def begin(name: str, urls: tuple[str, ...], signer: Signer, *, key: str, env: Mapping[str, str]) -> str:
+def begin(
+    name: str,
+    urls: tuple[str, ...],
+    signer: Signer,
+    *,
+    key: str,
+    env: Mapping[str, str],
+    database: str | None = None,
+) -> str:
     """Make a fleet with one root key in this machine's data folder, and make it the current one; give its id.
 
+    With `database`, a URL, the log begins there, and the folder holds keys and cache alone.
+
     Raises:
-        UserError: the name is malformed or taken, or the folder cannot be written.
+        UserError: the name is malformed or taken, or folder or database cannot be written.
         Refused, Unreachable: the signer does not sign.
 
     """
@@ -62,7 +72,7 @@ def begin(name: str, urls: tuple[str, ...], signer: Signer, *, key: str, env: Ma
     )
     # The founding note is the fleet's name, for whoever gets to know it by its address.
     payload, signature = sign(signer, msgspec.structs.replace(root, note=name))
-    fleet = create_fleet(folder, payload, signature, log_key, cache_key.text)
+    fleet = create_fleet(folder, payload, signature, log_key, cache_key.text, database)
     try:
         put_context(name, Context(fleet=fleet, urls=urls, key=key), env=env)
     except UserError:
@@ -93,14 +103,15 @@ def _person() -> str:
 @click.command()
 @click.argument("name")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="How devices reach the coordinator; repeatable.")
+@click.option("--database", metavar="URL", help="postgresql://…; by default SQLite in the data folder.")
 @command
-async def init(given: Globals, name: str, urls: tuple[str, ...]) -> None:
+async def init(given: Globals, name: str, urls: tuple[str, ...], database: str | None) -> None:
     """Create a fleet named NAME; --key FILE.pub says whose, --key new makes a sealed key for it."""
     check_new(name, given.env)
     urls = urls or (_ask_url(),)
     checked = tuple(checked_url(url) for url in urls)
     key, signer = signer_for_new(name, given.key or "", given)
-    fleet = begin(name, checked, signer, key=key, env=given.env)
+    fleet = begin(name, checked, signer, key=key, env=given.env, database=database)
     if given.json:
         output.as_json({"name": name, "fleet": fleet, "urls": checked, "key": signer.key.fingerprint})
         return

@@ -35,6 +35,8 @@ class ServerSettings:
         if self.database_url is None:
             return f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
         scheme, separator, rest = self.database_url.partition("://")
+        if ":" in rest.rpartition("@")[0]:
+            raise UserError("the database URL holds a password, which others can read; put it in a file (PGPASSFILE)")
         if separator and scheme in {"postgresql", "postgres", "postgresql+asyncpg"}:
             return f"postgresql+asyncpg://{rest}"
         raise UserError("the database URL is not postgresql://…; without one, SQLite in the data folder is used")

@@ -4,8 +4,8 @@ import asyncio
 import os
 import secrets
 import shutil
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from nixfleet.errors import Conflict, NixfleetError, UserError
@@ -71,23 +71,18 @@ def _secret(path: Path, text: str) -> None:
 
 def _append(settings: ServerSettings, row: EntryRow) -> None:
     """Write the first entry from a loop of its own: the caller may be in one."""
-    errors: list[NixfleetError] = []
+    url = settings.url()
 
     async def write() -> None:
-        store = Store(settings.url())
+        store = Store(url)
         try:
             await store.open()
             await store.log.append([row])
-        except NixfleetError as error:
-            errors.append(error)
         finally:
             await store.close()
 
-    thread = threading.Thread(target=lambda: asyncio.run(write()), name="nixfleet-create")
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
+    with ThreadPoolExecutor(1, "nixfleet-create") as thread:
+        thread.submit(asyncio.run, write()).result()
 
 
 def _append_or_undo(settings: ServerSettings, row: EntryRow, moved: list[Path]) -> None:
