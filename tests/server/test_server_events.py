@@ -15,7 +15,7 @@ from nixfleet.errors import Unreachable
 from nixfleet.model.device import Phase, Progress
 from nixfleet.model.views import Delta
 from nixfleet.model.wire import Sync
-from nixfleet.server.events import PING, RESET, AgentHub, ConsoleHub
+from nixfleet.server.events import CONSOLE_KEPT_S, PING, RESET, AgentHub, ConsoleHub
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.view import LogView
 
@@ -63,6 +63,25 @@ async def test_silent_console_is_pinged_and_close_ends_it() -> None:
         hub.close()
         with pytest.raises(StopAsyncIteration):
             await _next(stream)
+
+
+async def test_nobody_is_told_nothing_until_a_console_is_expected() -> None:
+    """Changes are skipped while no console is near; one that comes back after that starts over, one before does not."""
+    now = 1_000.0
+    hub = ConsoleHub(start=0, clock=lambda: now)
+    assert not hub.expected()
+    hub.expect()
+    assert hub.expected()
+    hub.publish(Delta(seq=0))
+    async with aclosing(hub.stream(0)) as stream:
+        assert [await _next(stream), _seqs(await _next(stream))] == [PING, [1]]
+        now += CONSOLE_KEPT_S
+        assert hub.expected()
+    assert hub.expected()
+    now += CONSOLE_KEPT_S
+    assert not hub.expected()
+    hub.skip()
+    assert (hub.after(1), hub.after(hub.seq)) == (None, [])
 
 
 async def test_newer_stream_of_an_agent_ends_the_older() -> None:

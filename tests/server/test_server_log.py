@@ -51,7 +51,7 @@ async def test_void_statements_are_refused_whole_with_the_reason(tmp_path: Path)
     async with rig(tmp_path / "data") as one, one.client("admin") as admin:
         fleet = one.fleet
         fleet.device("web-01")
-        fleet.device("web-02", by="mallory")
+        fleet.device("web-02", by="stranger")
         with pytest.raises(Refused, match="neither root nor grant names its key"):
             await admin.append([one.submission(1), one.submission(2)])
         other = Fleet(at=fleet.now)

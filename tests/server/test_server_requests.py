@@ -71,7 +71,7 @@ async def test_reads_need_a_known_key(tmp_path: Path) -> None:
     async with rig(tmp_path / "data") as one:
         for path in READS:
             assert _error(await _ask(one, path)) == (401, "untrusted")
-            assert _error(await _ask(one, path, "mallory")) == (401, "untrusted")
+            assert _error(await _ask(one, path, "stranger")) == (401, "untrusted")
 
 
 async def test_forged_requests_are_refused(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ async def test_sessions_of_strangers_and_long_ones_are_refused(tmp_path: Path) -
     """Nobody opens a session for a key without a grant, for too long, or for another fleet."""
     async with rig(tmp_path / "data") as one, one.client(None) as anybody:
         with pytest.raises(Refused):
-            await anybody.open_session(_session(one, by="mallory"))
+            await anybody.open_session(_session(one, by="stranger"))
         for fields in ({"not_after": int(one.now) + 100_000}, {"fleet": "0" * 64}, {"v": 2}):
             with pytest.raises(Untrusted):
                 await anybody.open_session(_session(one, **fields))
@@ -225,11 +225,11 @@ async def test_nobody_slips_a_key_under_a_waiting_request(tmp_path: Path) -> Non
     async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client(None) as anybody:
         await anybody.enroll_request(_request(one, "web-01"))
         with pytest.raises(Refused, match="another key"):
-            await anybody.enroll_request(_request(one, "web-01", "mallory"))
+            await anybody.enroll_request(_request(one, "web-01", "stranger"))
         await admin.forget_request(device_id("web-01"))
-        await anybody.enroll_request(_request(one, "web-01", "mallory"))
+        await anybody.enroll_request(_request(one, "web-01", "stranger"))
         (view,) = await admin.enroll_requests()
-        assert view.fingerprint == fingerprint("mallory")
+        assert view.fingerprint == fingerprint("stranger")
         with pytest.raises(Untrusted):
             await anybody.enroll_request(_request(one, "web-02", fleet="0" * 64))
 

@@ -49,7 +49,7 @@ def test_bad_first_statement_leaves_nothing(tmp_path: Path) -> None:
     other_leaf, other_payload = fleet.entries[1]
     data = tmp_path / "data"
     with pytest.raises(Untrusted):
-        create_fleet(data, payload, key("mallory").sign("nixfleet-root-v1", payload), fleet.log_key, CACHE_KEY, now=1)
+        create_fleet(data, payload, key("stranger").sign("nixfleet-root-v1", payload), fleet.log_key, CACHE_KEY, now=1)
     with pytest.raises(UserError, match="another log key"):
         create_fleet(data, payload, good, key("other"), CACHE_KEY, now=fleet.now)
     with pytest.raises(UserError, match="begins with a root"):

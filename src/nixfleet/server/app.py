@@ -1,25 +1,21 @@
 """The web application: routes put together, errors turned into answers; it holds no rule of its own."""
 
-import logging
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
 from litestar import Litestar, Request, Response
-from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
-from litestar.handlers import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.types import ControllerRouterHandler
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 import nixfleet
-from nixfleet.errors import NixfleetError, Unreachable, UserError
-from nixfleet.model.wire import ErrorBody
+from nixfleet.errors import Unreachable, UserError
 from nixfleet.server.auth import Auth
 from nixfleet.server.cache import BinaryCache
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.faults import Bound, status_of
+from nixfleet.server.express import Express
+from nixfleet.server.faults import Bound, error_body, refusal
 from nixfleet.server.routes.cache import cache_routes
 from nixfleet.server.routes.devices import device_routes
 from nixfleet.server.routes.health import health_routes
@@ -31,13 +27,12 @@ from nixfleet.server.routes.views import view_routes
 from nixfleet.server.settings import CACHE, CACHE_KEY, ServerSettings
 from nixfleet.trust.narinfo import CacheKey
 
-_log = logging.getLogger(__name__)
 _QUERY_CHARS = 4_096
 ALWAYS = "always"
 """Mark (`opt`) of routes that answer before the coordinator is ready."""
 
 
-def make_app(coordinator: Coordinator, settings: ServerSettings) -> Litestar:
+def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
     """Put the application together; it answers 503 until the coordinator has started."""
     auth = Auth(coordinator)
     handlers: list[ControllerRouterHandler] = [
@@ -51,30 +46,30 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> Litestar:
         *cache_routes(_cache(coordinator, settings), auth.releaser),
     ]
 
-    def entrance(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        if len(connection.scope["query_string"]) > _QUERY_CHARS:
-            raise Bound(f"a query is longer than {_QUERY_CHARS} characters")
-        if not coordinator.ready and not handler.opt.get(ALWAYS):
-            raise Unreachable("the coordinator is starting; try again in a moment")
+    def entrance(app: ASGIApp) -> ASGIApp:
+        async def checked(scope: Scope, receive: Receive, send: Send) -> None:
+            if len(scope["query_string"]) > _QUERY_CHARS:
+                raise Bound(f"a query is longer than {_QUERY_CHARS} characters")
+            if not coordinator.ready and not scope["route_handler"].opt.get(ALWAYS):
+                raise Unreachable("the coordinator is starting; try again in a moment")
+            await app(scope, receive, send)
 
-    def ours(_request: Request[Any, Any, Any], error: NixfleetError) -> Response[bytes]:
-        status, kind = status_of(error)
-        return _answer(status, kind, str(error), coordinator)
+        return checked
+
+    def ours(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        status, body = refusal(error, f"{request.method} {request.url.path}", coordinator.wall_s())
+        return Response(body, status_code=status, media_type="application/json")
 
     def litestars(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         status = HTTPStatus(error.status_code)
         kind = _KINDS.get(status, "user" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "internal")
         return _answer(status, kind, _in_words(error), coordinator)
 
-    def bugs(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-        _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        text = "the coordinator failed on this request; its log says more"
-        return _answer(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", text, coordinator)
-
-    return Litestar(
+    app = Litestar(
         route_handlers=handlers,
-        guards=[entrance],
-        exception_handlers={NixfleetError: ours, HTTPException: litestars, Exception: bugs},
+        # Not a guard: Litestar copies the handler for each guard and request.
+        middleware=[entrance],
+        exception_handlers={HTTPException: litestars, Exception: ours},
         openapi_config=OpenAPIConfig(
             title="nixfleet coordinator",
             version=nixfleet.__version__,
@@ -84,6 +79,7 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> Litestar:
         logging_config=None,
         debug=False,
     )
+    return Express(app, coordinator)
 
 
 _KINDS = {HTTPStatus.NOT_FOUND: "unknown", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "bound"}
@@ -109,5 +105,5 @@ def _in_words(error: HTTPException) -> str:
 
 
 def _answer(status: HTTPStatus, kind: str, text: str, coordinator: Coordinator) -> Response[bytes]:
-    body = ErrorBody(error=text[:2_000], kind=kind, server_time=coordinator.wall_s())
-    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+    body = error_body(kind, text, coordinator.wall_s())
+    return Response(body, status_code=status, media_type="application/json")

@@ -5,14 +5,17 @@ bounded whatever a listener does, and one that falls out of the ring is told to 
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 import msgspec
 
 from nixfleet.model.views import Delta
 
 CONSOLE_PING_S = 10
+CONSOLE_KEPT_S = 60
+"""How long after the last console has left deltas are made for its return."""
 RING = 8_192
 PING = b": ping\n\n"
 RESET = b"event: reset\ndata: {}\n\n"
@@ -54,15 +57,30 @@ class Flag:
 class ConsoleHub:
     """Numbered deltas, encoded once, kept for those who come back; numbers differ from run to run."""
 
-    def __init__(self, start: int, ring: int = RING) -> None:
+    def __init__(self, start: int, ring: int = RING, clock: Callable[[], float] = time.monotonic) -> None:
         # A number of an earlier run lies below `start`, so that whoever still holds one is told to start over.
         self.seq = start
         self._ring: deque[bytes] = deque(maxlen=ring)
         self._listeners: set[Flag] = set()
+        self._clock = clock
+        self._until = clock()
         self.closed = False
 
     def __len__(self) -> int:
         return len(self._listeners)
+
+    def expect(self) -> None:
+        """Make deltas from now on: a console has, or has just had, what they go on from."""
+        self._until = self._clock() + CONSOLE_KEPT_S
+
+    def expected(self) -> bool:
+        """Tell whether a console listens or may come back; to nobody nothing need be told."""
+        return bool(self._listeners) or self._clock() < self._until
+
+    def skip(self) -> None:
+        """Note changes that nobody was told: whoever comes back from before them starts over."""
+        self.seq += 1
+        self._ring.clear()
 
     def publish(self, delta: Delta) -> None:
         """Give a change its number and hand it to every console."""
@@ -97,6 +115,7 @@ class ConsoleHub:
                     yield PING
         finally:
             self._listeners.discard(flag)
+            self.expect()
 
     def close(self) -> None:
         """End every stream."""

@@ -50,6 +50,8 @@ class LogKeeper:
         self._wall_s = wall_s
         self._lock = asyncio.Lock()
         self._checkpoint: tuple[int, bytes] = (-1, b"")
+        self._roots: dict[int, str] = {}
+        """Roots at sizes that devices have signed for: what is appended never changes them."""
         self._keys: dict[str, PublicKey] = {}
         self._devices_of: dict[str, str] = {}
         self.fleet = FleetId("")
@@ -263,7 +265,14 @@ class LogKeeper:
 
     def root_at(self, size: int) -> str | None:
         """Give the root at a size as hex, None for a size that the log has not reached."""
-        return self.state.tree.root(size).hex() if size <= self.size else None
+        if size > self.size:
+            return None
+        root = self._roots.get(size)
+        if root is None:
+            if len(self._roots) >= TAIL:
+                self._roots.clear()
+            root = self._roots[size] = self.state.tree.root(size).hex()
+        return root
 
     def root_statement(self) -> Root:
         """Give the root in force."""

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 REFRESH_S = 60
 """How often everything is looked at again: rights and rollouts end by time alone."""
-_REST = 4
+_REST = 8
 """A pass is followed by a rest of so many times its length, so that planning never takes the whole processor."""
 _CLOCKS = ("offered_s", "waiting_s", "overdue_s", "parked_s", "excused")
 _AWAITED = frozenset({Standing.IN_FLIGHT, Standing.PARKED, Standing.OVERDUE})
@@ -111,7 +111,7 @@ class Planner:
     def heard(self, report: Report, row: AttemptRow | None) -> None:
         """Take up a report that has been stored."""
         if row is not None and (work := self.works.get(row.rollout)):
-            work.take_try(row)
+            work.take_try(row, report.attempt)
         self.asked.discard(report.device)
         self.device_changed(report.device)
 

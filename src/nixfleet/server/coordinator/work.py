@@ -176,11 +176,12 @@ class Work:
             self._lineup = None
         self.members[device.device] = member
 
-    def take_try(self, row: AttemptRow) -> None:
-        """Take up a try as stored, or what has just been stored of it."""
+    def take_try(self, row: AttemptRow, told: Attempt | None = None) -> None:
+        """Take up a try as stored, or what has just been stored of it; `told` is what its row holds, where at hand."""
         key = (row.device, row.run)
         held = self.tries.get(key)
-        self.tries[key] = Try.of(row if held is None else merged(held.row, row))
+        whole = row if held is None else merged(held.row, row)
+        self.tries[key] = Try.of(whole) if told is None else Try(whole, told)
 
 
 def merged(old: AttemptRow, new: AttemptRow) -> AttemptRow:

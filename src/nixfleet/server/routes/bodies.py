@@ -1,12 +1,27 @@
-"""Bodies of requests: decoded strictly by type; their bounds stand beside each route."""
+"""Bodies of requests, decoded strictly by type; their bounds; and the one answer that says nothing but "taken"."""
 
 from typing import TypeVar
 
 import msgspec
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
 from nixfleet.errors import UserError
 
 T = TypeVar("T")
+
+
+class Taken(ASGIResponse):
+    """The answer ``{}``, made once: devices report thousands of times a second."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's three
+        """Send it."""
+        await send({"type": "http.response.start", "status": 200, "headers": _TAKEN_HEAD})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+
+
+_TAKEN_HEAD = [(b"content-type", b"application/json"), (b"content-length", b"2")]
+TAKEN = Taken()
 
 SIGNED_BYTES = 98_304
 """A payload of 64 KiB and a signature as base64, and what stands around them."""

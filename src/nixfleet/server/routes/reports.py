@@ -9,7 +9,7 @@ from nixfleet.model.ids import MAX_INT
 from nixfleet.model.wire import LineProof, Signed
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, bounded, decoded
+from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, TAKEN, Taken, bounded, decoded
 
 
 def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -29,22 +29,22 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
         return await coordinator.line(rollout, device)
 
     @post("/v1/reports", status_code=200, request_max_body_size=SIGNED_BYTES)
-    async def report(request: AnyRequest) -> dict[str, str]:
+    async def report(request: AnyRequest) -> Taken:
         """Take a signed report; answered after a durable commit."""
         await coordinator.report(decoded(await request.body(), Signed))
-        return {}
+        return TAKEN
 
     @post("/v1/progress", status_code=200, request_max_body_size=PROGRESS_BYTES)
-    async def progress(request: AnyRequest) -> dict[str, str]:
+    async def progress(request: AnyRequest) -> Taken:
         """Take live progress; it may be dropped."""
         device, body = await auth.device(request)
         coordinator.progress(device, decoded(body, Progress))
-        return {}
+        return TAKEN
 
     @post("/v1/enroll", status_code=200, request_max_body_size=SIGNED_BYTES)
-    async def enroll(request: AnyRequest) -> dict[str, str]:
+    async def enroll(request: AnyRequest) -> Taken:
         """Take a signed request to be enrolled; it waits for an admin's device statement."""
         await coordinator.enroll(decoded(await request.body(), Signed))
-        return {}
+        return TAKEN
 
     return [sync, line, report, progress, enroll]
