@@ -56,9 +56,16 @@ class Bench:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Ask the coordinator itself, unsigned; status 0 when it does not answer."""
+        return self._ask("GET", path, None)
+
+    def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send the coordinator a body of JSON, unsigned."""
+        return self._ask("POST", path, body)
+
+    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
-            connection.request("GET", path)
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         except OSError:
@@ -134,6 +141,12 @@ def kill(process: "subprocess.Popen[bytes]") -> None:
     process.wait(10)
 
 
+def kill_agent(device: Device) -> None:
+    """Kill the agent alone; a switch lives in a session of its own."""
+    [agent] = [one for one in device._started if one.poll() is None]
+    kill(agent)
+
+
 def state_of(device: Device) -> tuple[str, str, str]:
     """Give the running system, the profile's and the boot loader's."""
     return device.current_system, device.profile, device.boot_default
@@ -145,6 +158,11 @@ def update_of(device: Device) -> dict[str, Any]:
         json.loads(device.read("/var/lib/nixfleet/journal.json") or "{}").get("state", {}).get("update")
     )
     return update or {}
+
+
+def log_size(device: Device) -> int:
+    """Give how many entries of the log the agent has verified and holds."""
+    return int(json.loads(device.read("/var/lib/nixfleet/log/meta.json") or '{"size": 0}')["size"])
 
 
 def waits_of(device: Device) -> str:

@@ -1,7 +1,7 @@
 """What stands between devices and the coordinator in a test: a reverse proxy that can be hostile, broken or slow.
 
-Hostile: `alter` changes answers. Broken: `refused` answers 502 below a path, `buffers` holds event streams back until
-it gives up, as buffering proxies do. Slow: `stall` stops in the middle of a NAR until `release`.
+Hostile: `alter` changes whole answers. Broken: `refused` answers 502 below paths, `buffers` holds event streams back
+until it gives up, as buffering proxies do. Slow: `stall` stops in the middle of a NAR until `release`.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ class Front:
     def __init__(self, host: str, upstream_port: int) -> None:
         self.host = host
         self.port = free_port()
-        self.refused = ""
+        self.refused: tuple[str, ...] = ()
         self.buffers = False
         self.stall_after_bytes: int | None = None
         self.stalled = threading.Event()
         self.asked: list[str] = []
-        self._alter: Alter | None = None
+        self.alter: Alter | None = None
         self._upstream = ("127.0.0.1", upstream_port)
         self._released = threading.Event()
         self._nar_bytes = 0
@@ -47,16 +47,6 @@ class Front:
     def url(self) -> str:
         """The address that devices and admins use."""
         return f"http://{self.host}:{self.port}"
-
-    @property
-    def alter(self) -> Alter | None:
-        """What changes answers; while there is one, event streams are refused, so that agents poll."""
-        return self._alter
-
-    @alter.setter
-    def alter(self, alter: Alter | None) -> None:
-        self._alter = alter
-        self.drop()
 
     def stall(self, after_bytes: int) -> None:
         """Stop after so many bytes of NARs from now on, until `release`."""
@@ -113,7 +103,7 @@ class Front:
         path = head[0].split()[1].decode()
         self.asked.append(path)
         streams = path.startswith(STREAM)
-        if (self.refused and path.startswith(self.refused)) or (streams and self._alter is not None):
+        if path.startswith(self.refused):
             connection.sendall(_BAD_GATEWAY)
             return
         try:
@@ -125,8 +115,8 @@ class Front:
             upstream.sendall(b"\r\n".join([*head, b"Connection: close", b"", b""]) + body)
             if streams and self.buffers:
                 self._hold_back(connection, upstream)
-            elif self._alter is not None:
-                connection.sendall(_altered(self._alter, path, _all(upstream)))
+            elif self.alter is not None and not streams:
+                connection.sendall(_altered(self.alter, path, _all(upstream)))
             else:
                 self._pump(connection, upstream, nar=path.startswith("/cache/nar/"))
 

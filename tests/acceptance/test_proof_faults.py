@@ -1,7 +1,7 @@
 """Proof that a rollout ends right, once: whatever is killed, cut or gone in the middle of it."""
 
 import pytest
-from tests.acceptance.bench import QUICK, Bench, join, kill, spawn, state_of, until, update_of
+from tests.acceptance.bench import QUICK, Bench, join, kill_agent, spawn, state_of, until, update_of
 from tests.acceptance.front import Front
 from tests.nix.harness import Device
 
@@ -99,11 +99,11 @@ def test_a_cache_that_is_gone_and_a_network_that_is_cut_are_waited_for(
     front.stall(STALL_BYTES)
     rollout = bench.rollout("first")
     until("the download stalls", front.stalled.is_set)
-    front.refused = "/cache/"
+    front.refused = ("/cache/",)
     front.release()
     front.drop()
     until("the agent has noted why", lambda: update_of(ready).get("cause") == "network")
-    front.refused = ""
+    front.refused = ()
     ends_confirmed(bench, ready, rollout, first)
 
     ready.steer("hold")
@@ -114,9 +114,3 @@ def test_a_cache_that_is_gone_and_a_network_that_is_cut_are_waited_for(
     until("it tries to confirm", lambda: phase_of(ready) == "confirming")
     bench.lab.mend()
     ends_confirmed(bench, ready, rollout, second)
-
-
-def kill_agent(device: Device) -> None:
-    """Kill the agent, and Nix with it when that is its child; a switch lives in a session of its own."""
-    [agent] = [one for one in device._started if one.poll() is None]
-    kill(agent)

@@ -1,0 +1,151 @@
+"""Proof of how devices join: by token as far as it goes, else by an admin who compares a fingerprint."""
+
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.acceptance.bench import QUICK, Bench, join, said, spawn, state_of, until
+from tests.nix.harness import Device, closing
+
+from nixfleet.client.acts import DAY_S, Head, token_grant
+from nixfleet.model.device import JoinToken
+from nixfleet.model.statements import LogState
+from nixfleet.model.wire import AppendRequest, Submission
+from nixfleet.trust import token as tokens
+from nixfleet.trust.signers import Signer, find_signer
+from nixfleet.trust.sshsig import SecretKey
+from nixfleet.trust.statements import encode, namespace_of
+
+pytestmark = pytest.mark.nix
+
+POLLS = "poll_s = 1\n"
+LIFE_S = 4
+
+
+@pytest.fixture
+def site(bench: Bench, tmp_path: Path) -> Iterator["Site"]:
+    """Give a fleet that is served, and a maker of devices."""
+    bench.open_fleet()
+    with ExitStack() as stack:
+        yield Site(bench, tmp_path, stack)
+
+
+class Site:
+    """A fleet, and machines that want to be in it."""
+
+    def __init__(self, bench: Bench, folder: Path, stack: ExitStack) -> None:
+        self.bench = bench
+        self._folder = folder
+        self._stack = stack
+
+    def machine(self, name: str) -> Device:
+        """Make a device without a system: enough of it to join."""
+        device = Device(self._folder / f"{name}-{secrets.token_hex(2)}", name)
+        self._stack.enter_context(closing(device))
+        return device
+
+    def members(self) -> dict[str, str]:
+        """Give the fleet's devices: name and key."""
+        return {one["name"]: one["key"] for one in self.bench.json("device", "list")["devices"]}
+
+    def requests(self) -> dict[str, dict[str, str]]:
+        """Give who asks to be enrolled, by name."""
+        return {one["name"]: one for one in self.bench.json("enroll", "list")["requests"]}
+
+    def asks(self, name: str) -> dict[str, str]:
+        """Wait until a device asks."""
+        until(f"{name} asks", lambda: name in self.requests())
+        return self.requests()[name]
+
+    def head(self, at: int) -> tuple[Head, str]:
+        """Give the header of a statement of the admin's, over the whole log, and the fleet id."""
+        verified = self.bench.json("audit", "verify")
+        signer = self.signer()
+        base = LogState(size=verified["size"], root=verified["root"])
+        return Head(fleet=verified["fleet"], by=signer.key.fingerprint, at=at, base=base), verified["fleet"]
+
+    def signer(self) -> Signer:
+        """Give the admin's key in the ssh-agent."""
+        sock = self.bench.admin._env["SSH_AUTH_SOCK"]
+        return find_signer(None, key_file=None, ssh_auth_sock=sock, passphrase=None)
+
+    def short_token(self) -> tuple[str, int]:
+        """Make a token that ends in a few seconds: signed as long ago as a statement may be; give also its end."""
+        at = int(time.time()) - DAY_S + LIFE_S
+        head, fleet = self.head(at)
+        seed = secrets.token_bytes(32)
+        grant = token_grant(
+            head, id=secrets.token_hex(16), key=SecretKey.from_seed(seed).public.text, tags={}, uses=1, days=1
+        )
+        payload = encode(grant)
+        signed = Submission(payload=payload, signature=self.signer().sign(namespace_of(grant), payload))
+        status, answer = self.bench.post("/v1/log", msgspec.json.encode(AppendRequest(statements=(signed,))))
+        assert status < 300, answer
+        token = JoinToken(v=1, urls=(self.bench.url,), fleet=fleet, log=head.base, seed=seed.hex())
+        return tokens.make(token), grant.not_after
+
+
+def test_a_token_admits_as_many_as_it_says_and_no_longer_than_it_says(site: Site) -> None:
+    """Used up, expired: the device asks instead, with the reason; of another fleet: it trusts nothing."""
+    token = site.bench.token("--uses", "1")
+    join(site.machine("web-01"), token, POLLS)
+    until("web-01 is a member", lambda: "web-01" in site.members())
+    join(site.machine("web-02"), token, POLLS)
+    short, end_s = site.short_token()
+    read = tokens.read(token)
+    foreign = site.machine("web-04")
+    join(foreign, tokens.make(msgspec.structs.replace(read, fleet="ab" * 32)), POLLS)
+    until("the short token ends", lambda: int(time.time()) > end_s)
+    join(site.machine("web-03"), short, POLLS)
+
+    assert "or its token is used up" in site.asks("web-02")["reason"]
+    assert "the join token has ended" in site.asks("web-03")["reason"]
+    until("web-04 says why", lambda: "signed for another fleet" in said(foreign))
+    assert {"web-01"} == site.members().keys()
+
+
+def test_a_taken_name_waits_for_an_admin_who_moves_it(site: Site) -> None:
+    """The second web-01 becomes pending; plain `enroll` says that the name is taken, `--replace` moves it."""
+    token = site.bench.token("--uses", "2")
+    join(site.machine("web-01"), token, POLLS)
+    until("web-01 is a member", lambda: "web-01" in site.members())
+    first = site.members()["web-01"]
+    join(site.machine("web-01"), token, POLLS)
+    asked = site.asks("web-01")
+    assert "the name web-01 is taken by " in asked["reason"]
+    refused = site.bench.nixfleet("enroll", "web-01", "--key", asked["fingerprint"], check=False)
+    assert (2, True) == (refused.returncode, "--replace" in refused.stderr)
+    assert first == site.members()["web-01"]
+    site.bench.nixfleet("enroll", "web-01", "--key", asked["fingerprint"], "--replace")
+    assert {"web-01": asked["key"]} == site.members()
+    until("it listens", lambda: site.bench.device("web-01")["online"])
+    assert {} == site.requests()
+
+
+def test_a_device_is_enrolled_by_the_fingerprint_of_its_host_key_and_updates(site: Site, web: Device) -> None:
+    """No token, only addresses and the pinned log: it asks, an admin compares and signs, and it takes an update."""
+    bench, a = site.bench, site.bench.systems.a
+    web.make_host_key()
+    verified = bench.json("audit", "verify")
+    pins = f'fleet = "{verified["fleet"]}"\ncheckpoint = "{verified["size"]}:{verified["root"]}"\n'
+    web.write("/etc/nixfleet/agent.toml", f'name = "web-01"\nurls = ["{bench.url}"]\n{pins}{POLLS}{QUICK}')
+    spawn(web, "nixfleet", "agent")
+    asked = site.asks("web-01")
+    shown = subprocess.run(
+        ["ssh-keygen", "-lf", web.path("/etc/ssh/ssh_host_ed25519_key.pub")],
+        capture_output=True, text=True, check=True, timeout=10,
+    ).stdout.split()[1]  # fmt: skip
+    assert shown == asked["fingerprint"]
+    assert {} == site.members()
+    wrong = bench.nixfleet("enroll", "web-01", "--key", f"SHA256:{'A' * 43}", check=False)
+    assert 2 == wrong.returncode
+    bench.nixfleet("enroll", "web-01", "--key", shown, "--tag", "env=prod")
+    until("it listens", lambda: bench.device("web-01")["reported_at"])
+    assert {"env": "prod"} == bench.device("web-01")["tags"]
+    bench.nixfleet("deploy", "--device", f"web-01={a}")
+    assert (a, a, a) == state_of(web)
