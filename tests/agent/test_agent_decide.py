@@ -99,7 +99,7 @@ def test_an_unknown_line_is_fetched_first_and_none_means_nothing_to_do() -> None
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"signer": "mallory"}, "its wave is not open yet"),
+        ({"signer": "stranger"}, "its wave is not open yet"),
         ({"device": device_id("web-02")}, "its wave is not open yet"),
         ({"rollout": "0" * 64}, "its wave is not open yet"),
         ({"fleet": "0" * 64}, "its wave is not open yet"),
@@ -140,9 +140,9 @@ def test_a_revoked_signer_starts_nothing_and_withdraws_what_began() -> None:
 def test_a_forged_rollout_is_nothing() -> None:
     """A statement by a key that nobody named is void, whatever gate the coordinator signs for it."""
     world = World()
-    forged = world.fleet.rollout_statement(world.release, by="mallory")
+    forged = world.fleet.rollout_statement(world.release, by="stranger")
     payload = encode(forged)
-    digest = world.fleet.append(payload, namespace_of(forged), "mallory")
+    digest = world.fleet.append(payload, namespace_of(forged), "stranger")
     decision = world.decide(world.gate(rollout=digest))
     assert Wait(reason="its wave is not open yet") == decision
 

@@ -70,7 +70,7 @@ async def test_a_root_made_here_begins_a_log() -> None:
         by=admin.public.fingerprint,
         at=5,
         urls=["http://127.0.0.1:7070"],
-        principals=[Principal(name="ann", keys=(admin.public.text,))],
+        principals=[Principal(name="lead", keys=(admin.public.text,))],
         log_key=log_key.public.text,
     )
     assert root == parse(encode(root))
@@ -300,7 +300,7 @@ async def test_a_lost_answer_does_not_act_twice(tmp_path: Path, fleet: Fleet) ->
 
 async def test_without_the_right_the_coordinator_says_no(tmp_path: Path, fleet: Fleet) -> None:
     """A key without a grant is refused, and the reason is the replay's."""
-    async with at_work(tmp_path, fleet, by="mallory") as (_, admin):
+    async with at_work(tmp_path, fleet, by="stranger") as (_, admin):
         with pytest.raises(Refused, match="neither root nor grant"):
             await admin.retire(["web-01"])
 
@@ -331,10 +331,13 @@ async def test_a_revocation_ends_a_grant(tmp_path: Path, fleet: Fleet) -> None:
 
 async def test_an_approval_is_a_second_signature(tmp_path: Path) -> None:
     """With a threshold of two, the first act waits and says for what; the other's approval lets it take effect."""
-    fleet = Fleet("ann", "bob", threshold=2)
-    fleet.approve(digest(fleet.entries[0][1]), "bob")
-    async with at_work(tmp_path, fleet, by="ann") as (_, ann), at_work(tmp_path, fleet, by="bob") as (_, bob):
-        acted = await ann.revoke(key=key("lost").public.fingerprint)
+    fleet = Fleet("lead", "security", threshold=2)
+    fleet.approve(digest(fleet.entries[0][1]), "security")
+    async with (
+        at_work(tmp_path, fleet, by="lead") as (_, lead),
+        at_work(tmp_path, fleet, by="security") as (_, security),
+    ):
+        acted = await lead.revoke(key=key("lost").public.fingerprint)
         assert "1 more" in acted.waits
-        assert "" == (await bob.approve(acted.digest)).waits
-        assert key("lost").public.fingerprint in bob.state.revoked_keys
+        assert "" == (await security.approve(acted.digest)).waits
+        assert key("lost").public.fingerprint in security.state.revoked_keys

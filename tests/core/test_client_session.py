@@ -28,7 +28,7 @@ class Person:
 
     def __init__(self) -> None:
         self.asked = 0
-        self._own = MemorySigner(key("ann"))
+        self._own = MemorySigner(key("lead"))
 
     @property
     def key(self) -> PublicKey:

@@ -19,7 +19,7 @@ def test_a_gate_reads_back() -> None:
 
 def test_another_key_or_fleet_opens_nothing() -> None:
     """A gate is the log key's word for its own fleet."""
-    note = sign_gate(GATE, key("mallory"))
+    note = sign_gate(GATE, key("stranger"))
     with pytest.raises(Untrusted):
         open_gate(note, key("log").public, FLEET)
     with pytest.raises(Untrusted):

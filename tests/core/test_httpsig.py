@@ -18,10 +18,10 @@ NOW = 1_800_000_000
 
 def key_of(wanted: Fingerprint) -> PublicKey | None:
     """Know one key."""
-    return key("alice").public if wanted == fingerprint("alice") else None
+    return key("lead").public if wanted == fingerprint("lead") else None
 
 
-def signed(body: bytes = b"{}", query: str = "size=3", created: int = NOW, name: str = "alice") -> dict[str, str]:
+def signed(body: bytes = b"{}", query: str = "size=3", created: int = NOW, name: str = "lead") -> dict[str, str]:
     """Sign a usual request."""
     return sign_request(key(name), method="POST", path="/v1/log", query=query, body=body, created=created, fleet=FLEET)
 
@@ -34,14 +34,14 @@ def verified(headers: dict[str, str], **changed: object) -> Fingerprint:
 
 def test_a_signed_request_tells_its_signer() -> None:
     """The verifier returns the fingerprint, whatever the case of header names."""
-    assert fingerprint("alice") == verified(signed())
-    assert fingerprint("alice") == verified({name.upper(): value for name, value in signed().items()})
+    assert fingerprint("lead") == verified(signed())
+    assert fingerprint("lead") == verified({name.upper(): value for name, value in signed().items()})
 
 
 def test_an_empty_body_and_query_are_signed_too() -> None:
     """Nothing is signed as nothing: the digest of the empty body, and a bare question mark."""
     headers = signed(body=b"", query="")
-    assert fingerprint("alice") == verified(headers, body=b"", query="")
+    assert fingerprint("lead") == verified(headers, body=b"", query="")
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_wrong_clock_is_told_apart(off_s: int) -> None:
     """A well-signed request whose clock is over 300 s off is `Skewed`, so that the client can retry."""
     with pytest.raises(Skewed, match="clock"):
         verified(signed(created=NOW + off_s))
-    assert fingerprint("alice") == verified(signed(created=NOW + (300 if off_s > 0 else -300)))
+    assert fingerprint("lead") == verified(signed(created=NOW + (300 if off_s > 0 else -300)))
 
 
 def test_a_stranger_does_not_learn_about_the_clock() -> None:
     """An unknown key is refused as such, clock or not."""
     with pytest.raises(Untrusted, match="may not ask") as caught:
-        verified(signed(name="mallory", created=0))
+        verified(signed(name="stranger", created=0))
     assert not isinstance(caught.value, Skewed)
 
 
@@ -127,7 +127,7 @@ def test_a_streamed_body_is_compared_after_its_head() -> None:
     head = verify_head(
         signed(body=b"long"), method="POST", path="/v1/log", query="size=3", now=NOW, fleet=FLEET, key_of=key_of
     )
-    assert fingerprint("alice") == head.signer
+    assert fingerprint("lead") == head.signer
     head.digest.check_hash(hashlib.sha256(b"long").digest())
     with pytest.raises(Untrusted, match="body"):
         head.digest.check(b"short")

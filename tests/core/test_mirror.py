@@ -102,7 +102,7 @@ def test_the_folder_of_another_fleet_is_refused(tmp_path: Path, fleet: Fleet) ->
     """A folder belongs to one fleet id."""
     full(tmp_path, fleet)
     with pytest.raises(UserError, match="another fleet"):
-        opened(tmp_path, Fleet("eve"))
+        opened(tmp_path, Fleet("other"))
 
 
 def test_an_extension_is_taken_whole_or_not_at_all(tmp_path: Path, fleet: Fleet) -> None:
@@ -138,9 +138,9 @@ def forked(fleet: Fleet) -> Fleet:
     """Make a log with the same first entry and another second one."""
     other = Fleet()
     assert other.fleet == fleet.fleet
-    other.device("mallory")
+    other.device("stranger")
     for _ in range(10):
-        other.device("mallory", tags={"n": str(other.size)})
+        other.device("stranger", tags={"n": str(other.size)})
     return other
 
 

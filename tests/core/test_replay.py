@@ -56,7 +56,7 @@ def test_a_root_by_a_stranger_makes_no_fleet() -> None:
     """Root 1 must be signed by the key that it names as `by`."""
     fleet = Fleet()
     payload = fleet.entries[0][1]
-    leaf = fleet.leaf(payload, "nixfleet-root-v1", "mallory")
+    leaf = fleet.leaf(payload, "nixfleet-root-v1", "stranger")
     assert isinstance(replay(State(fleet.state.fleet), 0, leaf, payload), Void)
 
 
@@ -104,7 +104,7 @@ def test_a_repeat_is_dropped_and_judged_once() -> None:
     fleet = Fleet()
     statement = fleet.rollout_statement(fleet.release("a")[0])
     payload = encode(statement)
-    fleet.append(payload, "nixfleet-rollout-v1", "mallory")
+    fleet.append(payload, "nixfleet-rollout-v1", "stranger")
     assert "names its key" in last(fleet)
     fleet.append(payload, "nixfleet-rollout-v1", "admin")
     assert last(fleet) == "Valid"
@@ -145,7 +145,7 @@ def test_a_bad_signature_is_void() -> None:
 def test_a_strangers_leaf_needs_no_payload_and_freezes_nobody() -> None:
     """A key in no statement is void by its leaf; the same without a payload by a known key stops the replay."""
     fleet = Fleet()
-    stranger = fleet.leaf(b"x", "nixfleet-root-v1", "mallory")
+    stranger = fleet.leaf(b"x", "nixfleet-root-v1", "stranger")
     assert isinstance(replay(fleet.state, 1, stranger, None), Void)
     assert fleet.state.blind_at is None
     known = fleet.leaf(b"x", "nixfleet-root-v1", "admin")
@@ -229,7 +229,7 @@ def test_rights_are_judged_per_device_and_action() -> None:
     assert isinstance(authorise(fleet.state, fingerprint("ops"), "rollback", web, now), Denied)
     assert isinstance(authorise(fleet.state, fingerprint("ops"), "deploy", web, T0 + YEAR_S + 1), Denied)
     assert isinstance(authorise(fleet.state, fingerprint("admin"), "deploy", dev, now), Allowed)
-    assert isinstance(authorise(fleet.state, fingerprint("mallory"), "deploy", web, now), Denied)
+    assert isinstance(authorise(fleet.state, fingerprint("stranger"), "deploy", web, now), Denied)
     assert isinstance(authorise(fleet.state, fingerprint("admin"), "deploy", "0" * 32, now), Denied)
 
 
@@ -315,19 +315,19 @@ def test_a_new_principal_consents_by_a_cosignature() -> None:
 
 def test_a_threshold_counts_principals_not_keys() -> None:
     """With a threshold of two, one person with two keys stays one person."""
-    people = (principal("alice", "alice", "alice-2"), principal("bob"))
-    fleet = Fleet("alice", "bob", threshold=2, principals=people)
+    people = (principal("lead", "lead", "lead-2"), principal("security"))
+    fleet = Fleet("lead", "security", threshold=2, principals=people)
     genesis = fleet.verdicts[0]
     assert isinstance(genesis, Waiting)
     root = hashlib.sha256(fleet.entries[0][1]).hexdigest()
-    fleet.approve(root, "alice-2")  # type: ignore[arg-type]  # a digest
+    fleet.approve(root, "lead-2")  # type: ignore[arg-type]  # a digest
     assert fleet.state.root is None
-    fleet.approve(root, "bob")  # type: ignore[arg-type]  # a digest
+    fleet.approve(root, "security")  # type: ignore[arg-type]  # a digest
     assert fleet.state.root is not None
-    device = fleet.device("web-01", by="alice")
+    device = fleet.device("web-01", by="lead")
     assert last(fleet) == "1 more root signatures are needed"
     assert not fleet.state.devices
-    fleet.approve(device, "bob")
+    fleet.approve(device, "security")
     assert device_id("web-01") in fleet.state.devices
 
 
@@ -506,14 +506,14 @@ def test_a_control_needs_the_right_over_the_whole_selection() -> None:
 def ruled(**rule: Any) -> Fleet:
     """Make a fleet with a threshold of two, a rule on production, and two approvers beside two operators."""
     made: dict[str, Any] = {"select": {"env": ["prod"]}, "actions": ("deploy", "control", "device"), "approvals": 1}
-    fleet = Fleet("alice", "bob", threshold=2, rules=(Rule(**(made | rule)),))
-    fleet.approve(hashlib.sha256(fleet.entries[0][1]).hexdigest(), "bob")  # type: ignore[arg-type]  # a digest
+    fleet = Fleet("lead", "security", threshold=2, rules=(Rule(**(made | rule)),))
+    fleet.approve(hashlib.sha256(fleet.entries[0][1]).hexdigest(), "security")  # type: ignore[arg-type]  # a digest
     for name, actions in (
         ("ops", ("deploy", "release", "control", "device", "enroll", "approve")),
-        ("carol", ("approve",)),
+        ("oncall", ("approve",)),
     ):
-        fleet.grant(name, *actions, by="alice")
-        fleet.approve(hashlib.sha256(fleet.entries[-1][1]).hexdigest(), "bob")  # type: ignore[arg-type]  # a digest
+        fleet.grant(name, *actions, by="lead")
+        fleet.approve(hashlib.sha256(fleet.entries[-1][1]).hexdigest(), "security")  # type: ignore[arg-type]  # a digest
     fleet.device("web-01", by="ops", tags={"env": "prod"})
     return fleet
 
@@ -526,9 +526,9 @@ def test_an_act_under_a_rule_waits_for_another_principal() -> None:
     assert last(fleet) == "1 more approvals are needed"
     fleet.approve(pause, "ops")
     assert not fleet.state.rollouts[rollout].paused
-    fleet.approve(pause, "mallory")
+    fleet.approve(pause, "stranger")
     assert "names its key" in last(fleet)
-    fleet.approve(pause, "carol")
+    fleet.approve(pause, "oncall")
     assert fleet.state.rollouts[rollout].paused
 
 

@@ -210,26 +210,26 @@ def test_a_cache_that_the_root_dropped_brings_nothing() -> None:
 def test_rules_bind_rollouts_at_use() -> None:
     """Approvals, notes, soak and pace of the root's rules, for the devices that they select."""
     rule = Rule(select={"env": ("prod",)}, actions=("deploy",), approvals=1, min_soak_s=60, max_in_flight=5)
-    fleet = Fleet("alice", "bob", threshold=2, rules=(rule,))
-    fleet.approve(_digest(fleet), "bob")
-    for name, action in (("ops", "deploy"), ("ops", "release"), ("carol", "approve")):
-        fleet.grant(name, action, by="alice", select={})  # type: ignore[arg-type]  # an action
-        fleet.approve(_digest(fleet), "bob")
-    fleet.grant("hr", "enroll", "device", by="alice")
-    fleet.approve(_digest(fleet), "bob")
+    fleet = Fleet("lead", "security", threshold=2, rules=(rule,))
+    fleet.approve(_digest(fleet), "security")
+    for name, action in (("ops", "deploy"), ("ops", "release"), ("oncall", "approve")):
+        fleet.grant(name, action, by="lead", select={})  # type: ignore[arg-type]  # an action
+        fleet.approve(_digest(fleet), "security")
+    fleet.grant("hr", "enroll", "device", by="lead")
+    fleet.approve(_digest(fleet), "security")
     fleet.device("web-01", by="hr", tags={"env": "prod"})
     release = fleet.release("a", by="ops")[0]
     fleet.rollout(release, by="ops", soak_s=0)
-    fleet.approve(_digest(fleet), "carol")
+    fleet.approve(_digest(fleet), "oncall")
     assert said(chosen(fleet)) == "idle rule"
     fleet.rollout(release, by="ops", soak_s=60, max_in_flight=6)
-    fleet.approve(_digest(fleet), "carol")
+    fleet.approve(_digest(fleet), "oncall")
     assert said(chosen(fleet)) == "idle rule rule"
     fleet.rollout(release, by="ops", soak_s=60, max_in_flight=5)
     assert said(chosen(fleet)) == "idle approvals rule rule"
-    fleet.approve(_digest(fleet), "carol")
+    fleet.approve(_digest(fleet), "oncall")
     assert said(chosen(fleet)).startswith("follow")
-    fleet.revoke(key_name="carol", by="carol")
+    fleet.revoke(key_name="oncall", by="oncall")
     assert said(chosen(fleet)) == "idle approvals approvals approvals"
 
 

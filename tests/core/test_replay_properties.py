@@ -15,7 +15,7 @@ from nixfleet.trust.replay import Needs, State, Unknown, Valid, Void, choose, mi
 from nixfleet.trust.statements import digest
 
 DEVICES = ("web-01", "web-02", "dev-01")
-PEOPLE = ("admin", "ops", "ci", "token", "mallory", "web-01")
+PEOPLE = ("admin", "ops", "ci", "token", "stranger", "web-01")
 TAGS: tuple[dict[str, str], ...] = ({}, {"env": "prod"}, {"env": "dev"}, {"env": "prod", "rack": "1"})
 SELECTS: tuple[dict[str, tuple[str, ...]], ...] = ({}, {"env": ("prod",)}, {"env": ("dev", "prod")}, {"rack": ("1",)})
 
@@ -41,7 +41,7 @@ def made_up(seed: int) -> Fleet:
         _act(fleet, chance)
         if seed % 2 and chance.random() < 0.7:
             index = fleet.size - chance.randrange(1, 4)
-            fleet.approve(_digest(fleet, index), chance.choice(("boss", "ci", "ops", "mallory")))
+            fleet.approve(_digest(fleet, index), chance.choice(("boss", "ci", "ops", "stranger")))
     return fleet
 
 

@@ -71,15 +71,15 @@ def test_an_enrolment_request_proves_its_key() -> None:
     )
     assert request == open_enroll(sign_enroll(request, key("web-01")), fleet=FLEET)
     with pytest.raises(Untrusted, match="key it names"):
-        open_enroll(sign_enroll(request, key("mallory")), fleet=FLEET)
+        open_enroll(sign_enroll(request, key("stranger")), fleet=FLEET)
     with pytest.raises(Untrusted, match="another fleet"):
         open_enroll(sign_enroll(request, key("web-01")), fleet="0" * 64)
 
 
-def session(by: str = "alice", at: int = T0, length_s: int = 43_200) -> Signed:
+def session(by: str = "lead", at: int = T0, length_s: int = 43_200) -> Signed:
     """Sign a session of a person."""
     made = Session(
-        v=1, fleet=FLEET, by=fingerprint("alice"), key=key("session").public.text, at=at, not_after=at + length_s
+        v=1, fleet=FLEET, by=fingerprint("lead"), key=key("session").public.text, at=at, not_after=at + length_s
     )
     payload = session_payload(made)
     return Signed(payload=payload, signature=key(by).sign(NAMESPACE_SESSION, payload))
@@ -87,7 +87,7 @@ def session(by: str = "alice", at: int = T0, length_s: int = 43_200) -> Signed:
 
 def test_a_session_lasts_twelve_hours_at_most() -> None:
     """It is opened while it lasts, by the key that it names."""
-    assert fingerprint("alice") == open_session(session(), fleet=FLEET, now=T0 + 43_199).by
+    assert fingerprint("lead") == open_session(session(), fleet=FLEET, now=T0 + 43_199).by
     with pytest.raises(Untrusted, match="ended"):
         open_session(session(), fleet=FLEET, now=T0 + 43_200)
     with pytest.raises(Untrusted, match="12 hours"):
@@ -97,4 +97,4 @@ def test_a_session_lasts_twelve_hours_at_most() -> None:
     with pytest.raises(Untrusted, match="future"):
         open_session(session(at=T0 + 301), fleet=FLEET, now=T0)
     with pytest.raises(Untrusted, match="key it names"):
-        open_session(session(by="mallory"), fleet=FLEET, now=T0)
+        open_session(session(by="stranger"), fleet=FLEET, now=T0)

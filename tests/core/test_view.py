@@ -75,7 +75,7 @@ def test_entries_must_join_and_reach_the_checkpoint() -> None:
 
 def test_another_fleets_log_is_refused() -> None:
     """The fleet id is the digest of root 1, and nothing else is trusted on first use."""
-    fleet, other = grown(), Fleet("mallory")
+    fleet, other = grown(), Fleet("stranger")
     with pytest.raises(BadEntry, match="entry 0: it is not the root that the fleet id names"):
         LogView.pinned(fleet.fleet).extend(other.checkpoint, 0, other.entries)
     with pytest.raises(BadEntry, match="entry 0"):
@@ -87,7 +87,7 @@ def test_a_checkpoint_is_signed_by_the_log_key() -> None:
     fleet = grown()
     view = followed(fleet)
     fleet.device("web-02")
-    for name, key_name in ((fleet.fleet, "mallory"), ("0" * 64, "log")):
+    for name, key_name in ((fleet.fleet, "stranger"), ("0" * 64, "log")):
         note = sign_checkpoint(Checkpoint(origin(name, 0), fleet.size, fleet.tree.root()), key(key_name))
         with pytest.raises(Untrusted):
             view.extend(note, 5, fleet.entries[5:])

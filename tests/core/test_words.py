@@ -59,17 +59,17 @@ def test_an_entry_carries_who_when_and_on_what() -> None:
 
 def test_rollouts_name_their_release_and_approvals_their_act() -> None:
     """A rollout says what it brings to whom, a rollback what it takes back, an approval what it approves."""
-    fleet = Fleet("ann", "bob", threshold=2)
-    fleet.approve(fleet.fleet, "bob")  # type: ignore[arg-type]  # the fleet id is root 1's digest
-    assert "approve: found the fleet: ann, bob, 2 signatures" == last(fleet).what
-    release, _ = fleet.release("a", by="ann")
-    rollout = fleet.rollout(release, by="ann", select={"env": ("prod", "dev")})
+    fleet = Fleet("lead", "security", threshold=2)
+    fleet.approve(fleet.fleet, "security")  # type: ignore[arg-type]  # the fleet id is root 1's digest
+    assert "approve: found the fleet: lead, security, 2 signatures" == last(fleet).what
+    release, _ = fleet.release("a", by="lead")
+    rollout = fleet.rollout(release, by="lead", select={"env": ("prod", "dev")})
     assert ("roll out a to env=prod,dev in 1 wave(s)", release) == (last(fleet).what, last(fleet).subject)
-    fleet.rollout(None, by="ann", kind="rollback", of=rollout)
+    fleet.rollout(None, by="lead", kind="rollback", of=rollout)
     assert f"roll back {rollout[:12]} on all devices" == last(fleet).what
-    fleet.control(rollout, "advance", by="ann", wave=1)
+    fleet.control(rollout, "advance", by="lead", wave=1)
     assert f"open wave 1 of rollout {rollout[:12]}" == last(fleet).what
-    fleet.control(rollout, "retry", by="ann", devices="failed")
+    fleet.control(rollout, "retry", by="lead", devices="failed")
     assert f"retry what failed in rollout {rollout[:12]}" == last(fleet).what
 
 
