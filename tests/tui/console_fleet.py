@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from nixfleet.errors import Unreachable
 from nixfleet.model.device import Facts, Outcome, Phase
 from nixfleet.model.statements import ACTIONS, Verb
 from nixfleet.model.views import (
@@ -230,7 +231,7 @@ def fleet_rollouts() -> list[RolloutView]:
     """Make one under way, one halted by its canary, one finished, one cancelled."""
 
     def rollout(**fields: object) -> RolloutView:
-        common = {"by": fingerprint("anna"), "principal": "anna", "soak_s": 300, "device_timeout_s": 3_600}
+        common = {"by": fingerprint("ops"), "principal": "ops", "soak_s": 300, "device_timeout_s": 3_600}
         return msgspec.convert({**common, **fields}, RolloutView)
 
     def wave(number: int, members: str, state: str, total: int, **counts: object) -> WaveView:
@@ -293,8 +294,8 @@ def fleet_rollouts() -> list[RolloutView]:
             failed=1,
             max_in_flight=2,
             finished_at=NOW - 8 * 86_400,
-            principal="jonas",
-            by=fingerprint("jonas"),
+            principal="oncall",
+            by=fingerprint("oncall"),
         ),
         rollout(
             id=digest("rollout kiosk-2299"),
@@ -320,8 +321,8 @@ def fleet_releases() -> list[ReleaseView]:
             id=key,
             index=index,
             name=name,
-            by=fingerprint("ci"),
-            principal="ci",
+            by=fingerprint("release-ci"),
+            principal="release-ci",
             at=NOW - age_s,
             targets=targets,
             source_url="https://git.acme.example/fleet",
@@ -384,19 +385,19 @@ def fleet_requests() -> list[EnrollView]:
 def fleet_entries() -> list[EntryView]:
     """Make the end of a log, with two acts that have no effect."""
     rows: list[tuple[str, str, str, str, str, str]] = [
-        ("root", "anna", "founded the fleet", "acme", "", ""),
-        ("grant", "anna", "granted release to ci until 2027-01-01", "ci", "", ""),
-        ("grant", "anna", "granted deploy, rollback, control to jonas on site=berlin", "jonas", "", ""),
-        *(("device", "anna", f"enrolled {device.name}", device.name, "", "") for device in fleet_devices()[:30]),
-        ("release", "ci", "published nas-2219 for 6 devices", "nas-2219", "", ""),
-        ("rollout", "jonas", "deploys nas-2219 to role=nas", "nas-2219", "", "FLEET-288"),
-        ("device", "anna", "holds nas-oslo-01 for 7 days", "nas-oslo-01", "", "disk replacement"),
-        ("release", "ci", "published web-2304 for 12 devices", "web-2304", "", ""),
-        ("rollout", "jonas", "deploys web-2304 to role=web", "web-2304", "void: no right to deploy on site=oslo", ""),
-        ("rollout", "anna", "deploys web-2304 to role=web", "web-2304", "", ""),
+        ("root", "ops", "founded the fleet", "acme", "", ""),
+        ("grant", "ops", "granted release to release-ci until 2027-01-01", "release-ci", "", ""),
+        ("grant", "ops", "granted deploy, rollback, control to oncall on site=berlin", "oncall", "", ""),
+        *(("device", "ops", f"enrolled {device.name}", device.name, "", "") for device in fleet_devices()[:30]),
+        ("release", "release-ci", "published nas-2219 for 6 devices", "nas-2219", "", ""),
+        ("rollout", "oncall", "deploys nas-2219 to role=nas", "nas-2219", "", "FLEET-288"),
+        ("device", "ops", "holds nas-oslo-01 for 7 days", "nas-oslo-01", "", "disk replacement"),
+        ("release", "release-ci", "published web-2304 for 12 devices", "web-2304", "", ""),
+        ("rollout", "oncall", "deploys web-2304 to role=web", "web-2304", "void: no right to deploy on site=oslo", ""),
+        ("rollout", "ops", "deploys web-2304 to role=web", "web-2304", "", ""),
         ("control", "", "pauses web-2304", "web-2304", "void: no key the log knows", ""),
-        ("release", "ci", "published kiosk-2304 for 22 devices", "kiosk-2304", "", ""),
-        ("rollout", "anna", "deploys kiosk-2304 to role=kiosk", "kiosk-2304", "", "FLEET-311 browser update"),
+        ("release", "release-ci", "published kiosk-2304 for 22 devices", "kiosk-2304", "", ""),
+        ("rollout", "ops", "deploys kiosk-2304 to role=kiosk", "kiosk-2304", "", "FLEET-311 browser update"),
     ]
     return [
         EntryView(
@@ -436,6 +437,8 @@ class FakeSource:
         self.seq = 0
         self.broken: Exception | None = None
         self.snapshots = 0
+        self.streams = 0
+        self.holds_back: asyncio.Event | None = None
         self._listeners: list[asyncio.Queue[Delta | Reset | Exception]] = []
 
     async def snapshot(self) -> Snapshot:
@@ -453,10 +456,15 @@ class FakeSource:
         )
 
     async def events(self, _since: int) -> AsyncGenerator[Delta | Reset, None]:
-        """Give what is put in from now on."""
+        """Give what is put in from now on; while `holds_back` is set nothing comes, and it ends when that says so."""
+        self.streams += 1
+        if self.holds_back is not None:
+            await self.holds_back.wait()
+            raise Unreachable("502 Bad Gateway")
         queue: asyncio.Queue[Delta | Reset | Exception] = asyncio.Queue()
         self._listeners.append(queue)
         try:
+            yield Delta(seq=self.seq)
             while True:
                 event = await queue.get()
                 if isinstance(event, Exception):
@@ -591,7 +599,7 @@ class FakeActs:
 
     def __init__(self, identity: Identity | None = None) -> None:
         self.identity = identity or Identity(
-            principal="anna", role="root", key=fingerprint("anna"), may=frozenset(ACTIONS)
+            principal="ops", role="root", key=fingerprint("ops"), may=frozenset(ACTIONS)
         )
         self.done: list[tuple[object, ...]] = []
         self.broken: Exception | None = None

@@ -19,7 +19,7 @@ from nixfleet.tui.adapter import AdminActs
 from nixfleet.tui.ports import Deployment
 
 NAMES = ("web-01", "web-02", "web-03")
-KEY = Fingerprint(fingerprint("anna"))
+KEY = Fingerprint(fingerprint("ops"))
 
 
 def line_view(name: str, version: str = "25.05.2304") -> ReleaseLineView:
@@ -38,7 +38,7 @@ def release_view(lines: tuple[ReleaseLineView, ...] | None = None) -> ReleaseVie
     """Make what the coordinator shows of the release."""
     lines = tuple(map(line_view, NAMES)) if lines is None else lines
     return ReleaseView(
-        id=digest("r"), index=3, name="web-2304", by=KEY, principal="anna", at=NOW, targets=len(lines), lines=lines
+        id=digest("r"), index=3, name="web-2304", by=KEY, principal="ops", at=NOW, targets=len(lines), lines=lines
     )
 
 

@@ -48,7 +48,7 @@ def test_picture(snap_compare: Callable[..., bool], page: str) -> None:
 def test_first_run_picture(snap_compare: Callable[..., bool]) -> None:
     """The form of the first run looks as it was accepted."""
     keys = [
-        KeyChoice(value="a.pub", label="~/.ssh/id_ed25519.pub   anna@desk"),
+        KeyChoice(value="a.pub", label="~/.ssh/id_ed25519.pub   ops@desk"),
         KeyChoice(value="new", label="a new key"),
     ]
 

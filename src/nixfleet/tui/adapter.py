@@ -3,6 +3,7 @@
 It translates and nothing else: what may be done is judged by the log, what is true by the mirror.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
@@ -60,9 +61,22 @@ class ClientSource:
 
     async def events(self, since: int, /) -> AsyncGenerator[Delta | Reset, None]:
         """Give the deltas after number `since`."""
-        async with aclosing(self._client.console_events(since)) as events:
-            async for event in events:
+        heard = asyncio.Event()
+        async with aclosing(self._client.console_events(since, heard=heard.set)) as events:
+            first = asyncio.ensure_future(anext(events, None))
+            begun = asyncio.ensure_future(heard.wait())
+            try:
+                await asyncio.wait((first, begun), return_when=asyncio.FIRST_COMPLETED)
+                if heard.is_set():
+                    yield Delta(seq=since)  # a ping says no more than that the stream comes through
+                event = await first
+            finally:
+                for task in (first, begun):
+                    task.cancel()
+                await asyncio.gather(first, begun, return_exceptions=True)
+            while event is not None:
                 yield Reset() if isinstance(event, answers.Reset) else event
+                event = await anext(events, None)
 
     async def rollout(self, rollout: str) -> RolloutDetail:
         """Give a rollout with its members."""

@@ -4,8 +4,6 @@
 """
 
 import asyncio
-import contextlib
-import signal
 import time
 from collections.abc import Callable
 from typing import ClassVar
@@ -25,6 +23,7 @@ from nixfleet.tui.driver import PatientDriver
 from nixfleet.tui.help import ActionProvider, help_lines
 from nixfleet.tui.intents import Plan, Scene, plan, plan_deployment, refusal
 from nixfleet.tui.keys import BY_ID
+from nixfleet.tui.lending import Lender, default_pager
 from nixfleet.tui.logs import log_to_file
 from nixfleet.tui.ports import Acts, Source, Verifier
 from nixfleet.tui.preview import Preview
@@ -43,7 +42,6 @@ SETTLE_S = 1.0
 OLDER_S = 30.0
 """Ages are drawn again this often; they go in steps of a minute and more."""
 RETRY_S = 5.0
-SIGNAL_EXIT = 128
 
 
 class ConsoleApp(App[int], inherit_bindings=False):
@@ -83,8 +81,10 @@ class ConsoleApp(App[int], inherit_bindings=False):
         """Show the first view; ask the network only once it is painted."""
         first = self.desk.options.view
         await self.switch_mode(first if first in self._views else "devices")
-        if not self.is_headless:
-            self._mind_signals()
+        self._lender = Lender(self)
+        self._lender.mind_signals()
+        if self.desk.options.foreground is not None:
+            self.desk.options.foreground.taken_by(self._lender.lend)
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
@@ -93,13 +93,6 @@ class ConsoleApp(App[int], inherit_bindings=False):
         self.set_interval(1 / max(1, min(10, self.desk.options.refresh_hz)), self.flush)
         self.set_interval(SETTLE_S, self._chrome)
         self.set_interval(OLDER_S, self._older)
-
-    def _mind_signals(self) -> None:
-        """Leave by the front door, so that the terminal is put back; SIGHUP keeps its default (console.md)."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(NotImplementedError, RuntimeError):
-                loop.add_signal_handler(number, self.exit, SIGNAL_EXIT + number, SIGNAL_EXIT + number)
 
     # Reading
 
@@ -200,6 +193,14 @@ class ConsoleApp(App[int], inherit_bindings=False):
             lines = text.count("\n") + 1
             self.notify("Copied." if lines == 1 else f"Copied {lines} lines.", timeout=2)
 
+    def action_pager(self) -> None:
+        """Read the page, or the whole table, in the person's own pager."""
+        text = self.shown.page_text()
+        if not text:
+            return
+        if not self._lender.show(self.desk.options.pager or default_pager, text + "\n"):
+            self.notify("A pager needs a terminal of its own.", severity="warning", timeout=4)
+
     def action_help(self) -> None:
         """Show the keys of this pane."""
         self.push_screen(PageDialog("Keys", help_lines(self.shown.scope, self.desk.options.keys)))
@@ -254,18 +255,11 @@ class ConsoleApp(App[int], inherit_bindings=False):
             self._ask(plan(name, scene))
 
     def _ask_deployment(self, scene: Scene) -> None:
-        releases = scene.store.releases
-        newest = max(releases.values(), key=lambda release: release.index)
-        first = releases.get(scene.release, newest)
-        devices = scene.device_views()
-        names = " ".join(device.name for device in devices) if len(devices) < len(scene.store.devices) else ""
-
         def filled_in(preview: Preview | None) -> None:
             if preview is not None:
                 self._ask(plan_deployment(scene, preview.deployment, list(preview.devices), preview.lines))
 
-        form = DeployDialog(scene.store, first.name if first is newest else first.id, names, self.desk.feed.release)
-        self.push_screen(form, filled_in)
+        self.push_screen(DeployDialog.on(scene, self.desk.feed.release), filled_in)
 
     def _ask(self, wanted: Plan) -> None:
         def answered(yes: bool | None) -> None:
@@ -295,5 +289,9 @@ async def run_async(source: Source, acts: Acts, verifier: Verifier, *, options: 
     """Run the console in the loop that its ports belong to; as `run`."""
     with log_to_file(options.log_file):
         app = ConsoleApp(Desk(source, acts, verifier, options), driver_class=PatientDriver)
-        result = await app.run_async(mouse=options.mouse)
+        try:
+            result = await app.run_async(mouse=options.mouse)
+        finally:
+            if options.foreground is not None:
+                options.foreground.given_back()
     return result if result is not None else app.return_code or 0

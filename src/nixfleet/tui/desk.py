@@ -8,8 +8,10 @@ import msgspec
 
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.feed import Feed
+from nixfleet.tui.foreground import Foreground
 from nixfleet.tui.ports import Acts, Identity, Source, Verifier
 from nixfleet.tui.store import Store
+from nixfleet.tui.view.chrome import FRESH
 
 Theme = Literal["nixfleet-dark", "nixfleet-light", "nixfleet-high-contrast", "nixfleet-terminal"]
 
@@ -26,6 +28,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     refresh_hz: int = 5
     keys: Mapping[str, str] = {}
     log_file: Path | None = None
+    foreground: Foreground | None = None
+    """Lends the terminal to a signer that asks on it; None where none does."""
+    pager: Callable[[str], None] | None = None
+    """Shows a text to the person and returns when they are done; None takes the one of pydoc (``$PAGER``, less)."""
     before_quit: Callable[[], str] = str
     """A sentence to confirm before quitting, such as that a rollout is under way here; empty asks nothing."""
 
@@ -51,4 +57,4 @@ class Desk:
     @property
     def live(self) -> bool:
         """Whether what one sees is up to date."""
-        return self.feed.link.state == "live"
+        return self.feed.link.state in FRESH

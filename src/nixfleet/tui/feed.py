@@ -1,22 +1,30 @@
 """The console's one reader: a snapshot, then numbered deltas; a gap means a new snapshot, a lost link a new try.
 
+Where no stream comes through (a proxy that holds answers back) it asks for snapshots every few seconds instead.
 It puts what it hears into the store and draws nothing. On a lost link the last data stays and is marked stale.
 """
 
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from nixfleet.errors import NixfleetError
-from nixfleet.model.views import ReleaseView, RolloutDetail
+from nixfleet.model.views import Delta, ReleaseView, RolloutDetail
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.ports import AttemptView, LogCheck, Reset, Source, Verifier
 from nixfleet.tui.store import Gap, Store
-from nixfleet.tui.view.chrome import Link
+from nixfleet.tui.view.chrome import FRESH, Link
 
 FIRST_DELAY_S = 0.5
 LAST_DELAY_S = 15.0
+FIRST_EVENT_S = 10.0
+"""A stream sends something at once (docs/protocol.md); one that has not by now is held back on its way."""
+MUTE_STREAMS = 2
+"""After so many streams in a row that ended before their first event, the feed polls."""
+POLL_S = 3.0
+POLLS = 20
+"""Snapshots between two tries of a stream: a minute."""
 _BURST = 256
 """Deltas taken in one go before the screen gets its turn."""
 
@@ -34,8 +42,11 @@ class Feed:
         clock: Callable[[], int],
         wait: Callable[[float], Awaitable[None]] = asyncio.sleep,
         chance: Callable[[], float] = random.random,
+        first_event_s: float = FIRST_EVENT_S,
     ) -> None:
         self.link = Link()
+        self._first_event_s = first_event_s
+        self._mute = 0
         self._source = source
         self._store = store
         self._verifier = verifier
@@ -52,9 +63,11 @@ class Feed:
             try:
                 await self._snapshot()
                 delay_s = FIRST_DELAY_S
-                if await self._follow():
+                if self._polls:
+                    await self._poll()
+                why = await self._follow()
+                if not why or self._polls:
                     continue
-                why = "the coordinator ended the stream"
             except NixfleetError as error:
                 why = str(error)
             self._lost(why)
@@ -113,27 +126,75 @@ class Feed:
     async def _snapshot(self) -> None:
         snapshot = await self._calls.run("GET /v1/snapshot", "nixfleet device list --json", self._source.snapshot())
         self._store.load(snapshot)
-        self.link = Link(state="live", since=self._clock())
+        self.link = Link(state="polling" if self._polls else "live", since=self._clock())
         self._grow()
 
-    async def _follow(self) -> bool:
-        """Take in deltas; true when a new snapshot is wanted at once."""
+    @property
+    def _polls(self) -> bool:
+        """Whether streams do not come through here."""
+        return self._mute >= MUTE_STREAMS
+
+    async def _poll(self) -> None:
+        """Take snapshots for a while. Raises: Unreachable, Refused."""
+        for _ in range(POLLS):
+            await self._wait(POLL_S)
+            snapshot = await self._source.snapshot()
+            if snapshot.seq != self._store.seq:
+                self._store.load(snapshot)
+                self._grow()
+            for device in self._store.watched:
+                await self._reread(device)
+
+    async def _reread(self, device: str) -> None:
+        """Read the output of a watched device again; what cannot be read now may be readable at the next turn."""
+        with contextlib.suppress(NixfleetError):
+            output = await self._source.lines(device)
+            if device in self._store.watched:
+                self._store.watch_lines(device, output.lines)
+
+    async def _follow(self) -> str:
+        """Take in deltas until the stream ends, and say why it did; nothing when a new snapshot is wanted at once."""
+        self._mute += 1
+        try:
+            async with (
+                asyncio.timeout(self._first_event_s) as limit,
+                contextlib.aclosing(self._source.events(self._store.seq)) as events,
+            ):
+                return await self._take(events, limit)
+        except TimeoutError:
+            self._mute = MUTE_STREAMS
+            why = "the event stream is held back on its way"
+        except NixfleetError as error:
+            why = str(error)
+        if self._polls:
+            self._calls.note("GET /v1/events", f"{why}: asking every {POLL_S:.0f} s instead", failed=True)
+        return why
+
+    async def _take(self, events: AsyncGenerator[Delta | Reset, None], limit: asyncio.Timeout) -> str:
+        """Take in what a stream gives; its first event, whatever it is, shows that streams come through."""
         taken = 0
-        async with contextlib.aclosing(self._source.events(self._store.seq)) as events:
-            async for event in events:
-                if isinstance(event, Reset):
-                    return True
-                try:
-                    self._store.apply(event)
-                except Gap:
-                    self._calls.note("GET /v1/events", "a delta is missing: reading everything again", failed=True)
-                    return True
-                if event.fleet is not None:
-                    self._grow()
-                taken += 1
-                if taken % _BURST == 0:
-                    await asyncio.sleep(0)
-        return False
+        async for event in events:
+            if not taken:
+                limit.reschedule(None)
+                self._heard()
+            if isinstance(event, Reset):
+                return ""
+            try:
+                self._store.apply(event)
+            except Gap:
+                self._calls.note("GET /v1/events", "a delta is missing: reading everything again", failed=True)
+                return ""
+            if event.fleet is not None:
+                self._grow()
+            taken += 1
+            if taken % _BURST == 0:
+                await asyncio.sleep(0)
+        return "the coordinator ended the stream"
+
+    def _heard(self) -> None:
+        self._mute = 0
+        if self.link.state == "polling":
+            self.link = Link(state="live", since=self._clock())
 
     def _grow(self) -> None:
         if self._store.fleet.log_size != self._verifier.check.size or self._verifier.check.state == "unknown":
@@ -141,7 +202,7 @@ class Feed:
 
     def _lost(self, why: str) -> None:
         """Keep when it was lost, not when it was last tried."""
-        since = self._clock() if self.link.state == "live" else self.link.since or self._clock()
+        since = self._clock() if self.link.state in FRESH else self.link.since or self._clock()
         self.link = Link(state="stale" if self._store.loaded else "reconnecting", since=since, why=why)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from nixfleet.query import FIELDS
-from nixfleet.tui.keys import KEYS, Key, Scope, key_name
+from nixfleet.tui.keys import KEYS, MARKING, Key, Scope, key_name
 from nixfleet.tui.view.text import Line, Span
 
 _LISTS: frozenset[Scope] = frozenset({"devices", "rollouts", "rollout", "audit", "enroll", "releases"})
@@ -16,7 +16,7 @@ def help_lines(scope: Scope, remapped: Mapping[str, str]) -> list[Line]:
     """List the keys of a pane, then those of its table or lines, then those that work everywhere."""
     lines: list[Line] = _section("here", (key for key in KEYS if key.scope == scope and scope != "lines"), remapped)
     if scope in _LISTS:
-        lines += _section("in the table", (key for key in KEYS if key.scope == "table"), remapped)
+        lines += _section("in the table", (key for key in KEYS if _in_table(key, scope)), remapped)
     if scope in _LINES:
         lines += _section("in the text", (key for key in KEYS if key.scope == "lines"), remapped)
     lines += _section("everywhere", (key for key in KEYS if key.scope == "app"), remapped)
@@ -31,6 +31,11 @@ def help_lines(scope: Scope, remapped: Mapping[str, str]) -> list[Line]:
             for field in FIELDS.values()
         ]
     return lines
+
+
+def _in_table(key: Key, scope: Scope) -> bool:
+    """Tell whether a key of tables does something in this one; what Enter opens is said by the pane itself."""
+    return key.scope == "table" and key.id != "table.open" and (scope in MARKING or "mark" not in key.id)
 
 
 def _section(title: str, keys: Iterable[Key], remapped: Mapping[str, str]) -> list[Line]:

@@ -53,6 +53,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("app", "pause", "Pause the view", "p", "app.pause", 0, "stop following changes; press again to go on"),
     _go("app", "snapshot", "Resnapshot", "r", "app.resnapshot", 0, "ask the coordinator for everything again"),
     _go("app", "copy", "Copy", "y", "app.copy", 0, "the row, or the page, to the terminal's clipboard"),
+    _go("app", "pager", "Pager", "o", "app.pager", 0, "the page, or the whole table, in $PAGER"),
     _go("app", "quit", "Quit", "q", "app.leave", 9),
     _go("table", "down", "Down", "j,down", "row(1)"),
     _go("table", "up", "Up", "k,up", "row(-1)"),
@@ -119,6 +120,8 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("releases", "query", "Find", "slash", "ask('find')", 2),
     _act("releases", "deploy", "Deploy it", "D", 3),
 )
+MARKING: Final = frozenset[Scope]({"devices", "enroll"})
+"""Where acts take more than one row; elsewhere a mark would mean nothing."""
 BY_ID: Final = {key.id: key for key in KEYS}
 
 

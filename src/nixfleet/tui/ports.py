@@ -93,7 +93,10 @@ class Source(Protocol):
         ...
 
     def events(self, since: int, /) -> AsyncGenerator[Delta | Reset, None]:
-        """Give the deltas after number `since` as they come; ends or raises Unreachable when the link is lost."""
+        """Give the deltas after number `since` as they come; ends or raises Unreachable when the link is lost.
+
+        As soon as anything at all comes through, it gives a delta with the number `since`, which changes nothing.
+        """
         ...
 
     async def rollout(self, rollout: str) -> RolloutDetail:

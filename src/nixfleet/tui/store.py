@@ -133,6 +133,11 @@ class Store:
         self._lines[device] = list(lines[-MAX_LINES:])
         self._touch("device", device)
 
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The devices whose output is collected."""
+        return tuple(self._lines)
+
     def unwatch_lines(self, device: str) -> None:
         """Stop collecting them."""
         self._lines.pop(device, None)

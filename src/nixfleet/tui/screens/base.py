@@ -13,7 +13,7 @@ from nixfleet.tui.intents import Scene, refusal
 from nixfleet.tui.keys import Scope, bindings, footer, key_name
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view.chrome import Chrome, header
-from nixfleet.tui.view.text import Line
+from nixfleet.tui.view.text import Line, plain
 from nixfleet.tui.widgets.chrome import Footer, LinesPanel, Prompt, TooSmall
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
@@ -117,6 +117,14 @@ class ConsoleScreen(Screen[None]):
 
     def copy_text(self) -> str:
         """Give what `y` copies."""
+        return ""
+
+    def page_text(self) -> str:
+        """Give what `o` shows: the whole text, or the whole table at the width it has."""
+        for lines in self.query(LineView):
+            return plain(lines.all_lines)
+        for table in self.query(FleetTable):
+            return plain(table.all_lines())
         return ""
 
     # The line for queries

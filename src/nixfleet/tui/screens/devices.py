@@ -5,6 +5,7 @@ from textual.containers import Horizontal
 
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, compile_query, parse
+from nixfleet.query.fields import Kind
 from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
@@ -86,6 +87,7 @@ class DevicesScreen(TableScreen[DeviceView]):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._query = desk.options.query
+        self._ages = False
 
     def body(self) -> ComposeResult:
         """Give the table and its side."""
@@ -113,6 +115,13 @@ class DevicesScreen(TableScreen[DeviceView]):
             self.query_one("#side", LinesPanel).redraw()
         self.query_one("#filter-line", LinesPanel).redraw()
 
+    def grow_older(self) -> None:
+        """Judge again by time where the query asks for an age, unless one wants the rows to stay."""
+        super().grow_older()
+        if self._ages and not self.desk.paused and self.is_current:
+            self.table.reload()
+            self.query_one("#filter-line", LinesPanel).redraw()
+
     def scene(self) -> Scene:
         """Act on the marked devices, or the one under the cursor."""
         return self.scene_of(devices=self.table.chosen)
@@ -130,11 +139,13 @@ class DevicesScreen(TableScreen[DeviceView]):
         """Filter by a query; one that cannot be read leaves the last good result."""
         prompt = self.query_one(Prompt)
         try:
-            holds = compile_query(parse(text))
+            query = parse(text)
+            holds = compile_query(query)
         except QueryError as error:
             prompt.say(str(error), bad=True, place=(error.position, error.length))
             return False
         self._query = text.strip()
+        self._ages = any(term.field in FIELDS and FIELDS[term.field].kind is Kind.AGE for term in query.terms)
         clock = self.desk.clock
         self.table.filter((lambda device: holds(device, clock())) if self._query else None)
         prompt.say(f"{len(self.table.listing.ids):,} of {len(self.desk.store.devices):,}" if self._query else "")

@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 
 from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
+from nixfleet.tui.keys import MARKING
 from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.store import Changes, Kind
 from nixfleet.tui.widgets.fleet_table import FleetTable
@@ -37,7 +38,10 @@ class TableScreen(ConsoleScreen, Generic[T]):
         sort: tuple[str, bool],
     ) -> FleetTable[T]:
         """Make a table that `table` finds; `name_of` breaks ties, `sort` is a column and whether it is reversed."""
-        return FleetTable(columns, records, name_of=name_of, clock=self.desk.clock, sort=[sort], id="table")
+        marks = self.scope in MARKING
+        return FleetTable(
+            columns, records, name_of=name_of, clock=self.desk.clock, sort=[sort], marks=marks, id="table"
+        )
 
     def body(self) -> ComposeResult:
         """Give the table and nothing else."""

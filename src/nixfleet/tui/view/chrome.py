@@ -12,7 +12,9 @@ from nixfleet.tui.view.devices import GLYPHS
 from nixfleet.tui.view.records import check_spans
 from nixfleet.tui.view.text import Line, Span, ago, clean, fit, joined, spread, thousands, width
 
-LinkState = Literal["connecting", "live", "stale", "reconnecting"]
+LinkState = Literal["connecting", "live", "polling", "stale", "reconnecting"]
+FRESH: Final = frozenset[LinkState]({"live", "polling"})
+"""What one sees is up to date, by events or within seconds."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +58,8 @@ def link_spans(link: Link, now: int) -> Line:
     """Draw the link as a glyph and a word."""
     if link.state == "live":
         return (Span("● live", "ok"),)
+    if link.state == "polling":
+        return (Span("◔ polling", "warn"),)
     if link.state == "connecting":
         return (Span("◌ connecting", "busy"),)
     return (Span(f"○ {link.state} {ago(link.since, now)}", "bad"),)
@@ -63,11 +67,12 @@ def link_spans(link: Link, now: int) -> Line:
 
 def _first(chrome: Chrome, now: int, cells: int) -> Line:
     fleet = chrome.fleet
-    name = clean(fleet.name) or clean(chrome.context) or (fleet.id[:8] if fleet.id else "nixfleet")
+    name = clean(chrome.context) or clean(fleet.name) or (fleet.id[:8] if fleet.id else "nixfleet")
     who = chrome.identity
     left: list[Line] = [(Span(f" {name}", "accent"),)]
     if who.principal:
-        left.append((Span(clean(who.principal)), Span(f" {clean(who.role)}" if who.role else "", "dim")))
+        role = clean(who.role) if who.role != who.principal else ""
+        left.append((Span(clean(who.principal)), Span(f" {role}" if role else "", "dim")))
     if who.read_only:
         left.append((Span("READ-ONLY", "warn"),))
     if chrome.paused:

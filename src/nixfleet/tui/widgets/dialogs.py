@@ -1,6 +1,7 @@
 """Windows over a screen: confirm, menu, page of lines, the form of a deployment. Each gives back one value."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Self
 
 from textual import events, work
 from textual.app import ComposeResult
@@ -12,6 +13,7 @@ from textual.widgets.option_list import Option
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.views import ReleaseView
 from nixfleet.tui.confirm import Confirm
+from nixfleet.tui.intents import Scene
 from nixfleet.tui.preview import Preview, preview, read_form
 from nixfleet.tui.store import Store
 from nixfleet.tui.view.text import Line, Span, clean, fit, joined, reflow
@@ -163,6 +165,16 @@ class DeployDialog(ModalScreen[Preview | None]):
         self._preview: Preview | None = None
         self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
         self._releases: dict[str, ReleaseView] = {}
+
+    @classmethod
+    def on(cls, scene: Scene, read: Callable[[str], Awaitable[ReleaseView]]) -> Self:
+        """Fill it in for what is chosen: the release, else the newest one, and the devices unless it is all."""
+        releases = scene.store.releases
+        newest = max(releases.values(), key=lambda release: release.index)
+        first = releases.get(scene.release, newest)
+        devices = scene.device_views()
+        names = " ".join(device.name for device in devices) if len(devices) < len(scene.store.devices) else ""
+        return cls(scene.store, first.name if first is newest else first.id, names, read)
 
     def compose(self) -> ComposeResult:
         """Lay out fields, preview and keys."""

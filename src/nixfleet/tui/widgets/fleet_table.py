@@ -57,6 +57,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         name_of: Callable[[T], Any],
         clock: Callable[[], int],
         sort: Sequence[tuple[str, bool]] = (),
+        marks: bool = True,
         id: str | None = None,  # noqa: A002 - Textual's name
     ) -> None:
         super().__init__(id=id)
@@ -64,6 +65,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         self.hidden: frozenset[str] = frozenset()
         self.listing = Listing(records, name_of)
         self.marks: set[str] = set()
+        self._can_mark = marks
         self.sorting: list[tuple[str, bool]] = list(sort)
         self._records = records
         self._clock = clock
@@ -142,12 +144,21 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         mark = Span("▪ ", "accent") if ids[row] in self.marks else Span("  ")
         if row == self._row:
             mark = Span("▌" + ("▪" if ids[row] in self.marks else " "), "accent")
-        line: list[Span] = [mark]
+        return self.strip((mark, *self._row_of(record, cells)), cells, under=under)
+
+    def _row_of(self, record: T, cells: int) -> Line:
+        line: list[Span] = []
         now = self._clock()
         for column, width in self._laid(cells):
             line += fit(column.draw(record, width, now), width, right=column.right)
             line.append(Span(" " * GAP))
-        return self.strip(tuple(line[:-1]), cells, under=under)
+        return tuple(line[:-1])
+
+    def all_lines(self) -> list[Line]:
+        """Draw the head and all rows, seen or not, at the width the table has."""
+        cells, records = self.scrollable_content_region.width, self._records()
+        rows = (records[key] for key in self.listing.ids if key in records)
+        return [self._head(cells)[1:], *(self._row_of(record, cells) for record in rows)]
 
     def _laid(self, cells: int) -> Laid[T]:
         """Lay the columns out, once for each width."""
@@ -254,15 +265,16 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
 
     def action_mark(self) -> None:
         """Mark or unmark the record under the cursor, and go on."""
-        if self._cursor:
+        if self._cursor and self._can_mark:
             self.marks ^= {self._cursor}
             self._redraw_row(self._row)
             self._set_row(self._row + 1)
 
     def action_mark_all(self) -> None:
         """Mark everything that is shown."""
-        self.marks |= set(self.listing.ids)
-        self.refresh()
+        if self._can_mark:
+            self.marks |= set(self.listing.ids)
+            self.refresh()
 
     def action_mark_none(self) -> None:
         """Take all marks away."""
