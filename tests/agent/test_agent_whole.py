@@ -437,3 +437,18 @@ def phase(agent: Agent) -> Phase:
     """Give the phase of the update under way."""
     update = agent.service.state.update
     return update.phase if update is not None else Phase.IDLE
+
+
+async def test_no_line_is_out_of_date_once_a_gate_opens(tmp_path: Path) -> None:
+    """Asked too early, a coordinator says that there is no line; the device that believed it still gets its update."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        rollout = site.deploy(device, new)
+        lines, site.server.lines = site.server.lines, None
+        site.server.open_gate(rollout, device)
+        await until(lambda: None in agent._lines.values())
+        site.server.lines = lines
+        site.server.wake()
+        await until(lambda: site.server.outcomes() == [(rollout, 1, "confirmed")])
