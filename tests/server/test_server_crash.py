@@ -7,7 +7,7 @@ import sys
 import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 from tests.factories import Fleet
 from tests.server.harness import DEADLINE_S, Rig, until
 
+from nixfleet.client.api import Client
 from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.device import Report
 from nixfleet.model.statements import LogState
@@ -23,6 +24,7 @@ from nixfleet.trust.merkle import EMPTY_ROOT, Tree
 from nixfleet.trust.note import Checkpoint, open_checkpoint, origin
 
 ROUNDS = 4
+STOP_S = 2
 PROGRAM = Path(__file__).with_name("serve_program.py")
 BEGINNING = LogState(size=0, root=EMPTY_ROOT.hex())
 """A base that holds whatever log times the coordinator sets."""
@@ -40,10 +42,15 @@ class Answered:
 
 @asynccontextmanager
 async def _coordinator(
-    data_dir: Path, database_url: str | None = None
+    data_dir: Path, database_url: str | None = None, *, small: Path | None = None
 ) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process], None]:
-    arguments = [str(PROGRAM), str(data_dir), *([database_url] if database_url else [])]
-    process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
+    """Run a coordinator; `small` is copied to a file system of 2 MiB at the data folder, which only it sees."""
+    arguments = [sys.executable, str(PROGRAM), str(data_dir), *([database_url] if database_url else [])]
+    if small is not None:
+        mounts = f'mount -t tmpfs -o size=2m none {data_dir} && cp -r {small}/. {data_dir} && exec "$@"'
+        arguments = ["unshare", "--mount", "sh", "-c", mounts, "sh", *arguments]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*arguments, stdout=pipe, stderr=pipe if small is None else None)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -133,15 +140,101 @@ async def test_killed_coordinator_keeps_what_it_answered(tmp_path: Path, seed: i
     assert len(answered.leaves) >= 3 * ROUNDS
 
 
+async def _enrolled(one: Rig, url: str, *names: str) -> None:
+    async with one.client("admin", url) as admin:
+        for name in names:
+            index = one.fleet.size
+            one.fleet.device(name, base=BEGINNING)
+            await admin.append([one.submission(index)])
+
+
+@asynccontextmanager
+async def _listening(one: Rig, url: str) -> AsyncGenerator[None, None]:
+    """Hold streams of two agents and a console open, from after their first event to their end."""
+    async with AsyncExitStack() as stack:
+        for name in ("web-01", "web-02"):
+            device = await stack.enter_async_context(one.client(name, url))
+            events = await stack.enter_async_context(aclosing(device.agent_events(0)))
+            await anext(events)
+        admin = await stack.enter_async_context(one.client("admin", url))
+        deltas = await stack.enter_async_context(aclosing(admin.console_events((await admin.snapshot()).seq)))
+        waiting = asyncio.create_task(_end(deltas))
+        yield
+        await waiting
+
+
+async def _end(deltas: AsyncGenerator[object, None]) -> None:
+    with suppress(Unreachable):
+        async for _ in deltas:
+            pass
+
+
 async def test_terminated_coordinator_ends_cleanly(tmp_path: Path) -> None:
-    """SIGTERM ends the program with exit code 0, in seconds, and the folder can be served again."""
-    one = Rig(tmp_path / "data", Fleet(at=int(time.time())))
+    """SIGTERM with open streams ends the program in two seconds, without a word; the folder can be served again."""
+    one = Rig(tmp_path / "data", Fleet(at=int(time.time()) - 100))
     one.create()
-    for _ in range(2):
-        async with _coordinator(one.data_dir) as (_, process):
-            process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(DEADLINE_S):
+    for turn in range(2):
+        async with _coordinator(one.data_dir) as (url, process):
+            if not turn:
+                await _enrolled(one, url, "web-01", "web-02")
+            async with _listening(one, url), asyncio.timeout(DEADLINE_S):
+                began = time.monotonic()
+                process.send_signal(signal.SIGTERM)
                 assert await process.wait() == 0
+                assert time.monotonic() - began < STOP_S
+            assert process.stderr is not None
+            assert await process.stderr.read() == b""
+
+
+async def test_streams_come_back_after_a_kill(tmp_path: Path) -> None:
+    """After SIGKILL the folder's lock is free, and the same devices are online again at the next coordinator."""
+    one = Rig(tmp_path / "data", Fleet(at=int(time.time()) - 100))
+    one.create()
+    for turn in range(2):
+        async with _coordinator(one.data_dir) as (url, process):
+            if not turn:
+                await _enrolled(one, url, "web-01", "web-02")
+            async with _listening(one, url), one.client("admin", url) as admin:
+                assert [view.online for view in await admin.devices()] == [True, True]
+                process.kill()
+                await process.wait()
+
+
+async def test_full_disk_refuses_in_words_and_heals(tmp_path: Path) -> None:
+    """On a full disk an append and a report get one sentence and leave nothing; with space again both work."""
+    one = Rig(tmp_path / "data", Fleet(at=int(time.time()) - 100))
+    one.create()
+    small = tmp_path / "small"
+    small.mkdir()
+    async with _coordinator(small, small=one.data_dir) as (url, process), one.client("admin", url) as admin:
+        await _enrolled(one, url, "web-01")
+        filler = Path(f"/proc/{process.pid}/root{small}/filler")
+        _fill(filler)
+        index = one.fleet.size
+        one.fleet.device("web-02", base=BEGINNING)
+        with pytest.raises(Unreachable, match="database"):
+            await _until_refused(one, admin)
+        with pytest.raises(Unreachable, match="the database refuses: database or disk is full"):
+            await admin.append([one.submission(index)])
+        assert (await admin.fleet()).log_size == index
+        await asyncio.to_thread(filler.unlink)
+        assert (await admin.append([one.submission(index)])).indexes == (index,)
+        await admin.report(one.report("web-01", system="/run/new"))
+        assert [view.system for view in await admin.devices()] == ["/run/new", ""]
+
+
+def _fill(place: Path) -> None:
+    """Take all the space of a file system."""
+    with place.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4_096))
+
+
+async def _until_refused(one: Rig, client: Client) -> None:
+    """Report until no page of the database's journal is left."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            await client.report(one.report("web-01"))
 
 
 async def test_two_coordinators_on_one_database_agree(tmp_path: Path, postgres_url: str) -> None:
