@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,24 @@ from tests.sshagent import make_key
 from nixfleet.client.api import Client
 from nixfleet.model.device import Outcome
 from nixfleet.model.views import EnrollView, ReleaseView
+
+# Presses Ctrl-C at the second question to the coordinator about what is watched.
+INTERRUPTED = """
+import os, signal, sys
+from nixfleet.cli.main import main
+from nixfleet.client.api import Client
+asked = 0
+def press(honest):
+    async def ask(*args):
+        global asked
+        asked += 1
+        if asked == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return await honest(*args)
+    return ask
+Client.rollout, Client.device_lines = press(Client.rollout), press(Client.device_lines)
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def entries(nixfleet: Commands) -> int:
@@ -186,6 +205,23 @@ def test_watching_offline_devices_does_not_wait(served: Commands) -> None:
     assert time.monotonic() - begun < 15
     waited = served("rollout", "watch", done.json["rollout"]["id"], "--wait", "all", "--timeout", "1", code=5)
     assert "comes back to it" in waited.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("argv", [("rollout", "watch", "ROLLOUT", "--wait", "all"), ("device", "logs", "web-01", "-f")])
+def test_ctrl_c_detaches_and_cancels_nothing(served: Commands, argv: tuple[str, ...]) -> None:
+    """Who leaves a watch gets exit code 0 and is told the way back; the rollout goes on."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    rollout = served("rollout", "start", "one").out.strip()
+    words = [rollout if word == "ROLLOUT" else word for word in argv]
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    out, err = process.communicate(timeout=30)
+    assert (0, "") == (process.returncode, out), err
+    assert ("comes back to it" in err) == (argv[0] == "rollout")
+    assert "Traceback" not in err
+    assert "cancelled" != served("rollout", "show", rollout, "--json").json["rollout"]["state"]
 
 
 @pytest.mark.parametrize(("wishes", "code"), [(("--stop-at", "1"), 6), (("--stop-at", "2"), 1)])

@@ -14,7 +14,7 @@ from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.api import Client
 from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import Conflict, Untrusted, UserError
+from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import PROTOCOL, Digest, Tags
 from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Statement, Verb
@@ -27,6 +27,8 @@ from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
 
 TRIES: Final = 3
+CLOCK_OFF_S: Final = 240
+"""Clocks nearer than this are not why a statement was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +120,22 @@ class Admin:
         return submissions
 
     async def _append(self, submissions: Sequence[Submission], size: int | None) -> tuple[Acted, ...]:
-        answer = await self._client.append(submissions, size)
+        try:
+            answer = await self._client.append(submissions, size)
+        except Refused as error:
+            raise await self._explained(error) from error
         await self._mirror.catch_up(self._client)
         if len(answer.indexes) != len(submissions):
             raise Untrusted(f"{self._client.url} answered for {len(answer.indexes)} of {len(submissions)} statements")
         return tuple(map(self._verified, answer.indexes, submissions))
+
+    async def _explained(self, error: Refused) -> Refused:
+        """Add to a refusal that this machine's clock is off, where it is: log time bounds `at` (trust.md, Log)."""
+        off_s = await self._client.ahead_s(self._clock())
+        if abs(off_s) < CLOCK_OFF_S:
+            return error
+        side = "behind" if off_s > 0 else "ahead of"
+        return Refused(f"{error}; this machine's clock is {abs(off_s)} s {side} the coordinator's: set it")
 
     async def _already(self, submissions: Sequence[Submission], size: int) -> tuple[Acted, ...]:
         """Find what was just signed among the entries from `size` on; nothing unless it is all there."""

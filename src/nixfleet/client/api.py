@@ -16,7 +16,7 @@ from nixfleet.client.answers import Audit, Lines, PastAttempt, Reset
 from nixfleet.client.faults import Unknown
 from nixfleet.client.sse import Event, Parser
 from nixfleet.client.transport import BYTES, EVENTS, NARINFO, TEXT, Call, Transport
-from nixfleet.errors import Unreachable
+from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.views import (
     Delta,
     DeviceView,
@@ -113,6 +113,13 @@ class Client:
     async def fleet(self) -> FleetView:
         """Read the fleet at a glance; unsigned, nothing of it may be trusted."""
         return await self._get("/v1/fleet", FleetView, signed=False)
+
+    async def ahead_s(self, now: int) -> int:
+        """Tell how far ahead of `now` the coordinator says its clock is; 0 when it does not say. Explains refusals."""
+        try:
+            return (await self.fleet()).server_time - now
+        except NixfleetError:
+            return 0
 
     async def checkpoint(self) -> bytes:
         """Read the newest checkpoint, a C2SP signed note."""

@@ -6,11 +6,13 @@ It must never sign a statement, nor leave this machine.
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from nixfleet.client.api import Client
 from nixfleet.config import write_atomic
+from nixfleet.errors import Untrusted
 from nixfleet.model.device import Session
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
@@ -18,7 +20,9 @@ from nixfleet.trust.reports import NAMESPACE_SESSION, SESSION_MAX_S, session_pay
 from nixfleet.trust.signers import MemorySigner, Signer
 from nixfleet.trust.sshsig import SecretKey
 
-_RENEW_BEFORE_S = 300
+_RENEW_BEFORE_S: Final = 300
+_SKEW_S: Final = 30
+"""Clocks nearer than this are not why a session was refused."""
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,16 +56,35 @@ class SessionKeeper:
         client.renew_with(lambda: self.renew(client))
 
     async def renew(self, client: Client) -> SecretKey:
-        """Sign and register a new session key, and keep it."""
+        """Sign and register a new session key, and keep it.
+
+        Where the clocks are too far apart for it, once more by the coordinator's: it bounds the session's life alone.
+        """
         key, at = SecretKey.generate(), self._clock() + client.skew_s
-        by, end = self._signer.key.fingerprint, at + SESSION_MAX_S
-        session = Session(v=PROTOCOL, fleet=self._fleet, by=by, key=key.public.text, at=at, not_after=end)
+        try:
+            await self._open(client, key, at)
+        except Untrusted:
+            ahead_s = await client.ahead_s(at)
+            if abs(ahead_s) < _SKEW_S:
+                raise
+            await self._open(client, key, at + ahead_s)
+        by, ends = self._signer.key.fingerprint, self._clock() + SESSION_MAX_S
+        kept = _Kept(by=by, seed=key.seed.hex(), not_after=ends)
+        await asyncio.to_thread(write_atomic, self._file, msgspec.json.encode(kept))
+        return key
+
+    async def _open(self, client: Client, key: SecretKey, at: int) -> None:
+        session = Session(
+            v=PROTOCOL,
+            fleet=self._fleet,
+            by=self._signer.key.fingerprint,
+            key=key.public.text,
+            at=at,
+            not_after=at + SESSION_MAX_S,
+        )
         payload = session_payload(session)
         signature = await asyncio.to_thread(self._signer.sign, NAMESPACE_SESSION, payload)
         await client.open_session(Signed(payload=payload, signature=signature))
-        kept = _Kept(by=by, seed=key.seed.hex(), not_after=self._clock() + SESSION_MAX_S)
-        await asyncio.to_thread(write_atomic, self._file, msgspec.json.encode(kept))
-        return key
 
     def _read(self) -> SecretKey | None:
         """Read a session that still lasts a while; a damaged or foreign file counts as none."""
