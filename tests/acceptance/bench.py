@@ -17,6 +17,10 @@ from typing import Any
 
 from tests.nix.harness import Admin, Device, Machine, NatLab, Systems
 
+from nixfleet.trust.httpsig import sign_request
+from nixfleet.trust.signers import Signer, find_signer
+from nixfleet.trust.sshsig import SecretKey
+
 DEADLINE_S = 60
 
 
@@ -35,6 +39,11 @@ class Bench:
     def key(self) -> str:
         """The public half of the key that the ssh-agent holds, as a file on the admin's machine."""
         return str(self.admin.home / ".ssh" / "id_ed25519.pub")
+
+    def signer(self) -> Signer:
+        """Give the admin's key, in the ssh-agent, for what no command would sign."""
+        sock = self.admin.env()["SSH_AUTH_SOCK"]
+        return find_signer(None, key_file=None, ssh_auth_sock=sock, passphrase=None)
 
     def nixfleet(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the installed command on the admin's machine."""
@@ -56,16 +65,27 @@ class Bench:
 
     def get(self, path: str) -> tuple[int, bytes]:
         """Ask the coordinator itself, unsigned; status 0 when it does not answer."""
-        return self._ask("GET", path, None)
+        return self._ask("GET", path, b"", {})
 
     def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Send the coordinator a body of JSON, unsigned."""
-        return self._ask("POST", path, body)
+        return self._ask("POST", path, body, {"Content-Type": "application/json"})
 
-    def _ask(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+    def read(self, path: str) -> Any:
+        """Read a route as the admin's commands do, by their session: for waiting, which a command each would slow."""
+        while not (files := sorted(self.admin.home.rglob("sessions/*/*"))):
+            self.nixfleet("device", "list")
+        key = SecretKey.from_seed(bytes.fromhex(json.loads(files[0].read_text())["seed"]))
+        fleet, now = files[0].parent.name, int(time.time())
+        signed = sign_request(key, method="GET", path=path, query="", body=b"", created=now, fleet=fleet)
+        status, body = self._ask("GET", path, b"", signed)
+        assert status == HTTPStatus.OK, body
+        return json.loads(body)
+
+    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         connection = HTTPConnection("127.0.0.1", self.port, timeout=DEADLINE_S)
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            connection.request(method, path, body or None, headers)
             answer = connection.getresponse()
             return answer.status, answer.read()
         except OSError:
@@ -101,11 +121,11 @@ class Bench:
 
     def device(self, name: str) -> Any:
         """Give what the coordinator knows of a device."""
-        return self.json("device", "show", name)
+        return self.read(f"/v1/devices/{name}")
 
     def outcomes(self, name: str) -> list[tuple[str, str]]:
         """List a device's outcomes, oldest first: what came of which system."""
-        attempts = self.json("device", "history", name)["attempts"]
+        attempts = self.read(f"/v1/devices/{name}/history")["attempts"]
         ended = sorted((one for one in attempts if one.get("outcome")), key=lambda one: one["at"])
         return [(one["outcome"], one["path"]) for one in ended]
 

@@ -17,7 +17,6 @@ from nixfleet.model.device import JoinToken
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import AppendRequest, Submission
 from nixfleet.trust import token as tokens
-from nixfleet.trust.signers import Signer, find_signer
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import encode, namespace_of
 
@@ -51,11 +50,11 @@ class Site:
 
     def members(self) -> dict[str, str]:
         """Give the fleet's devices: name and key."""
-        return {one["name"]: one["key"] for one in self.bench.json("device", "list")["devices"]}
+        return {one["name"]: one["key"] for one in self.bench.read("/v1/devices")["devices"]}
 
     def requests(self) -> dict[str, dict[str, str]]:
         """Give who asks to be enrolled, by name."""
-        return {one["name"]: one for one in self.bench.json("enroll", "list")["requests"]}
+        return {one["name"]: one for one in self.bench.read("/v1/enroll")["requests"]}
 
     def asks(self, name: str) -> dict[str, str]:
         """Wait until a device asks."""
@@ -65,14 +64,9 @@ class Site:
     def head(self, at: int) -> tuple[Head, str]:
         """Give the header of a statement of the admin's, over the whole log, and the fleet id."""
         verified = self.bench.json("audit", "verify")
-        signer = self.signer()
+        signer = self.bench.signer()
         base = LogState(size=verified["size"], root=verified["root"])
         return Head(fleet=verified["fleet"], by=signer.key.fingerprint, at=at, base=base), verified["fleet"]
-
-    def signer(self) -> Signer:
-        """Give the admin's key in the ssh-agent."""
-        sock = self.bench.admin._env["SSH_AUTH_SOCK"]
-        return find_signer(None, key_file=None, ssh_auth_sock=sock, passphrase=None)
 
     def short_token(self) -> tuple[str, int]:
         """Make a token that ends in a few seconds: signed as long ago as a statement may be; give also its end."""
@@ -83,7 +77,7 @@ class Site:
             head, id=secrets.token_hex(16), key=SecretKey.from_seed(seed).public.text, tags={}, uses=1, days=1
         )
         payload = encode(grant)
-        signed = Submission(payload=payload, signature=self.signer().sign(namespace_of(grant), payload))
+        signed = Submission(payload=payload, signature=self.bench.signer().sign(namespace_of(grant), payload))
         status, answer = self.bench.post("/v1/log", msgspec.json.encode(AppendRequest(statements=(signed,))))
         assert status < 300, answer
         token = JoinToken(v=1, urls=(self.bench.url,), fleet=fleet, log=head.base, seed=seed.hex())
@@ -140,6 +134,8 @@ def test_a_device_is_enrolled_by_the_fingerprint_of_its_host_key_and_updates(sit
         ["ssh-keygen", "-lf", web.path("/etc/ssh/ssh_host_ed25519_key.pub")],
         capture_output=True, text=True, check=True, timeout=10,
     ).stdout.split()[1]  # fmt: skip
+    listed = bench.json("enroll", "list")["requests"]
+    assert [("web-01", shown)] == [(one["name"], one["fingerprint"]) for one in listed]
     assert shown == asked["fingerprint"]
     assert {} == site.members()
     wrong = bench.nixfleet("enroll", "web-01", "--key", f"SHA256:{'A' * 43}", check=False)

@@ -37,12 +37,27 @@ def three(bench: Bench, tmp_path: Path) -> Iterator[dict[str, Device]]:
 
 def reported(bench: Bench) -> list[str]:
     """Name the members that are online and have reported."""
-    return [one["name"] for one in bench.json("device", "list")["devices"] if one["online"] and one["reported_at"]]
+    return [one["name"] for one in bench.read("/v1/devices")["devices"] if one["online"] and one["reported_at"]]
 
 
 def explained(bench: Bench, rollout: str) -> str:
     """Give what `rollout explain` says, all of it."""
     return bench.nixfleet("rollout", "explain", rollout).stdout
+
+
+def shown(bench: Bench, rollout: str) -> Any:
+    """Read a rollout and its members."""
+    return bench.read(f"/v1/rollouts/{rollout}")
+
+
+def waits_of_wave(bench: Bench, rollout: str, wave: int) -> str:
+    """Give the sentence of what a wave waits for."""
+    return str(shown(bench, rollout)["rollout"]["waves"][wave - 1]["waits"])
+
+
+def phase(bench: Bench, rollout: str, name: str) -> str:
+    """Give a member's phase."""
+    return str(next(one["phase"] for one in shown(bench, rollout)["members"] if one["name"] == name))
 
 
 def begun(devices: dict[str, Device]) -> set[str]:
@@ -56,7 +71,7 @@ def test_three_waves_open_one_after_the_other(bench: Bench, three: dict[str, Dev
         device.steer("hold")
     waves = ("--wave", "1", "--wave", "1", "--wave", "100%", "--soak", "3s", "--max-in-flight", "3")
     rollout = bench.rollout("a", *waves)
-    members: list[dict[str, Any]] = bench.json("rollout", "show", rollout)["members"]
+    members = shown(bench, rollout)["members"]
     first, second, third = (one["name"] for one in sorted(members, key=lambda one: one["wave"]))
     until("the first one switches", lambda: begun(three) == {first})
     told = explained(bench, rollout)
@@ -70,7 +85,7 @@ def test_three_waves_open_one_after_the_other(bench: Bench, three: dict[str, Dev
     assert {first} == begun(three)
 
     bench.nixfleet("rollout", "resume", rollout)
-    until("it soaks", lambda: "wave 2 of 3 waits: wave 1 soaks for " in explained(bench, rollout))
+    until("it soaks", lambda: waits_of_wave(bench, rollout, 2).startswith("wave 2 of 3 waits: wave 1 soaks for "))
     assert {first} == begun(three)
     until("the second one switches", lambda: begun(three) == {first, second})
     assert "wave 3 of 3 waits: wave 2 is not done" in explained(bench, rollout)
@@ -79,8 +94,7 @@ def test_three_waves_open_one_after_the_other(bench: Bench, three: dict[str, Dev
     bench.watch(rollout)
     for device in three.values():
         assert [("switch", bench.systems.a)] == device.switches()
-    shown = bench.json("rollout", "show", rollout)["rollout"]
-    opened = [wave["opened_at"] for wave in shown["waves"]]
+    opened = [wave["opened_at"] for wave in shown(bench, rollout)["rollout"]["waves"]]
     assert opened == sorted(opened)
     assert opened[1] - opened[0] >= 3
     assert opened[2] - opened[1] >= 3
@@ -97,7 +111,7 @@ def test_held_devices_places_in_flight_and_a_cancelled_rollout_are_kept(bench: B
     until("one begins", lambda: len(begun(three)) == 1)
     [first] = begun(three)
     [other] = set(three) - {first, "web-01"}
-    until("it tells its phase", lambda: f"{first}: activating" in explained(bench, rollout))
+    until("it tells its phase", lambda: phase(bench, rollout, first) == "activating")
     told = explained(bench, rollout)
     assert f"web-01 waits: held until {until_day:%Y-%m-%d %H:%M} UTC" in told
     assert f"{other}: wave 1 of 1 waits: no free place, 1 of 1 in flight" in told
@@ -113,9 +127,9 @@ def test_held_devices_places_in_flight_and_a_cancelled_rollout_are_kept(bench: B
     pair = [word for name in (first, other) for word in ("--device", f"{name}={bench.systems.b}")]
     bench.nixfleet("release", "create", "pair", *pair)
     later = bench.rollout("pair", "--wave", "1", "--wave", "100%", "--soak", "1h")
-    until("the first wave is through", lambda: "soaks for" in explained(bench, later))
+    until("the first wave is through", lambda: "soaks for" in waits_of_wave(bench, later, 2))
     bench.nixfleet("rollout", "cancel", later, "--yes")
-    until("it is cancelled", lambda: bench.json("rollout", "show", later)["rollout"]["state"] == "cancelled")
+    until("it is cancelled", lambda: shown(bench, later)["rollout"]["state"] == "cancelled")
     switched = sorted(device.switches().count(("switch", bench.systems.b)) for device in three.values())
     assert [0, 0, 1] == switched
     assert before == state_of(held)

@@ -27,7 +27,6 @@ from nixfleet.model.wire import Entry, Sync
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
-from nixfleet.trust.signers import find_signer
 from nixfleet.trust.statements import encode, namespace_of
 
 pytestmark = pytest.mark.nix
@@ -105,23 +104,19 @@ def ended(device: Device, run: int) -> bool:
 def test_what_a_coordinator_says_is_nothing_but_what_was_signed(bench: Bench, front: Front, ready: Device) -> None:
     """A changed payload, a forged entry, checkpoint, gate and line: nothing begins, and the report says why."""
     device = bench.device("web-01")["id"]
-    front.alter, front.refused = in_sync(lambda sync: sync), (STREAM,)
-    front.drop()
+    kill_agent(ready)
+    front.refused = (STREAM,)
+    rollout = bench.rollout("b")
     for alter, reason in (
         (in_sync(_changed_payload), "untrusted: entry"),
         (in_sync(_forged_entry), "untrusted: the checkpoint is for"),
         (in_sync(_foreign_checkpoint(bench)), "untrusted: the note is not signed by the key"),
     ):
-        kill_agent(ready)
         front.alter = alter
         spawn(ready, "nixfleet", "agent")
-        rollout = bench.json("rollout", "list")["rollouts"]
-        if len(rollout) == 1:
-            bench.rollout("b")
         refuses(bench, ready, reason)
-    rollout = bench.json("rollout", "list")["rollouts"][0]["id"]
+        kill_agent(ready)
     bench.nixfleet("rollout", "pause", rollout)
-    kill_agent(ready)
     front.alter = _gating(bench, rollout, device, by_log_key=True)
     spawn(ready, "nixfleet", "agent")
     refuses(bench, ready, "the rollout is paused")
@@ -190,7 +185,7 @@ def test_what_no_admin_signed_for_this_fleet_has_no_effect_in_the_log(
     [first] = state.rollouts.values()
     release = next(digest for digest, record in state.releases.items() if record.statement.name == "b")
     wanted = msgspec.structs.replace(first.statement, release=Digest(release), base=first.statement.base)
-    admin = find_signer(None, key_file=None, ssh_auth_sock=bench.admin._env["SSH_AUTH_SOCK"], passphrase=None)
+    admin = bench.signer()
     stranger = key("stranger")
     forged = encode(msgspec.structs.replace(wanted, by=stranger.public.fingerprint))
     foreign = encode(msgspec.structs.replace(wanted, fleet="ab" * 32))
