@@ -6,7 +6,6 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 
 import nixfleet
@@ -16,6 +15,7 @@ from nixfleet.server.cache import BinaryCache
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.express import Express
 from nixfleet.server.faults import Bound, error_body, refusal
+from nixfleet.server.openapi import Description
 from nixfleet.server.routes.cache import cache_routes
 from nixfleet.server.routes.devices import device_routes
 from nixfleet.server.routes.health import health_routes
@@ -74,7 +74,8 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
             title="nixfleet coordinator",
             version=nixfleet.__version__,
             path="/schema",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            use_handler_docstrings=True,
+            render_plugins=[Description(path="/openapi.json")],
         ),
         logging_config=None,
         debug=False,
