@@ -55,8 +55,10 @@ class People:
         if held is not None and now - held.seen_at < REPEAT_S:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
-        await self._store.people.ask(row)
-        view = self._requests[request.device] = _view(request, row)
+        view = _view(request, row)
+        if held != msgspec.structs.replace(view, seen_at=held.seen_at if held else now):
+            await self._store.people.ask(row)  # that it still asks is not worth a write
+        self._requests[request.device] = view
         return view
 
     async def forget(self, device: str) -> None:
