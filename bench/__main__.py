@@ -27,7 +27,8 @@ INTRODUCTION = """\
 Written by `make bench`, on a shared and noisy machine: trust medians and ratios. Of fewer than a hundred samples, the
 p99 is the largest one. A budget is judged by the median where it names no percentile. Everything runs for real, on
 loopback: coordinators and agents as processes of their own, signatures, SQLite with fsync, Nix, pseudo terminals. As
-root, the benchmarks run at nice -10, because other work shares the machine.
+root, the benchmarks run at nice -10, because other work shares the machine; pure computations (replay, planner) are
+timed by processor time. For figures per second, the column p99 holds the best.
 """
 
 
