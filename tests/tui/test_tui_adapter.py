@@ -1,5 +1,8 @@
 """The adapter: what the coordinator says of a release is held against the log before it is shown or signed again."""
 
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,16 +10,17 @@ import msgspec
 import pytest
 from tests.tui.console_fleet import NOW, device_id, digest, fingerprint, system
 
+from nixfleet.client import answers
 from nixfleet.client.admin import Acted
 from nixfleet.client.checks import check_lines
-from nixfleet.errors import Untrusted, UserError
+from nixfleet.errors import Unreachable, Untrusted, UserError
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import CacheRef, Closure, LogState, Release, SelectLine, TargetLine, Wave
-from nixfleet.model.views import ReleaseLineView, ReleaseView
+from nixfleet.model.views import Delta, ReleaseLineView, ReleaseView
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import Place, ReleaseRecord, State
-from nixfleet.tui.adapter import AdminActs
-from nixfleet.tui.ports import Deployment
+from nixfleet.tui.adapter import AdminActs, ClientSource
+from nixfleet.tui.ports import Deployment, Reset
 
 NAMES = ("web-01", "web-02", "web-03")
 KEY = Fingerprint(fingerprint("ops"))
@@ -176,3 +180,60 @@ def test_a_key_that_the_log_does_not_know_may_nothing() -> None:
     """Before a root is known nobody has a right, and nothing claims otherwise."""
     acts, _ = acts_over(release_view(), State(fleet=FleetId(digest("fleet"))))
     assert (frozenset(), "") == (acts.identity.may, acts.identity.read_only)
+
+
+def source_over(events: AsyncGenerator[Delta | answers.Reset, None], *, pings: bool) -> ClientSource:
+    """Make a source over a client whose stream gives these events, after a ping where `pings` says so."""
+
+    async def console_events(_since: int, *, heard: Callable[[], None]) -> AsyncGenerator[Delta | answers.Reset, None]:
+        if pings:
+            heard()
+        async for event in events:
+            yield event
+
+    client: Any = SimpleNamespace(console_events=console_events)
+    mirror: Any = None
+    return ClientSource(client, mirror)
+
+
+async def test_a_ping_is_told_before_anything_has_changed() -> None:
+    """A stream that comes through says so at once, by a delta that changes nothing; then its events follow."""
+    changed = asyncio.Event()
+
+    async def events() -> AsyncGenerator[Delta | answers.Reset, None]:
+        await changed.wait()
+        yield Delta(seq=8)
+        yield answers.Reset()
+
+    async with aclosing(source_over(events(), pings=True).events(7)) as stream:
+        assert Delta(seq=7) == await anext(stream)
+        changed.set()
+        assert [Delta(seq=8), Reset()] == [event async for event in stream]
+
+
+async def test_a_stream_that_breaks_before_its_first_byte_gives_nothing() -> None:
+    """What is wrong is raised, and no delta pretends that something came through."""
+
+    async def events() -> AsyncGenerator[Delta | answers.Reset, None]:
+        raise Unreachable("502 Bad Gateway")
+        yield
+
+    with pytest.raises(Unreachable, match="502"):
+        await anext(source_over(events(), pings=False).events(7))
+
+
+async def test_leaving_a_silent_stream_ends_it() -> None:
+    """Who stops waiting for a stream that says nothing leaves nothing behind."""
+    ended = asyncio.Event()
+
+    async def events() -> AsyncGenerator[Delta | answers.Reset, None]:
+        try:
+            await asyncio.Event().wait()
+            yield Delta(seq=8)
+        finally:
+            ended.set()
+
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01), aclosing(source_over(events(), pings=False).events(7)) as stream:
+            await anext(stream)
+    assert ended.is_set()

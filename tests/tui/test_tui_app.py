@@ -7,14 +7,27 @@ from typing import get_args
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import NOW, ROLLOUT, FakeActs, FakeSource, device, device_id, fleet_devices
+from rich.cells import cell_len
+from tests.tui.console_fleet import (
+    NOW,
+    ROLLOUT,
+    FakeActs,
+    FakeSource,
+    FakeVerifier,
+    device,
+    device_id,
+    fleet_devices,
+    fleet_requests,
+    fleet_rollouts,
+)
 from tests.tui.console_pilot import Driven, console
 from textual.drivers._writer_thread import WriterThread
 
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import DeviceView
-from nixfleet.tui.desk import Options, Theme
+from nixfleet.tui.app import ConsoleApp
+from nixfleet.tui.desk import Desk, Options, Theme
 from nixfleet.tui.driver import PatientDriver
 from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, read_answers
 from nixfleet.tui.keys import KEYS
@@ -262,6 +275,62 @@ async def test_a_small_terminal_asks_for_more_room() -> None:
         assert "larger" not in driven.text
 
 
+async def test_a_terminal_of_hardly_any_size_and_back() -> None:
+    """At 20 by 5 every page still stands and takes keys; larger again, it is as it was."""
+    async with console(size=(100, 30)) as driven:
+        for keys in ("1", "2", "3", "4", "5", "1", "enter", "question_mark", "escape", "a", "escape"):
+            await driven.press(keys)
+            before = driven.text
+            await driven.pilot.resize_terminal(20, 5)
+            await driven.rest()
+            assert "larger" in driven.text or isinstance(driven.app.screen, MenuDialog | PageDialog)
+            await driven.press("j", "k")
+            await driven.pilot.resize_terminal(100, 30)
+            await driven.rest()
+            assert before == driven.text
+
+
+async def test_an_age_in_a_query_is_judged_by_time() -> None:
+    """A device that was seen too lately comes in as time passes, though nothing is heard of it; not while paused."""
+    now = NOW
+    options = Options(clock=lambda: now, query="seen>10m")
+    away = msgspec.structs.replace(device("web-x", "web", "oslo"), online=False, seen_at=NOW - 300)
+    async with console(source=FakeSource([away]), options=options) as driven:
+        assert "No device matches." in driven.text
+        now += 301
+        await driven.press("p")
+        driven.app._older()
+        assert [] == table_of(driven).listing.ids
+        await driven.press("p")
+        driven.app._older()
+        await driven.rest()
+        assert ([away.id], True) == (table_of(driven).listing.ids, "1 of 1" in driven.text)
+
+
+async def test_a_coordinator_that_is_away_at_first() -> None:
+    """Unreachable at start, the console opens and says so; when the coordinator comes, so does the fleet."""
+    source, verifier = FakeSource(), FakeVerifier()
+    source.broken = Unreachable("nobody answers")
+    app = ConsoleApp(Desk(source, FakeActs(), verifier, Options(clock=lambda: NOW)))
+    app.animation_level = "none"
+    async with app.run_test(size=(100, 30)) as pilot:
+        driven = Driven(app, pilot, source, FakeActs())
+        await driven.until(partial(shows, driven, "○ reconnecting", "Asking the coordinator"))
+        await driven.press("2", "enter", "P", "3", "A", "4", "enter", "e", "5", "D", "1", "X", "y", "o")
+        assert app.is_running
+        source.broken = None
+        await driven.until(partial(shows, driven, "● live", "nas-berlin-02"))
+
+
+async def test_marks_stand_only_where_they_mean_something() -> None:
+    """Acts take one rollout: space and * mark none, and the help does not name them."""
+    async with console() as driven:
+        await driven.press("2", "space", "asterisk")
+        assert set() == table_of(driven).marks
+        await driven.press("question_mark")
+        assert "Unmark all" not in driven.text
+
+
 async def test_an_empty_fleet_names_the_next_step() -> None:
     """Empty lists say what to do."""
     async with console(source=FakeSource([])) as driven:
@@ -285,6 +354,57 @@ async def test_device_text_is_shown_and_never_obeyed() -> None:
     async with console(source=FakeSource([evil])) as driven:
         assert ("[red]x[2J" in driven.text, "[bold]bad" in driven.text) == (True, True)
         assert not {"\x1b", "\x07", "\u202e"} & set(driven.text)
+
+
+HOSTILE = {
+    "markup": "[bold]x[/bold] [@click=app.quit]y[/]",
+    "broken": "[/nothing][",
+    "escapes": "\x1b]52;c;eA==\x07\x1b[2J",
+    "wide": "機器" * 40,
+    "long": "n" * 300,
+    "joined": "e\u0301\u200d",
+    "nothing": "\x00",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+async def test_no_name_breaks_a_page(name: str) -> None:
+    """Every page and dialog shows a device whatever it is called; no line is wider than the terminal."""
+    one = msgspec.structs.replace(
+        device("x", "web", "oslo"), name=name, waits=name, reason=name, release=name, lines=(name,), rollout=ROLLOUT
+    )
+    async with console(size=(80, 24), source=FakeSource([one])) as driven:
+        driven.source.put_rollout(msgspec.structs.replace(fleet_rollouts()[0], release_name=name, note=name))
+        driven.source.requests[one.id] = msgspec.structs.replace(fleet_requests()[0], name=name)
+        await driven.press("r")
+        for keys in ("X", "escape", "a", "escape", "y", "enter", "h", "i", "v", "2", "P", "escape", "3", "A", "escape"):
+            await driven.press(keys)
+            assert 80 >= max(cell_len(line) for line in driven.text.split("\n"))
+            assert not {"\x1b", "\x07", "\x00"} & set(driven.text)
+        assert driven.app.is_running
+
+
+async def test_markup_in_titles_and_toasts_is_text() -> None:
+    """What a device calls itself is no link to click and no style, in dialogs and in messages."""
+    name = "[@click=app.quit]y[/]"
+    acts = FakeActs()
+    acts.broken = Refused(f"no right on {name}")
+    one = msgspec.structs.replace(device("x", "web", "oslo"), name=name, tags={})
+    async with console(source=FakeSource([one]), acts=acts) as driven:
+        await driven.press("X")
+        assert f"Retire {name}?" in driven.text
+        await driven.press(*name, "enter")
+        await driven.until(lambda: f"no right on {name}" in driven.text)
+
+
+async def test_a_name_of_nothing_one_can_type_is_retired_by_its_id() -> None:
+    """An empty answer never retires a device: where the name shows nothing, its id is to be typed."""
+    one = msgspec.structs.replace(device("x", "web", "oslo"), name="\x00", tags={})
+    async with console(source=FakeSource([one])) as driven:
+        await driven.press("X", "enter")
+        assert [] == driven.acts.done
+        await driven.press(*one.id[:8], "enter")
+        assert [("retired", one.id, None)] == driven.acts.done
 
 
 async def test_keys_can_be_remapped() -> None:

@@ -11,7 +11,7 @@ from tests.tui.console_fleet import NOW, FakeSource, FakeVerifier, device, fleet
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.views import Delta
 from nixfleet.tui.calls import Calls
-from nixfleet.tui.feed import FIRST_DELAY_S, LAST_DELAY_S, Feed, _merged
+from nixfleet.tui.feed import FIRST_DELAY_S, FIRST_EVENT_S, LAST_DELAY_S, POLL_S, POLLS, Feed, _merged
 from nixfleet.tui.ports import LogCheck, Reset
 from nixfleet.tui.store import Store
 
@@ -19,7 +19,7 @@ from nixfleet.tui.store import Store
 class Rig:
     """A feed over a fake coordinator, with waits that end at once and are noted."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_event_s: float = FIRST_EVENT_S) -> None:
         self.now = NOW
         self.source, self.store, self.verifier = FakeSource(), Store(), FakeVerifier()
         self.calls = Calls(lambda: self.now)
@@ -32,6 +32,7 @@ class Rig:
             clock=lambda: self.now,
             wait=self._wait,
             chance=lambda: 1.0,
+            first_event_s=first_event_s,
         )
 
     async def _wait(self, delay_s: float) -> None:
@@ -167,3 +168,77 @@ def test_lines_that_were_read_and_heard_stand_once(
 ) -> None:
     """What came as a delta while the log was read is not shown twice."""
     assert expected == _merged(read, heard)
+
+
+def held_back() -> Rig:
+    """Make a rig whose streams end before their first event, at once."""
+    rig = Rig()
+    rig.source.holds_back = asyncio.Event()
+    rig.source.holds_back.set()
+    return rig
+
+
+@asynccontextmanager
+async def following(rig: Rig) -> AsyncIterator[Rig]:
+    """Run the feed of a rig."""
+    task = asyncio.create_task(rig.feed.run())
+    try:
+        yield rig
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_streams_that_never_begin_make_it_poll() -> None:
+    """After two streams without an event it asks for snapshots, says polling, and what changes is seen."""
+    async with following(held_back()) as rig:
+        await rig.until(lambda: rig.feed.link.state == "polling")
+        assert (2, [FIRST_DELAY_S]) == (rig.source.streams, rig.waits[:1])
+        one = device("web-x", "web", "oslo")
+        rig.source.put(one)
+        await rig.until(lambda: rig.store.devices.get(one.id) == one)
+        assert {POLL_S} == set(rig.waits[1:])
+        assert any("asking every 3 s instead" in call.said for call in rig.calls)
+
+
+async def test_polling_tries_a_stream_again_and_goes_live() -> None:
+    """Each minute a stream is tried; one that fails changes nothing, one that begins ends the polling."""
+    async with following(held_back()) as rig:
+        await rig.until(lambda: rig.source.streams == 4)
+        assert ("polling", 2) == (rig.feed.link.state, rig.waits.count(POLL_S) // POLLS)
+        rig.source.holds_back = None
+        await rig.until(lambda: rig.feed.link.state == "live")
+        await rig.until(lambda: rig.source.listeners == 1)
+        one = device("web-x", "web", "oslo")
+        rig.source.put(one)
+        await rig.until(lambda: one.id in rig.store.devices)
+
+
+async def test_a_stream_in_which_nothing_comes_makes_it_poll() -> None:
+    """A stream that stays open and silent is given up after a while, once."""
+    rig = Rig(first_event_s=0.01)
+    rig.source.holds_back = asyncio.Event()
+    async with following(rig):
+        await rig.until(lambda: rig.feed.link.state == "polling")
+        assert 1 == rig.source.streams
+
+
+async def test_polling_loses_the_link_and_finds_it_again() -> None:
+    """A coordinator that is away while one polls is stale, not polling; back again, it is polling."""
+    async with following(held_back()) as rig:
+        await rig.until(lambda: rig.feed.link.state == "polling")
+        rig.source.broken = Unreachable("nobody answers")
+        await rig.until(lambda: rig.feed.link.state in {"stale", "reconnecting"})
+        assert ("nobody answers", 40) == (rig.feed.link.why, len(rig.store.devices))
+        rig.source.broken = None
+        await rig.until(lambda: rig.feed.link.state == "polling")
+
+
+async def test_polling_reads_the_output_of_a_watched_device() -> None:
+    """The live log of a device goes on without a stream; one that cannot be read now is left as it is."""
+    async with following(held_back()) as rig:
+        await rig.until(lambda: rig.feed.link.state == "polling")
+        one = msgspec.structs.replace(device("web-x", "web", "oslo"), lines=("first", "second"))
+        rig.source.put(one)
+        rig.store.watch_lines(one.id, ("first",))
+        await rig.until(lambda: rig.store.lines(one.id) == ("first", "second"))

@@ -48,19 +48,21 @@ class Tmux:
 
 
 @asynccontextmanager
-async def terminal(folder: Path) -> AsyncIterator[tuple[Tmux, int]]:
+async def terminal(folder: Path, module: str = "tests.tui.console_fleet") -> AsyncIterator[tuple[Tmux, int]]:
     """Open the console in tmux at 100 by 30, wait until it is live, and give its process id."""
     pid_file = folder / "pid"
     program = (
-        "import os, pathlib, sys; from tests.tui.console_fleet import main; "
+        f"import os, pathlib, sys; from {module} import main; "
         f"pathlib.Path({str(pid_file)!r}).write_text(str(os.getpid())); sys.exit(main())"
     )
     script = folder / "run.sh"
     script.write_text(
-        f'{sys.executable} -c "{program}"\necho "ended $? $(stty -a | grep -o -e -icanon || echo sane)"\nread line\n'
+        f'trap : INT\n{sys.executable} -c "{program}"\n'
+        'echo "ended $? $(stty -a | grep -o -e -icanon || echo sane)"\nread line\n'
     )
     tmux = Tmux(folder / "tmux")
-    environment = ["-e", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", "-e", "LC_ALL=C.UTF-8"]
+    environment = ["-e", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", "-e", "LC_ALL=C.UTF-8", "-e", f"KEY={folder / 'key'}"]
+    environment += ["-e", "PAGER=less", "-e", "SSH_ASKPASS=", "-e", "DISPLAY="]
     tmux.do("-u", "new-session", "-d", "-x", "100", "-y", "30", *environment, "sh", str(script))
     try:
         await tmux.until(lambda screen: "● live" in screen and "nas-berlin-02" in screen)
@@ -88,3 +90,53 @@ async def test_a_signal_leaves_the_terminal_sane(tmp_path: Path, number: signal.
         os.kill(pid, number)
         await tmux.until(lambda screen: f"ended {128 + number} sane" in screen)
         assert "0" == tmux.do("display-message", "-p", "#{alternate_on}").strip()
+
+
+async def test_a_passphrase_is_asked_on_the_terminal(tmp_path: Path) -> None:
+    """ssh-keygen asks with the screen away; wrong and given up are told, right signs, and the screen is back."""
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "right one", "-f", str(tmp_path / "key")]
+    await asyncio.to_thread(subprocess.run, argv, check=True, timeout=10)
+    async with terminal(tmp_path, "tests.tui.console_signing") as (tmux, _):
+        tmux.do("send-keys", "2", "j")
+        for typed, told in ((("C-c",), "could not sign"), (("wrong", "Enter"), "could not sign")):
+            tmux.do("send-keys", "P")
+            await tmux.until(lambda screen: "Pause kiosk-2304?" in screen)
+            tmux.do("send-keys", "y")
+            await tmux.until(lambda screen: "Enter passphrase" in screen and "kiosk-2304" not in screen)
+            tmux.do("send-keys", *typed)
+            await tmux.until(lambda screen, told=told: told in screen and "kiosk-2304" in screen)  # type: ignore[misc]  # bound now
+        tmux.do("send-keys", "P")
+        await tmux.until(lambda screen: "Pause kiosk-2304?" in screen)
+        tmux.do("send-keys", "y")
+        await tmux.until(lambda screen: "Enter passphrase" in screen and "kiosk-2304" not in screen)
+        tmux.do("send-keys", "-l", "right one")
+        tmux.do("send-keys", "Enter")
+        await tmux.until(lambda screen: "Done: pause." in screen and "● live" in screen)
+        tmux.do("send-keys", "q")
+        await tmux.until(lambda screen: "ended 0 sane" in screen)
+
+
+async def test_the_pager_has_the_terminal_and_gives_it_back(tmp_path: Path) -> None:
+    """Less shows the table; after it the console is there again and takes keys."""
+    if shutil.which("less") is None:
+        pytest.skip("needs less")
+    async with terminal(tmp_path) as (tmux, _):
+        tmux.do("send-keys", "o")
+        await tmux.until(lambda screen: "web-oslo-03" in screen and "● live" not in screen)
+        tmux.do("send-keys", "q")
+        await tmux.until(lambda screen: "● live" in screen)
+        tmux.do("send-keys", "2")
+        await tmux.until(lambda screen: "nas-2219" in screen and "standing" in screen)
+
+
+async def test_a_terminal_that_cannot_place_its_cursor_is_refused(tmp_path: Path) -> None:
+    """With TERM=dumb there is one line and exit code 2, and nothing is made."""
+    tmux = Tmux(tmp_path / "tmux")
+    command = f"HOME={tmp_path} TERM=dumb {sys.executable} -m nixfleet console; echo ended $?; read line"
+    tmux.do("-u", "new-session", "-d", "-x", "120", "-y", "30", "-e", f"PYTHONPATH={ROOT / 'src'}", "sh", "-c", command)
+    try:
+        screen = await tmux.until(lambda screen: "ended" in screen)
+        assert ["TERM=dumb cannot", "ended 2"] == [word for word in ("TERM=dumb cannot", "ended 2") if word in screen]
+        assert [] == [path for path in tmp_path.rglob("*") if path.is_file()]
+    finally:
+        tmux.do("kill-server")

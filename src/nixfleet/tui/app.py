@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from textual import work
-from textual.app import App
 from textual.command import CommandPalette
 from textual.driver import Driver
 from textual.screen import Screen
@@ -34,6 +33,7 @@ from nixfleet.tui.screens.enroll import EnrollScreen
 from nixfleet.tui.screens.releases import ReleasesScreen
 from nixfleet.tui.screens.rollouts import RolloutsScreen
 from nixfleet.tui.themes import FALLBACKS, THEMES
+from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Span
 from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog, PageDialog
 
@@ -44,7 +44,7 @@ OLDER_S = 30.0
 RETRY_S = 5.0
 
 
-class ConsoleApp(App[int], inherit_bindings=False):
+class ConsoleApp(PlainToasts, inherit_bindings=False):
     """The console."""
 
     TITLE = "nixfleet"

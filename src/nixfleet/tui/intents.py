@@ -258,7 +258,7 @@ def _membership(kind: Kind, scene: Scene) -> Plan:
         devices,
         ((Span(told[kind]),),),
         verb="retire" if kind == "retire" else "hold" if kind == "hold" else "go on",
-        forever=devices[0].name if kind == "retire" else "",
+        forever=(clean(devices[0].name).strip() or devices[0].id[:8]) if kind == "retire" else "",
     )
     return Plan(confirm=confirm, steps=tuple(step(device) for device in devices))
 

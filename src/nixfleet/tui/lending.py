@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 
 SIGNAL_EXIT = 128
+SETTLE_S = 0.2
+"""How long after a prompt Ctrl-C still means the prompt."""
 
 
 class Lender:
@@ -78,12 +80,12 @@ class Lender:
             yield
             return
         self._loop.remove_signal_handler(signal.SIGINT)
-        before = signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which a program started here would keep
+        signal.signal(signal.SIGINT, lambda *_: None)  # not SIG_IGN, which a program started here would keep
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
-            self.mind_signals()
+            # Later: a Ctrl-C that came meanwhile still waits to be read by the loop, and is to find no handler.
+            self._loop.call_later(SETTLE_S, self.mind_signals)
 
 
 def default_pager(text: str) -> None:

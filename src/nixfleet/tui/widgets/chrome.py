@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from nixfleet.tui.view.chrome import footer
-from nixfleet.tui.view.text import Line, Span, clip, fit
+from nixfleet.tui.view.text import Line, Span, clip, fit, wrap
 from nixfleet.tui.widgets.paint import Panel
 
 
@@ -45,8 +45,9 @@ class TooSmall(Panel):
     def lines(self, cells: int) -> list[Line]:
         """Ask for a larger terminal."""
         width, height = self.app.size
-        text = ["Please make the terminal larger.", f"It is {width} by {height}; the console needs 80 by 20."]
-        return [fit((Span(" " * max(0, (cells - len(line)) // 2)), Span(line)), cells) for line in text]
+        text = ("Please make the terminal larger.", f"It is {width} by {height}; the console needs 80 by 20.")
+        lines = [line for part in text for line in wrap(part, cells)]
+        return [fit((Span(" " * max(0, (cells - len(line[0].text)) // 2)), *line), cells) for line in lines]
 
 
 class _Underline(Highlighter):

@@ -6,6 +6,7 @@ from typing import Self
 from textual import events, work
 from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
@@ -31,7 +32,7 @@ class ConfirmDialog(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """Lay out question, what it touches, and how to answer."""
         with Vertical(classes="dialog -serious" if self.confirm.level != "yes" else "dialog") as box:
-            box.border_title = clean(self.confirm.title)
+            box.border_title = Content(clean(self.confirm.title))  # a str would be read as markup
             yield LinesPanel(self._touched)
             if self.confirm.level != "yes":
                 yield LinesPanel(self._prompt, id="confirm-ask")
@@ -173,7 +174,7 @@ class DeployDialog(ModalScreen[Preview | None]):
         newest = max(releases.values(), key=lambda release: release.index)
         first = releases.get(scene.release, newest)
         devices = scene.device_views()
-        names = " ".join(device.name for device in devices) if len(devices) < len(scene.store.devices) else ""
+        names = " ".join(clean(device.name) for device in devices) if len(devices) < len(scene.store.devices) else ""
         return cls(scene.store, first.name if first is newest else first.id, names, read)
 
     def compose(self) -> ComposeResult:
@@ -221,7 +222,9 @@ class DeployDialog(ModalScreen[Preview | None]):
         self._preview = None
         try:
             release = await self._release(texts["release"].strip())
-            ids = {device.name: device.id for device in self._store.devices.values() if device.state != "retired"}
+            ids = {
+                clean(device.name): device.id for device in self._store.devices.values() if device.state != "retired"
+            }
             wanted = read_form(release.id, texts["on"], texts["waves"], texts["soak"], texts["note"], ids)
             self._preview = preview(release, wanted, self._store.devices.values())
             self._said = self._preview.lines

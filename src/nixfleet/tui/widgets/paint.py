@@ -7,7 +7,7 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from nixfleet.tui.view.text import ROLES, Line, fit
+from nixfleet.tui.view.text import ROLES, Line, Span, clean, fit
 
 
 class Painter(Widget):
@@ -37,8 +37,10 @@ class Painter(Widget):
         base = self.style_of("")
         if under is not None:
             base += under
+        # Cleaned where it is drawn, too: nothing foreign may reach the terminal, whatever a view forgot.
+        safe = tuple(Span(clean(span.text), span.role) for span in line)
         segments = [
-            Segment(span.text, base + self.style_of(f"role--{span.role}")) for span in fit(line, cells, right=right)
+            Segment(span.text, base + self.style_of(f"role--{span.role}")) for span in fit(safe, cells, right=right)
         ]
         return Strip(segments, cells).simplify()
 
