@@ -196,6 +196,26 @@ async def test_sessions_of_strangers_and_long_ones_are_refused(tmp_path: Path) -
                 await anybody.open_session(_session(one, **fields))
 
 
+async def test_token_opens_no_session(tmp_path: Path) -> None:
+    """A join token's key signs no session, and a session ends when its person's last grant but a token is gone."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        one.fleet.grant("token", "enroll", select={"env": ["prod"]}, max_uses=1)
+        one.fleet.grant("worker", "enroll", max_uses=1)
+        grant = one.fleet.grant("worker", "enroll")
+        await one.send(admin)
+        async with one.client("session") as session, one.client("thief") as thief:
+            with pytest.raises(Refused, match="names the key"):
+                await thief.open_session(_session(one, by="token", to="thief"))
+            with pytest.raises(Untrusted):
+                await thief.devices()
+            await session.open_session(_session(one, by="worker"))
+            assert [view.name for view in await session.devices()] == ["web-01"]
+            one.fleet.revoke(grant=grant)
+            await one.send(admin)
+            with pytest.raises(Untrusted):
+                await session.devices()
+
+
 def _request(one: Rig, name: str, signer: str = "", **fields: Any) -> Signed:
     by = key(signer or name)
     made: dict[str, Any] = {"v": 1, "fleet": one.fleet.fleet, "device": device_id(name), "name": name}

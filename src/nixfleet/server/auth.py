@@ -14,10 +14,10 @@ from nixfleet.errors import Refused, Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Action
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.coordinator.people import is_person
+from nixfleet.server.coordinator.people import is_person, is_token, may_delegate
 from nixfleet.trust.httpsig import Head, verify_head
 from nixfleet.trust.replay import State, may_ever
-from nixfleet.trust.replay.rights import alive, grants
+from nixfleet.trust.replay.rights import grants
 from nixfleet.trust.sshsig import PublicKey, parse_public_key
 
 _KEY_ID: Final = re.compile(r'keyid="(SHA256:[A-Za-z0-9+/]{43})"', re.ASCII)
@@ -109,12 +109,12 @@ class Auth:
         device = log.device_of(signer)
         if is_person(log.state, signer, now):
             # First: a device that claims a person's key as its own must not take that person's rights away.
-            joining = _is_token(log.state, signer, now)
+            joining = is_token(log.state, signer, now)
             return _key_of(log.state, signer), Caller(device, None if joining else signer, joining)
         if device is not None:
             return log.device_key(device), Caller(device)
         session = await self._coordinator.people.session(signer)
-        if session is not None and is_person(log.state, session[1], now):
+        if session is not None and may_delegate(log.state, session[1], now):
             return session[0], Caller(person=session[1])
         return None, Caller()
 
@@ -128,14 +128,6 @@ def _headers(request: AnyRequest) -> dict[str, str]:
             raise Untrusted(f"the request's header {name} stands twice")
         headers[name] = value.decode("latin-1")
     return headers
-
-
-def _is_token(state: State, key: Fingerprint, now: int) -> bool:
-    """Tell whether all that a key may do is to enrol a counted number of devices: a join token's key."""
-    if key in state.root_keys:
-        return False
-    live = [record.statement for record in grants(state, key) if alive(state, record, now)]
-    return all(grant.actions == ("enroll",) and grant.max_uses is not None for grant in live)
 
 
 def _key_of(state: State, signer: Fingerprint) -> PublicKey | None:

@@ -79,8 +79,8 @@ class People:
         """Take a session key that a person signed. Raises: Untrusted, Refused, Busy."""
         now = self._clock.wall_s()
         session = open_session(signed, fleet=self._log.fleet, now=now)
-        if not is_person(self._log.state, Fingerprint(session.by), now):
-            raise Refused(f"neither root nor a live grant names the key {session.by}")
+        if not may_delegate(self._log.state, Fingerprint(session.by), now):
+            raise Refused(f"neither root nor a live grant names the key {session.by} as a person's")
         if await self._store.people.session_count() >= SESSIONS_MAX:
             raise Busy("too many sessions are open; try again later")
         key = sshsig.parse_public_key(session.key)
@@ -103,6 +103,19 @@ def is_person(state: State, key: Fingerprint, now: int) -> bool:
     if key in state.revoked_keys:
         return False
     return key in state.root_keys or any(alive(state, record, now) for record in grants(state, key))
+
+
+def is_token(state: State, key: Fingerprint, now: int) -> bool:
+    """Tell whether all that a key may do is to enrol a counted number of devices: a join token's key."""
+    if key in state.root_keys:
+        return False
+    live = [record.statement for record in grants(state, key) if alive(state, record, now)]
+    return bool(live) and all(grant.actions == ("enroll",) and grant.max_uses is not None for grant in live)
+
+
+def may_delegate(state: State, key: Fingerprint, now: int) -> bool:
+    """Tell whether a session may speak for a key: a join token lies on devices, and speaks for nobody."""
+    return is_person(state, key, now) and not is_token(state, key, now)
 
 
 def _view(request: EnrollRequest, row: EnrollRow) -> EnrollView:
