@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,44 @@ def test_other_signed_structs_are_read_by_the_same_rules() -> None:
     with pytest.raises(Malformed, match="larger than 10 bytes"):
         strict_decode(SAMPLES[0], Root, max_bytes=10)
     assert fingerprint("admin") in SAMPLES[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "fill", "end"),
+    [
+        (b"[" * 17 + b'"', b'\\"', b""),
+        (b"[" * 17, b'"', b""),
+        (b"[" * 17, b'"\\', b""),
+        (b"[" * 17 + b'"', b"\\", b""),
+        (b"[" * 17, b'"', b"\\"),
+        (b"[" * 17 + b'"', b"a", b""),
+        (b"", b"[", b""),
+        (b"", b"[]", b""),
+        (b"", b'{"a":', b""),
+        (b"[", b'"[",', b'""]'),
+        (b"[", b"[],", b"[]]"),
+        (b"{", b'"a":1,', b"}"),
+        (b"", b"9", b""),
+        (b"", b" ", b""),
+        (b'"', b"\\ud800", b'"'),
+        (b'{"type":"', b"a", b'"}'),
+    ],
+)
+def test_the_worst_payload_is_refused_at_once(text: bytes, fill: bytes, end: bytes) -> None:
+    """64 KiB that anybody may send cost milliseconds of the processor, however they are made."""
+    payload = text + fill * ((65_536 - len(text) - len(end)) // len(fill)) + end
+    assert len(payload) > 65_000
+    begun = time.process_time()
+    with pytest.raises(Malformed):
+        parse(payload)
+    assert time.process_time() - begun < 0.25
+
+
+@given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b"a"]), max_size=60).map(b"".join))
+def test_levels_are_counted_outside_of_strings(middle: bytes) -> None:
+    """Whatever a string holds, brackets in it are no levels, and those around it are."""
+    text = json.dumps("[" * 20 + middle.decode()).encode()
+    with pytest.raises(Malformed, match="malformed statement"):
+        parse(b"[" * 15 + text + b"]" * 15)
+    with pytest.raises(Malformed, match="nests deeper than 16"):
+        parse(b"[" * 17 + text + b"]" * 17)
