@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -346,20 +347,66 @@ async def test_a_signal_to_the_agent_does_not_reach_the_switch(bench: Bench) -> 
     assert Result.DONE == answer.result
 
 
-async def test_where_systemd_runs_the_switch_gets_a_unit_of_its_own(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A transient unit: replacing the agent's own unit does not touch the switch (systemd-run is made up here)."""
+SYSTEMD_RUN = """\
+#!{python}
+import os, re, subprocess, sys
+words = sys.argv[1:]
+with open({asked!r}, "a") as file:
+    file.write("\\n".join(words) + "\\n")
+while words[0].startswith("--"):
+    words.pop(0)
+# systemd.service(5), Command lines: specifiers first, then variables, where $$ is a dollar.
+words = [re.sub("%(.)", lambda found: "%" if found[1] == "%" else "", word) for word in words]
+variable = "[$](?:[$]|{{(\\\\w+)}})"
+words = [re.sub(variable, lambda found: os.environ.get(found[1], "") if found[1] else "$", word) for word in words]
+subprocess.Popen(words, stdin=-3, stdout=-3, stderr=-3, start_new_session=True)
+"""
+"""A stand-in for systemd-run that writes down what it is asked, and unescapes it as systemd does."""
+
+
+@pytest.fixture
+def asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Make the machine one where systemd runs; give a way to read the lines of systemd-run's arguments."""
     (bench.machine.root / "run/systemd/system").mkdir(parents=True)
+    place = bench.machine.root / "asked"
     tool = bench.machine.root / "tools/systemd-run"
     tool.parent.mkdir()
-    script = 'while [ "${1#--}" != "$1" ]; do shift; done; "$@" & exit 0'
-    tool.write_text(f'#!/bin/sh\necho "$@" >>{bench.machine.root}/units\n{script}\n')
+    tool.write_text(SYSTEMD_RUN.format(python=sys.executable, asked=str(place)))
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
+    return lambda: place.read_text().splitlines()
+
+
+async def test_where_systemd_runs_the_switch_gets_a_unit_of_its_own(
+    bench: Bench, asked: Callable[[], list[str]]
+) -> None:
+    """A transient unit: replacing the agent's own unit does not touch the switch."""
     offer = bench.machine.offer(bench.machine.system("new"))
     answer = await bench.runner().perform(Activate(offer=offer))
     assert isinstance(answer, Switched)
     assert answer.result == Result.DONE
-    asked = (bench.machine.root / "units").read_text()
-    assert asked.startswith(f"--collect --quiet --unit=nixfleet-switch-{offer.rollout[:16]}-1-switch-0 ")
+    unit = f"--unit=nixfleet-switch-{offer.rollout[:16]}-1-switch-0"
+    assert ["--collect", "--quiet", unit] == asked()[:3]
+
+
+async def test_a_long_switch_under_systemd_is_known_to_run(bench: Bench, asked: Callable[[], list[str]]) -> None:
+    """Nothing that systemd would rewrite is among its arguments, so the supervisor's process id is the real one."""
+    offer = bench.machine.offer(bench.machine.system("new", before="sleep 3"))
+    task = asyncio.create_task(bench.runner().perform(Activate(offer=offer)))
+    job = Job(Path(bench.settings.state_dir) / "jobs" / f"{offer.rollout[:16]}-1-switch-0", bench.host)
+    await until(lambda: job.started)
+    assert job.pid is not None
+    answer = await task
+    assert isinstance(answer, Switched)
+    assert (Result.DONE, 0o700) == (answer.result, (job.folder / "supervisor").stat().st_mode & 0o777)
+    assert [] == [word for word in asked() if "$" in word or "%" in word]
+
+
+@pytest.mark.parametrize("name", ["a$b", "50%"])
+async def test_a_state_folder_that_systemd_would_rename_makes_no_update(bench: Bench, name: str) -> None:
+    """The folder is an argument of the switch, and going back would fail the same way."""
+    settings = replace(bench.settings, state_dir=f"{bench.settings.state_dir}/{name}")
+    offer = bench.machine.offer(bench.machine.system("new", at="cache"))
+    answer = await bench.runner(settings).perform(CheckDevice(offer=offer, previous=bench.old))
+    assert isinstance(answer, Trouble)
+    assert "which systemd would expand" in answer.reason

@@ -1,8 +1,10 @@
 """One run of ``switch-to-configuration`` that outlives the agent: a folder that its supervisor writes and we read.
 
-The supervisor is a few lines of POSIX shell built-ins, so that it works while the system under it is replaced. It
-starts at most once for a folder, whoever asks, and writes the exit code last; a folder without one, whose supervisor
-is gone, was interrupted. This module must never start a process (`agent.runner` does).
+The supervisor is a few lines of POSIX shell built-ins, so that it works while the system under it is replaced. It is
+a file of the folder and never an argument: systemd makes ``$`` of ``$$`` and expands ``%`` in what it is told to run
+(systemd.service(5), Command lines). It starts at most once for a folder, whoever asks, and writes the exit code last;
+a folder without one, whose supervisor is gone, was interrupted. This module must never start a process
+(`agent.runner` does).
 """
 
 import shutil
@@ -27,7 +29,7 @@ set +C
 echo "$? end" >exit
 """
 # Detach: the first shell ends at once, so the supervisor is nobody's child and never a zombie of ours.
-DETACH = '/bin/sh -c "$0" nixfleet-switch "$@" >/dev/null 2>&1 </dev/null &'
+DETACH = '/bin/sh "$@" >/dev/null 2>&1 </dev/null &'
 
 
 class Job:
@@ -43,10 +45,16 @@ class Job:
         mark = self.folder / "boot"
         if not mark.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.folder / "supervisor", SUPERVISOR.encode(), mode=0o700)
+            # Last: a folder with this mark is whole.
             write_atomic(mark, self._host.boot_id().encode())
             sync_folder(self.folder.parent)
             _forget_old(self.folder)
         return mark.read_text() == self._host.boot_id()
+
+    def command(self, switch: str, verb: str) -> tuple[str, ...]:
+        """Give the arguments to ``/bin/sh`` that run a switch under this folder's supervisor."""
+        return str(self.folder / "supervisor"), str(self.folder), switch, verb
 
     @property
     def started(self) -> bool:

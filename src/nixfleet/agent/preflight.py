@@ -32,6 +32,9 @@ def device_trouble(host: Host, settings: Settings, offer: Offer, previous: str) 
     here = platform_of(host)
     if offer.system not in {"", here}:
         return _no(f"looks like another machine: the system is for {offer.system}, this is {here}", refused=True)
+    if set("$%") & set(settings.state_dir):
+        # systemd expands both in the command line of a switch (systemd.service(5), Command lines).
+        return _no(f"the name of the state folder {settings.state_dir} has $ or %, which systemd would expand")
     kind = filesystem_of(host, settings.state_dir)
     if kind in VOLATILE and not settings.volatile_state:
         return _no(f"the state folder {settings.state_dir} is on {kind}: a reboot would lose the way back")

@@ -16,7 +16,7 @@ from typing import Protocol
 from nixfleet.agent import health, preflight
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host, printable
-from nixfleet.agent.jobs import DETACH, SUPERVISOR, Job
+from nixfleet.agent.jobs import DETACH, Job
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import (
     Activate,
@@ -315,16 +315,16 @@ class Runner:
 
     def _start(self, job: Job, path: str, verb: str) -> None:
         """Start the supervisor of a switch so that it outlives this process, whatever ends it."""
-        command = (str(job.folder), str(self._host.at(f"{path}/{preflight.SWITCH}")), verb)
-        shell = ("/bin/sh", "-c", SUPERVISOR, "nixfleet-switch", *command)
+        command = job.command(str(self._host.at(f"{path}/{preflight.SWITCH}")), verb)
         unit = f"nixfleet-switch-{job.folder.name}"
         if self._host.has_systemd():
             # A unit of its own: restarting or replacing the agent's unit does not touch it (systemd-run(1)).
-            argv = ("systemd-run", "--collect", "--quiet", f"--unit={unit}", "--service-type=exec", *shell)
+            how = ("--collect", "--quiet", f"--unit={unit}", "--service-type=exec")
+            argv = ("systemd-run", *how, "/bin/sh", *command)
             if _run_tool(argv, START_S).exit_code == 0:
                 return
         subprocess.run(
-            ("/bin/sh", "-c", DETACH, SUPERVISOR, *command),
+            ("/bin/sh", "-c", DETACH, "nixfleet-switch", *command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
