@@ -10,9 +10,10 @@ from typing import Any, Self, cast
 from tests.factories import Fleet
 
 from nixfleet.client.api import Client
+from nixfleet.client.faults import Unknown
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import EnrollRequest, Progress, Report
-from nixfleet.model.wire import AppendResponse, Entries, Entry, LineProof, Signed, Submission, Sync
+from nixfleet.model.wire import AppendResponse, Entries, Entry, LineAnswer, LineProof, Signed, Submission, Sync
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree
@@ -27,6 +28,10 @@ class Coordinator:
 
     fleet: Fleet
     lines: LineTree | None = None
+    line_trees: dict[str, LineTree] = field(default_factory=dict)
+    """Lines by rollout, where it is not `lines` for all."""
+    hidden: set[str] = field(default_factory=set)
+    """Rollouts whose lines it denies without a proof."""
     down: str = ""
     streams: bool = True
     refuse_reports: str = ""
@@ -124,14 +129,16 @@ class MadeUpClient:
             await moved.wait()
             await self._reach()
 
-    async def line(self, rollout: str) -> LineProof | None:
-        """Give the caller's line."""
+    async def line(self, rollout: str) -> LineAnswer:
+        """Prove the caller's line, or that it has none."""
         await self._reach()
-        lines = self._server.lines
-        if lines is None or lines.index_of(self._device()) is None:
-            return None
-        text, index, hashes = lines.proof(self._device())
-        return self._server.spoil(LineProof(line=text, index=index, size=lines.size, hashes=hashes))
+        lines, device = self._server.line_trees.get(rollout, self._server.lines), self._device()
+        if rollout in self._server.hidden or lines is None:
+            raise Unknown("the release has no line for this device")
+        if lines.index_of(device) is None:
+            return LineAnswer(absence=lines.absence(device))
+        text, index, hashes = lines.proof(device)
+        return LineAnswer(line=self._server.spoil(LineProof(line=text, index=index, size=lines.size, hashes=hashes)))
 
     async def report(self, signed: Signed) -> None:
         """Take a report that verifies under the device's key."""

@@ -1,5 +1,6 @@
 """From a verified log to an offer: every reason not to begin, and the one way to."""
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, ke
 
 from nixfleet.agent.decide import Decision, Me, NeedLine, Proceed, Wait, decide, still
 from nixfleet.agent.update import Confirmed, Held, Offer, State, Withdrawn
-from nixfleet.model.statements import Activation, LogKey, TargetLine, Wave, Window
+from nixfleet.model.statements import Activation, LogKey, Statement, TargetLine, Wave, Window
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.statements import encode, namespace_of
 
@@ -299,3 +300,26 @@ def test_a_device_that_is_retired_or_unknown_does_nothing() -> None:
     empty = Fleet(log=LogKey(key=key("log").public.text, epoch=0))
     nobody = decide(empty.state, key("log").public, world.me(), NEVER, (), {})
     assert Wait(reason="the device is not enrolled") == nobody
+
+
+def test_what_the_journal_knows_covers_the_device_whatever_lines_say() -> None:
+    """A rollout that was begun or confirmed here cannot be denied: an older one, held back, is stale after it."""
+    world = World()
+    old = world.fleet.rollout_statement(world.release, by="ops")
+    release, _ = world.fleet.release("b", {"web-01": "b"}, by="ops")
+    new = world.fleet.rollout(release, by="ops")
+    index = world.fleet.size - 1
+    world.fleet.submit(old, "ops")
+    confirmed = Confirmed(rollout=new, path=store_path("b"), previous=store_path("zero"))
+    for state in (attempted(index), State(confirmed=(confirmed,))):
+        for known in (False, True):
+            world.lines = {world.release: target_line("web-01", "a")}
+            if known:
+                world.lines[release] = None
+            decision = world.decide(world.gate(), world.gate(rollout=old_digest(old)), state=state)
+            assert not isinstance(decision, Proceed)
+
+
+def old_digest(statement: Statement) -> str:
+    """Name a statement by its payload."""
+    return hashlib.sha256(encode(statement)).hexdigest()

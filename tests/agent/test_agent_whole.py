@@ -1,6 +1,7 @@
 """The whole agent against a made-up coordinator: real log, real signatures, real switches; Nix and network made up."""
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,12 +26,13 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
 from nixfleet.model.ids import Tags
-from nixfleet.model.statements import Activation, TargetLine
+from nixfleet.model.statements import Activation, Rollout, TargetLine
 from nixfleet.model.wire import Sync
 from nixfleet.nix import Fault, FaultKind
 from nixfleet.trust import token as tokens
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
+from nixfleet.trust.statements import encode
 
 
 class Site:
@@ -191,7 +193,7 @@ async def test_where_a_token_does_not_work_the_device_asks(tmp_path: Path) -> No
 
 
 async def test_a_line_that_was_not_there_yet_is_asked_for_again(tmp_path: Path) -> None:
-    """The coordinator may know a release's lines a moment after its rollout; a gate makes the device ask again."""
+    """A coordinator that has no line to show yet has not said that there is none."""
     site = Site(tmp_path)
     new = site.machine.system("new", at="cache")
     async with site.running() as agent:
@@ -208,6 +210,68 @@ async def test_a_line_that_was_not_there_yet_is_asked_for_again(tmp_path: Path) 
 
         await until(woken_and_told)
     assert site.server.outcomes() == [(rollout, 1, "confirmed")]
+
+
+def _served(site: Site, device: str, path: str, *, keep_back: bool = False) -> tuple[str, Rollout]:
+    """Sign a release with the device's line and a rollout of it; with `keep_back` the rollout stays out of the log."""
+    line = TargetLine(device=device, path=path, system="x86_64-linux", digest=digest_of(path), nar_size=1_000)
+    tree = LineTree([line])
+    release, _ = site.fleet.release(path[44:], caches=(CACHE,), lines=None, targets=tree.targets)
+    signed = site.fleet.rollout_statement(release)
+    digest = hashlib.sha256(encode(signed)).hexdigest() if keep_back else site.fleet.submit(signed)
+    site.server.line_trees[digest] = tree
+    return digest, signed
+
+
+async def test_a_coordinator_cannot_reverse_a_device_by_hiding_the_line_of_its_system(tmp_path: Path) -> None:
+    """A rollout kept back and played after a newer one stays stale, though the newer one's line is denied."""
+    site = Site(tmp_path)
+    vulnerable, fixed = (site.machine.system(name, at="cache") for name in ("vulnerable", "fixed"))
+    async with site.running():
+        device = await site.member()
+        old, held_back = _served(site, device, vulnerable, keep_back=True)
+        new, _ = _served(site, device, fixed)
+        site.server.open_gate(new, device)
+        await until(lambda: (new, 1, "confirmed") in site.server.outcomes())
+    assert site.fleet.submit(held_back) == old
+    site.server.hidden = {new}
+    site.server.open_gates = [(old, device, 1)]
+    async with site.running() as agent:
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        await agent.consider()
+        await agent.service.idle()
+    assert ([f"switch {fixed}"], fixed) == (site.machine.switches(), site.machine.host.current_system())
+
+
+async def test_no_older_rollout_comes_in_the_place_of_one_whose_line_is_hidden(tmp_path: Path) -> None:
+    """A denied line is asked for again and again; until it or its absence is proven, nothing begins."""
+    site = Site(tmp_path)
+    older, newer = (site.machine.system(name, at="cache") for name in ("older", "newer"))
+    async with site.running() as agent:
+        device = await site.member()
+        first, _ = _served(site, device, older)
+        second, _ = _served(site, device, newer)
+        site.server.hidden = {second}
+        site.server.open_gate(first, device)
+        await until(lambda: "could not be fetched" in agent.waits)
+        assert (site.machine.switches(), agent.service.state.update) == ([], None)
+        site.server.hidden = set()
+        site.server.open_gate(second, device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert ([(second, 1, "confirmed")], newer) == (site.server.outcomes(), site.machine.host.current_system())
+
+
+async def test_an_older_rollout_is_followed_where_the_newer_provably_has_no_line(tmp_path: Path) -> None:
+    """A proven absence is as good as a line: the newer rollout is not for this device."""
+    site = Site(tmp_path)
+    older = site.machine.system("older", at="cache")
+    async with site.running():
+        device = await site.member()
+        first, _ = _served(site, device, older)
+        _served(site, "0" * 32, older)
+        site.server.open_gate(first, device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert ([(first, 1, "confirmed")], older) == (site.server.outcomes(), site.machine.host.current_system())
 
 
 @pytest.mark.parametrize(
@@ -439,8 +503,8 @@ def phase(agent: Agent) -> Phase:
     return update.phase if update is not None else Phase.IDLE
 
 
-async def test_no_line_is_out_of_date_once_a_gate_opens(tmp_path: Path) -> None:
-    """Asked too early, a coordinator says that there is no line; the device that believed it still gets its update."""
+async def test_a_line_that_could_not_be_had_is_asked_for_again_unasked(tmp_path: Path) -> None:
+    """No sync has to come: the device that got no line, and no proof that it has none, tries again by itself."""
     site = Site(tmp_path)
     new = site.machine.system("new", at="cache")
     async with site.running() as agent:
@@ -448,7 +512,6 @@ async def test_no_line_is_out_of_date_once_a_gate_opens(tmp_path: Path) -> None:
         rollout = site.deploy(device, new)
         lines, site.server.lines = site.server.lines, None
         site.server.open_gate(rollout, device)
-        await until(lambda: None in agent._lines.values())
+        await until(lambda: "could not be fetched" in agent.waits)
         site.server.lines = lines
-        site.server.wake()
         await until(lambda: site.server.outcomes() == [(rollout, 1, "confirmed")])

@@ -165,9 +165,11 @@ async def test_refusals_become_the_error_of_who_must_act(kind: str, error: type[
 
 
 async def test_what_is_not_there_is_none_where_that_is_an_answer() -> None:
-    """A device without a line, and a path the cache has not, are None and no error."""
+    """A path the cache has not is None and no error; a line that is not there is one: it proves nothing."""
     async with served(lambda _: refusal("unknown", "no such thing", status=404)) as (_, api):
-        assert (None, None) == (await api.line("r" * 64), await api.narinfo("a" * 32))
+        assert await api.narinfo("a" * 32) is None
+        with pytest.raises(Unknown):
+            await api.line("r" * 64)
 
 
 def by_clock(server_time: int) -> Handler:

@@ -3,10 +3,12 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.factories import device_id, target_line
 
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.trust.lines import LineTree, verify_line
+from nixfleet.model.wire import LineAbsence, LineProof
+from nixfleet.trust.lines import LineTree, verify_absence, verify_line
 from nixfleet.trust.statements import Malformed
 
 
@@ -56,3 +58,60 @@ def test_a_device_without_a_line_is_told_so() -> None:
     """Asking for another's place is an error that names the device."""
     with pytest.raises(UserError, match=device_id("b")):
         LineTree([target_line("a", "a")]).proof(device_id("b"))
+
+
+def _proof(tree: LineTree, index: int) -> LineProof:
+    text, place, hashes = tree.proof(tree.devices[index])
+    return LineProof(line=text, index=place, size=tree.size, hashes=hashes)
+
+
+@given(st.integers(1, 40), st.integers(0, 60))
+def test_who_has_no_line_can_prove_it_and_who_has_one_cannot(count: int, asker: int) -> None:
+    """Exactly one of a line and its absence can be proven, with any two lines that the release has."""
+    tree = LineTree([target_line(f"host-{number}", "x") for number in range(count)])
+    device = device_id(f"host-{asker}")
+    absent = asker >= count
+    if absent:
+        verify_absence(tree.absence(device), tree.targets, device)
+    else:
+        with pytest.raises(UserError, match="has a line"):
+            tree.absence(device)
+    ends = [None, *(_proof(tree, index) for index in range(count))]
+    accepted = 0
+    for left in ends:
+        for right in ends:
+            try:
+                verify_absence(LineAbsence(left=left, right=right), tree.targets, device)
+            except Untrusted:
+                continue
+            accepted += 1
+    assert accepted == int(absent)
+
+
+def test_an_absence_holds_only_by_lines_of_the_signed_release() -> None:
+    """Another place, size, text or release, or no line at all, proves nothing."""
+    tree = LineTree([target_line(name, name) for name in "abcdefgh"])
+    devices = tree.devices
+    asker = f"{devices[2][:-1]}{'f' if devices[2][-1] != 'f' else 'e'}"
+    asker = asker if devices[2] < asker < devices[3] else devices[2] + "0"
+    good = tree.absence(asker)
+    assert good.left is not None
+    assert good.right is not None
+    verify_absence(good, tree.targets, asker)
+    other = LineTree([target_line(name, "other") for name in "abcdefgh"])
+    bad = (
+        LineAbsence(),
+        LineAbsence(left=good.left),
+        LineAbsence(right=good.right),
+        LineAbsence(left=good.right, right=good.left),
+        LineAbsence(left=good.left, right=_proof(tree, 4)),
+        LineAbsence(left=good.left, right=replace(_proof(tree, 4), index=3)),
+        replace(good, left=replace(good.left, line=good.left.line.replace("1000", "1001"))),
+        replace(good, right=replace(good.right, size=9)),
+        replace(good, right=replace(good.right, hashes=good.right.hashes[1:])),
+        LineAbsence(right=replace(_proof(tree, 0), index=-1)),
+        other.absence(asker),
+    )
+    for absence in bad:
+        with pytest.raises(Untrusted):
+            verify_absence(absence, tree.targets, asker)

@@ -181,7 +181,7 @@ async def test_a_device_syncs_asks_for_its_line_and_reports(running: Running) ->
             while acted.digest not in mirror.state.rollouts:
                 mirror.take(await anext(events))
         await mirror.fill(device)
-        line = await device.line(acted.digest)
+        line = (await device.line(acted.digest)).line
         record = next(iter(mirror.state.releases.values()))
         assert line is not None
         assert record.statement.targets is not None

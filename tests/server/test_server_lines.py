@@ -11,9 +11,10 @@ from tests.factories import device_id, store_path
 from tests.server.harness import DEADLINE_S, Rig, rig
 
 from nixfleet.client.api import Client
+from nixfleet.client.faults import Unknown
 from nixfleet.model.statements import Rollout
-from nixfleet.model.wire import LineProof, Sync
-from nixfleet.trust.lines import LineTree
+from nixfleet.model.wire import LineAnswer, Sync
+from nixfleet.trust.lines import LineTree, verify_absence
 from nixfleet.trust.statements import parse
 
 ROLLOUTS = 25
@@ -24,9 +25,9 @@ def _rollouts(sync: Sync) -> list[str]:
     return [hashlib.sha256(one).hexdigest() for one in payloads if isinstance(parse(one), Rollout)]
 
 
-async def _listen(one: Rig, name: str, listening: asyncio.Event) -> dict[str, LineProof | None]:
+async def _listen(one: Rig, name: str, listening: asyncio.Event) -> dict[str, LineAnswer]:
     """Ask for the line of each rollout in the moment that it is pushed."""
-    lines: dict[str, LineProof | None] = {}
+    lines: dict[str, LineAnswer] = {}
     async with one.client(name) as device, aclosing(device.agent_events(one.sent)) as events:
         async for sync in events:
             listening.set()
@@ -43,7 +44,7 @@ async def _keep_busy(one: Rig, client: Client) -> None:
 
 
 async def test_every_pushed_rollout_has_its_line_at_once(tmp_path: Path) -> None:
-    """While reports pour in, who is told of a rollout gets its line, and who has none is told so."""
+    """While reports pour in, who is told of a rollout gets its line, and who has none the proof."""
     async with rig(tmp_path / "data", "web-01", "web-02", "busy") as one, one.client("admin") as admin:
         release, lines = one.fleet.release("a", {"web-01": "web-01-new"})
         assert lines is not None
@@ -61,8 +62,25 @@ async def test_every_pushed_rollout_has_its_line_at_once(tmp_path: Path) -> None
             for task in busy:
                 task.cancel()
             await asyncio.gather(*busy, return_exceptions=True)
-        assert [store_path("web-01-new") in line.line for line in having.values() if line] == [True] * ROLLOUTS
-        assert lacking == dict.fromkeys(made)
+        found = [answer.line.line for answer in having.values() if answer.line is not None]
+        assert [store_path("web-01-new") in line for line in found] == [True] * ROLLOUTS
+        assert set(lacking) == set(made)
+        for answer in lacking.values():
+            assert answer.line is None
+            assert answer.absence is not None
+            verify_absence(answer.absence, lines.targets, device_id("web-02"))
+
+
+async def test_what_is_not_known_or_has_no_device_lines_is_no_absence(tmp_path: Path) -> None:
+    """An unknown rollout, and a release by selectors, are a plain 404: nothing that reads as "no line for you"."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("web-01") as device:
+        release, lines = one.fleet.release("a")
+        assert lines is None
+        rollout = one.fleet.rollout(release)
+        await one.send(admin)
+        for asked in (rollout, "0" * 64):
+            with pytest.raises(Unknown):
+                await device.line(asked)
 
 
 async def test_lines_of_a_release_are_read_once_for_all_who_ask(

@@ -72,7 +72,7 @@ async def test_rollout_starts_gates_and_finishes(tmp_path: Path) -> None:
             size = one.fleet.size
             assert gate == Gate(one.fleet.fleet, rollout, device_id(name), 1, size, int(one.now), 1)
             async with one.client(name) as device:
-                line = await device.line(rollout)
+                line = (await device.line(rollout)).line
             assert line is not None
             assert f"{name}-new" in line.line
             await _report(one, name, rollout, Outcome.CONFIRMED, path=store_path(f"{name}-new"))

@@ -6,6 +6,7 @@ a coordinator, a network or a cache misbehaves.
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 
 from nixfleet.agent import decide, facts, health, preflight
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
-from nixfleet.agent.link import Link, jittered
+from nixfleet.agent.link import Link, backoff_s, jittered
 from nixfleet.agent.machine import BEFORE_SWITCH, ENDED
 from nixfleet.agent.member import Member, Parts
 from nixfleet.agent.reporter import Reporter, Ticker
@@ -38,9 +39,9 @@ from nixfleet.agent.update import (
 from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.device import Attempt, Cause, Facts, Outcome, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL, Digest
-from nixfleet.model.statements import TargetLine
-from nixfleet.model.wire import Signed, Sync
-from nixfleet.trust.lines import verify_line
+from nixfleet.model.statements import TargetLine, Targets
+from nixfleet.model.wire import LineAnswer, Signed, Sync
+from nixfleet.trust.lines import verify_absence, verify_line
 from nixfleet.trust.reports import sign_report
 
 log = logging.getLogger("nixfleet.agent")
@@ -67,6 +68,7 @@ class Agent:
         self._considering = asyncio.Lock()
         self._gates: tuple[bytes, ...] = ()
         self._lines: dict[str, TargetLine | None] = {}
+        self._line_failures = 0
         self._member = Member(parts)
         self._told: Facts | None = None
         self._nix_version = ""
@@ -204,13 +206,8 @@ class Agent:
 
     async def _decide(self) -> Proceed | Wait | None:
         """Decide, fetching the lines that it takes; None, with a note, when one cannot be had."""
-        log_state, key = self._mirror.state, self._mirror.log_view.log_key
+        key = self._mirror.log_view.log_key
         gated = decide.gated(self._gates, key, self._mirror.fleet, self._parts.identity.device)
-        for digest in gated & log_state.rollouts.keys():
-            # A gate says that there is something for this device: "no line" is out of date.
-            release = log_state.rollouts[Digest(digest)].statement.release or ""
-            if self._lines.get(release, ...) is None:
-                del self._lines[release]
         for _ in range(LINES_HELD):
             decision = decide.decide(self._mirror.state, key, self._me(), self.service.state, self._gates, self._lines)
             if not isinstance(decision, NeedLine):
@@ -233,22 +230,23 @@ class Agent:
             self.service.feed(Nudged())
 
     async def _learn_line(self, need: NeedLine) -> bool:
-        """Fetch and prove this device's own line of a release; False, with a note, when that does not work."""
-        record = next((one for digest, one in self._mirror.state.releases.items() if digest == need.release), None)
-        targets = record.statement.targets if record is not None else None
+        """Fetch this device's own line of a release, or that there is none, proven; False, with a note, without proof.
+
+        An answer that proves nothing is no "no": a coordinator that could hide a line would have an older rollout
+        applied in place of the newer one (trust.md, Order).
+        """
+        record = self._mirror.state.releases.get(Digest(need.release))
         try:
             told = await self.link.client.line(need.rollout)
-            line = None
-            if told is not None and targets is not None:
-                device = self._parts.identity.device
-                line = verify_line(told.line, told.index, told.size, told.hashes, targets, device)
-        except Untrusted as error:
-            self._note(f"the line that the coordinator serves does not hold: {error}")
-            return False
+            line = _proven(told, record.statement.targets if record is not None else None, self._parts.identity.device)
         except NixfleetError as error:
-            self._note(f"its line could not be fetched: {error}")
-            self._look_again(self.link.wall() + int(self._settings.poll_s))
+            served = isinstance(error, Untrusted)
+            what = "the line that the coordinator serves does not hold" if served else "its line could not be fetched"
+            self._note(f"{what}: {error}")
+            self._line_failures += 1
+            self._look_again(self.link.wall() + math.ceil(backoff_s(self._line_failures)))
             return False
+        self._line_failures = 0
         while len(self._lines) >= LINES_HELD:
             self._lines.pop(next(iter(self._lines)))
         self._lines[need.release] = line
@@ -380,6 +378,18 @@ class Agent:
 
     async def _send_progress(self, progress: Progress) -> None:
         await self.link.client.progress(progress)
+
+
+def _proven(told: LineAnswer, targets: Targets | None, device: str) -> TargetLine | None:
+    """Read a device's own line; None when it is proven that there is none. Raises: Untrusted."""
+    if targets is None:
+        raise Untrusted("the release has no device lines")
+    if told.line is not None:
+        return verify_line(told.line.line, told.line.index, told.line.size, told.line.hashes, targets, device)
+    if told.absence is None:
+        raise Untrusted("it is neither a line nor a proof that there is none")
+    verify_absence(told.absence, targets, device)
+    return None
 
 
 def _shown(update: Update) -> tuple[object, ...]:

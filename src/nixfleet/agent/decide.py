@@ -12,6 +12,7 @@ import msgspec
 from nixfleet.agent import machine
 from nixfleet.agent.update import Held, Offer, State, Withdrawn
 from nixfleet.errors import Untrusted
+from nixfleet.model.device import Outcome
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import CacheRef, Closure, Rollout, TargetLine
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
@@ -21,7 +22,7 @@ from nixfleet.trust.replay import Denied, Follow, Hold, Idle, RolloutState
 from nixfleet.trust.sshsig import PublicKey
 
 Lines = Mapping[str, TargetLine | None]
-"""This device's own proven line by release digest; None: the release has none for it."""
+"""This device's own proven line by release digest; None: proven that the release has none for it."""
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,14 +117,17 @@ def gated(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str) -
 
 
 def _choose(log: logs.State, me: Me, state: State, lines: Lines) -> logs.Choice:
+    epoch = log.log_root.log.epoch if log.log_root is not None else 0
+
     def covers(one: RolloutState) -> bool | None:
+        if _journalled(state, one, epoch):
+            return True
         if one.statement.kind == "rollback":
             # Only a device that confirmed it has something to go back from.
             return _kept(state, one) is not None
         release = one.statement.release
         return None if release is None or release not in lines else lines[release] is not None
 
-    epoch = log.log_root.log.epoch if log.log_root is not None else 0
     attempted_index = state.attempted[1] if state.attempted[0] == epoch else -1
     return logs.choose(log, me.device, me.wall_s, attempted_index, covers)
 
@@ -140,7 +144,7 @@ def _follow(
     one = choice.rollout
     offer = _offer(log, me, state, lines, choice)
     if offer is None:
-        return Wait(reason="the rollout has nothing for this device")
+        return _without_offer(state, lines, choice)
     if not machine.fresh(state, offer):
         return Wait()
     now = max(me.wall_s, log.last_time)
@@ -157,6 +161,17 @@ def _follow(
     if one.statement.mode == "test":
         return Proceed(offer=offer, refusal="this agent does not try systems for a time (mode test)")
     return _window(one.statement, me, log) or Proceed(offer=offer)
+
+
+def _without_offer(state: State, lines: Lines, choice: Follow) -> NeedLine | Wait:
+    """Ask for the line of a rollout that only the journal says is for this device, unless it is over here."""
+    one, last = choice.rollout, state.update
+    if last is not None and last.offer.rollout == one.digest and last.outcome is Outcome.CONFIRMED:
+        return Wait()
+    release = one.statement.release
+    if release is not None and release not in lines:
+        return NeedLine(rollout=one.digest, release=release)
+    return Wait(reason="the rollout has nothing for this device")
 
 
 def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int) -> Gate | Wait:
@@ -230,6 +245,12 @@ def _bringing(base: Offer, closure: Closure | TargetLine, caches: tuple[CacheRef
         nar_bytes=closure.nar_size,
         caches=caches,
     )
+
+
+def _journalled(state: State, one: RolloutState, epoch: int) -> bool:
+    """Tell whether this device began or confirmed a rollout: then it covers it, whatever anybody says now."""
+    begun = state.attempted == (epoch, one.index)
+    return begun or any(entry.rollout == one.digest for entry in state.confirmed)
 
 
 def _kept(state: State, one: RolloutState) -> str | None:

@@ -32,7 +32,7 @@ from nixfleet.model.wire import (
     AppendResponse,
     CachePath,
     Entries,
-    LineProof,
+    LineAnswer,
     Missing,
     Proof,
     Signed,
@@ -166,12 +166,9 @@ class Client:
                 if event.type == "sync":
                     yield self._decoded(event.data, Sync)
 
-    async def line(self, rollout: str) -> LineProof | None:
-        """Read the calling device's own line of a rollout's release, or None when it has none."""
-        try:
-            return await self._get(f"/v1/rollouts/{_segment(rollout)}/line", LineProof)
-        except Unknown:
-            return None
+    async def line(self, rollout: str) -> LineAnswer:
+        """Read the calling device's own line of a rollout's release, or the proof that it has none."""
+        return await self._get(f"/v1/rollouts/{_segment(rollout)}/line", LineAnswer)
 
     async def report(self, signed: Signed) -> None:
         """Deliver a signed report; it is durable when this returns."""

@@ -80,12 +80,26 @@ class Sync(_Body, frozen=True, kw_only=True):
 
 
 class LineProof(_Body, frozen=True, kw_only=True):
-    """A device's own target line, as exact text, with its place and inclusion proof under the release's root."""
+    """A device's target line, as exact text, with its place and inclusion proof under the release's root."""
 
     line: str
     index: Count
     size: Count
     hashes: tuple[bytes, ...]
+
+
+class LineAbsence(_Body, frozen=True, kw_only=True):
+    """The neighbouring lines between which a device's own would stand: one only at an end, never none."""
+
+    left: LineProof | None = None
+    right: LineProof | None = None
+
+
+class LineAnswer(_Body, frozen=True, kw_only=True):
+    """Either a device's own line or the proof that the release has none for it; never neither."""
+
+    line: LineProof | None = None
+    absence: LineAbsence | None = None
 
 
 class Missing(_Body, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from nixfleet.model.device import Progress
 from nixfleet.model.views import Delta, EntryView
-from nixfleet.model.wire import AppendRequest, CachePath, ErrorBody, LineProof, Missing, Signed, Sync
+from nixfleet.model.wire import AppendRequest, CachePath, ErrorBody, LineAnswer, Missing, Signed, Sync
 
 _REF: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
@@ -46,7 +46,7 @@ _BYTES: Final[Mapping[Operation, str]] = {("put", "/v1/cache/uploads/{part}"): "
 _ANSWERS: Final[Mapping[Operation, type[msgspec.Struct]]] = {
     ("get", "/v1/sync"): Sync,
     ("get", "/v1/audit"): Audit,
-    ("get", "/v1/rollouts/{rollout}/line"): LineProof,
+    ("get", "/v1/rollouts/{rollout}/line"): LineAnswer,
     ("post", "/v1/reports"): Nothing,
     ("post", "/v1/progress"): Nothing,
     ("post", "/v1/enroll"): Nothing,

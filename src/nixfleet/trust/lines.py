@@ -1,8 +1,11 @@
 """A release's device lines under one Merkle root: each agent fetches its own line and proof (trust.md, Statements).
 
-A leaf is a line's exact text. It must never trust a line for a device other than the one that asks.
+A leaf is a line's exact text. Lines are sorted by device and one per device, so that having none is provable too: by
+the two lines between which it would stand. It must never trust a line for a device other than the one that asks, nor
+anybody's word that there is none.
 """
 
+import bisect
 import itertools
 from collections.abc import Sequence
 from typing import Self
@@ -10,6 +13,7 @@ from typing import Self
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import DeviceId
 from nixfleet.model.statements import TargetLine, Targets
+from nixfleet.model.wire import LineAbsence, LineProof
 from nixfleet.trust.merkle import Tree, leaf_hash, verify_inclusion
 from nixfleet.trust.statements import strict_decode, strict_encode
 
@@ -85,14 +89,49 @@ class LineTree:
             raise UserError(f"the release has no line for device {device}")
         return self.texts[index], index, tuple(self._tree.inclusion(index, self.size))
 
+    def absence(self, device: str) -> LineAbsence:
+        """Return the neighbours between which a device's line would stand. Raises: UserError when it has one."""
+        if self.index_of(device) is not None:
+            raise UserError(f"the release has a line for device {device}")
+        place = bisect.bisect_left(self.devices, DeviceId(device))
+        return LineAbsence(
+            left=self._proven(place - 1) if place > 0 else None,
+            right=self._proven(place) if place < self.size else None,
+        )
+
+    def _proven(self, index: int) -> LineProof:
+        hashes = tuple(self._tree.inclusion(index, self.size))
+        return LineProof(line=self.texts[index], index=index, size=self.size, hashes=hashes)
+
 
 def verify_line(text: str, index: int, size: int, hashes: Sequence[bytes], targets: Targets, device: str) -> TargetLine:
     """Return a device's own line, proven to be part of the signed release. Raises: Untrusted."""
+    line = _included(text, index, size, hashes, targets)
+    if line.device != device:
+        raise Untrusted(f"the line is for device {line.device}, not for this one")
+    return line
+
+
+def verify_absence(absence: LineAbsence, targets: Targets, device: str) -> None:
+    """Accept that a release has no line for a device, proven by the lines around its place. Raises: Untrusted."""
+    left, right = absence.left, absence.right
+    # The place is at an end of the lines, or between two that follow each other: nothing fits in between.
+    after = left.index + 1 if left is not None else 0
+    before = right.index if right is not None else targets.size
+    if after != before or (left is None and right is None):
+        raise Untrusted("the lines that are to prove that there is none for this device are not next to each other")
+    for proof, is_left in ((left, True), (right, False)):
+        if proof is None:
+            continue
+        other = _included(proof.line, proof.index, proof.size, proof.hashes, targets).device
+        if not (other < device if is_left else device < other):
+            raise Untrusted(f"the line for device {other} does not prove that there is none for this one")
+
+
+def _included(text: str, index: int, size: int, hashes: Sequence[bytes], targets: Targets) -> TargetLine:
+    """Read a line that the signed release has at this place. Raises: Untrusted."""
     if size != targets.size:
         raise Untrusted(f"the line's proof is for {size} lines, the release has {targets.size}")
     data = text.encode(errors="surrogatepass")
     verify_inclusion(leaf_hash(data), index, size, hashes, bytes.fromhex(targets.root))
-    line = decode_line(data)
-    if line.device != device:
-        raise Untrusted(f"the line is for device {line.device}, not for this one")
-    return line
+    return decode_line(data)

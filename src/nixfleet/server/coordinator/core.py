@@ -10,7 +10,7 @@ from nixfleet.model.device import Progress, Report
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
 from nixfleet.model.views import Delta, Snapshot
-from nixfleet.model.wire import AppendRequest, AppendResponse, LineProof, Signed
+from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Signed
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
 from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.coordinator.judging import Judged
@@ -200,8 +200,8 @@ class Coordinator:
         self.planner.device_changed(device)
         self._stale(devices=[device])
 
-    async def line(self, rollout: str, device: str) -> LineProof:
-        """Give a device's own line of a rollout's release. Raises: Unknown.
+    async def line(self, rollout: str, device: str) -> LineAnswer:
+        """Prove a device's own line of a rollout's release, or that it has none. Raises: Unknown.
 
         The log alone answers: a device may have heard of a rollout that the planner, or this coordinator, has not.
         """
@@ -212,7 +212,7 @@ class Coordinator:
         release = rollouts[Digest(digest)].statement.release
         if release is None:
             raise Unknown("a rollback has no release and no lines")
-        return (await self.releases.get(release)).proof(device)
+        return (await self.releases.get(release)).answer(device)
 
     async def agent_stream(self, device: str, size: int, ping_s: float = PING_S) -> AsyncGenerator[bytes, None]:
         """Yield a device's events; while it is open, the device is online."""

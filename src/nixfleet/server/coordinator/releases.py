@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from nixfleet.model.ids import Digest, Tags, matches
 from nixfleet.model.statements import Closure, Release, TargetLine
-from nixfleet.model.wire import LineProof
+from nixfleet.model.wire import LineAnswer, LineProof
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import Store
@@ -33,12 +33,14 @@ class ReleaseLines:
                 return line.closure
         return None
 
-    def proof(self, device: str) -> LineProof:
-        """Give a device's own target line with its proof. Raises: Unknown when it has none."""
-        if self.tree is None or self.tree.index_of(device) is None:
-            raise Unknown("the release has no line for this device")
+    def answer(self, device: str) -> LineAnswer:
+        """Prove a device's own target line, or that it has none. Raises: Unknown for a release without device lines."""
+        if self.tree is None:
+            raise Unknown("the release has no device lines")
+        if self.tree.index_of(device) is None:
+            return LineAnswer(absence=self.tree.absence(device))
         text, index, hashes = self.tree.proof(device)
-        return LineProof(line=text, index=index, size=self.tree.size, hashes=hashes)
+        return LineAnswer(line=LineProof(line=text, index=index, size=self.tree.size, hashes=hashes))
 
 
 class Releases:

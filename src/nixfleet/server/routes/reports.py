@@ -6,7 +6,7 @@ from litestar.types import ControllerRouterHandler
 
 from nixfleet.model.device import Progress
 from nixfleet.model.ids import MAX_INT
-from nixfleet.model.wire import LineProof, Signed
+from nixfleet.model.wire import LineAnswer, Signed
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, TAKEN, Taken, bounded, decoded
@@ -23,8 +23,8 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
         return Response(body, media_type="application/json")
 
     @get("/v1/rollouts/{rollout:str}/line")
-    async def line(request: AnyRequest, rollout: FromPath[str]) -> LineProof:
-        """Give the calling device its own line of a rollout's release."""
+    async def line(request: AnyRequest, rollout: FromPath[str]) -> LineAnswer:
+        """Prove to the calling device its own line of a rollout's release, or that it has none."""
         device, _ = await auth.device(request)
         return await coordinator.line(rollout, device)
 
