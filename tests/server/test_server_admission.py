@@ -34,7 +34,7 @@ from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.trust import token as tokens
 from nixfleet.trust.leaf import Leaf
-from nixfleet.trust.replay import Valid
+from nixfleet.trust.replay import State, Valid
 from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
 
 NOWHERE = Digest("0" * 64)
@@ -78,6 +78,69 @@ async def test_taken_name_is_refused_and_noted(tmp_path: Path) -> None:
         )
         assert _journal(one) == [str(refused.value)]
         assert (await admin.fleet()).log_size == 2
+
+
+@pytest.mark.parametrize("forge", [False, True])
+async def test_stranger_costs_neither_a_copy_nor_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: bool
+) -> None:
+    """A key that nobody named, or another's name under a signature of one's own, is turned away by its signature."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client(None) as anybody:
+        good = _signed(_statement(one, "new"), "stranger")
+        if forge:
+            good = _signed(_statement(one, "new"))
+            good = replace(good, payload=good.payload + b" ")
+
+        def too_much(*_: object) -> None:
+            raise AssertionError("a stranger's statement was judged in full")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(State, "copy", too_much)
+            patch.setattr("nixfleet.server.coordinator.log.parse", too_much)
+            with pytest.raises(Refused, match="does not verify" if forge else "neither root nor grant names its key"):
+                await anybody.append([good])
+        assert _journal(one) == []
+
+
+async def test_nobody_is_noted_for_what_another_sends(tmp_path: Path) -> None:
+    """A forged statement behind a true one is refused, and the journal does not lay it at its alleged signer's door."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        forged = _signed(_statement(one, "new", by="admin"))
+        with pytest.raises(Refused):
+            await admin.append([_signed(_statement(one, "other")), replace(forged, payload=forged.payload + b" ")])
+        with pytest.raises(Refused):
+            await admin.append([_signed(_statement(one, "other")), _signed(_statement(one, "x", by="who"), "who")])
+        assert _journal(one) == []
+        assert (await admin.fleet()).log_size == 2
+
+
+async def test_former_key_is_turned_away_by_its_signature_and_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who was revoked and tries again is in the journal, under their own true signature, at no more cost."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        one.fleet.grant("ops", "enroll")
+        grant = one.fleet.grant("ci", "enroll")
+        one.fleet.revoke(key_name="ops")
+        one.fleet.revoke(grant=grant)
+        await one.send(admin)
+        monkeypatch.setattr(State, "copy", None)
+        for name, reason in (("ops", "its key is revoked"), ("ci", "no grant of its key is live")):
+            with pytest.raises(Refused, match=reason):
+                await admin.append([_signed(_statement(one, "new", by=name), name)])
+        assert _journal(one) == [
+            f"its key is revoked ({fingerprint('ops')})",
+            f"no grant of its key is live ({fingerprint('ci')})",
+        ]
+
+
+async def test_who_is_named_in_a_batch_may_speak_in_it(tmp_path: Path) -> None:
+    """A grant and what its new key signs enter together."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        joins = _signed(_statement(one, "web-01", by="ci"), "ci")
+        one.fleet.grant("ci", "enroll", select={"env": ["prod"]})
+        await admin.append([one.submission(1), joins])
+        assert (await admin.fleet()).log_size == 3
 
 
 async def test_renaming_onto_a_taken_name_is_refused(tmp_path: Path) -> None:

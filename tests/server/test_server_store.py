@@ -128,6 +128,15 @@ async def test_requests_and_sessions(store: Store) -> None:
     assert await store.people.session_count() == 1
 
 
+async def test_one_signer_does_not_fill_the_journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one signer was refused pushes out only its own older rows."""
+    monkeypatch.setattr("nixfleet.server.store.log._REFUSALS_OF_ONE", 2)
+    rows = [RefusalRow(at, "loud" if at else "quiet", "n", "0" * 64, "why") for at in range(5)]
+    for row in rows:
+        await store.log.refuse(row)
+    assert await store.log.refused(9) == [rows[4], rows[3], rows[0]]
+
+
 async def test_refusals_and_meta(store: Store) -> None:
     """Refused statements are kept newest first; small facts are replaced."""
     rows = [RefusalRow(at, "by", "n", "0" * 64, "why") for at in (1, 2)]

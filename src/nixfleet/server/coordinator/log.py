@@ -34,10 +34,10 @@ Announce = Callable[[Sequence[Judged]], None]
 
 
 class Declined(Refused):
-    """A statement that may not enter the log, as the journal of refused ones will have it."""
+    """A statement that may not enter the log, and the journal's row of it: none for what its signer did not sign."""
 
-    def __init__(self, row: RefusalRow) -> None:
-        super().__init__(row.reason)
+    def __init__(self, reason: str, row: RefusalRow | None) -> None:
+        super().__init__(reason)
         self.row = row
 
 
@@ -111,6 +111,29 @@ class LogKeeper:
             Unreachable: the database does not answer.
 
         """
+        try:
+            await self._hear(request)
+            return await self._judge_and_append(request)
+        except Declined as declined:
+            if declined.row is not None:
+                await self._store.log.refuse(declined.row)
+            raise
+
+    async def _hear(self, request: AppendRequest) -> None:
+        """Turn away who may not speak first, before the lock, the payload and a copy of the state. Raises: Declined.
+
+        What follows in the batch may be by who is named in it, and is judged in its turn.
+        """
+        first = next((one for one in request.statements if self._repeat(one) is None), None)
+        if first is None or not admission.unheard(self.state, first, self._now(self.state)):
+            return
+        if self._store.shared:
+            await self.catch_up()  # another coordinator may know the key
+        reason = admission.unheard(self.state, first, self._now(self.state))
+        if reason:
+            raise self._declined(self.state, first, reason)
+
+    async def _judge_and_append(self, request: AppendRequest) -> AppendResponse:
         async with self._lock:
             for _ in range(_TRIES):
                 await self._check_size(request)
@@ -120,10 +143,9 @@ class LogKeeper:
                     # Another coordinator was faster: replay its entries, then judge again.
                     await self._catch_up()
                     continue
-                except Declined as declined:
+                except Declined:
                     if await self._behind():
                         continue
-                    await self._store.log.refuse(declined.row)
                     raise
                 if entries:
                     self.announce(entries)
@@ -175,15 +197,24 @@ class LogKeeper:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission.lines)
-        now = max(self._wall_s(), state.last_time)
-        leaf = Leaf(now, hashlib.sha512(submission.payload).digest(), submission.signature)
+        leaf = Leaf(self._now(state), hashlib.sha512(submission.payload).digest(), submission.signature)
         entry = judge(state, state.size, leaf, submission.payload)
         reason = reason_against(entry.verdict) or admission.fault(state, statement, entry.before)
         if reason:
-            signature = sshsig.parse(submission.signature)
-            sha256 = digest(submission.payload)
-            raise Declined(RefusalRow(now, signature.key.fingerprint, signature.namespace, sha256, reason))
+            raise self._declined(state, submission, reason)
         return entry
+
+    def _now(self, state: State) -> int:
+        """Give the log time of what would be appended now."""
+        return max(self._wall_s(), state.last_time)
+
+    def _declined(self, state: State, submission: Submission, reason: str) -> Declined:
+        """Refuse a statement; only what a key that the log names has truly signed is worth a durable row."""
+        if not admission.accountable(state, submission):
+            return Declined(reason, None)
+        signature, sha256 = sshsig.parse(submission.signature), digest(submission.payload)
+        row = RefusalRow(self._now(state), signature.key.fingerprint, signature.namespace, sha256, reason)
+        return Declined(reason, row)
 
     def _learn(self, entry: Judged) -> None:
         """Index an entry that is in the log."""

@@ -9,6 +9,8 @@ from nixfleet.server.store.database import Database, many
 from nixfleet.server.store.rows import EntryRow, LineRow, RefusalRow, values
 
 _REFUSALS_KEPT = 10_000
+_REFUSALS_OF_ONE = 200
+"""Nobody pushes what others tried out of the journal."""
 _entries = tables.entries
 _lines = tables.release_lines
 _refusals = tables.refusals
@@ -65,11 +67,14 @@ class LogTables:
             return [str(row.line) for row in await connection.execute(query)]
 
     async def refuse(self, row: RefusalRow) -> None:
-        """Note a refused statement; only the newest 10,000 are kept."""
+        """Note a refused statement; only the newest 10,000 are kept, and of one signer the newest 200."""
         async with self._db.write() as connection:
             done = await connection.execute(_refusals.insert().values(values(row)).returning(_refusals.c.id))
             newest = done.scalar_one()
             await connection.execute(delete(_refusals).where(_refusals.c.id <= newest - _REFUSALS_KEPT))
+            kept = select(_refusals.c.id).where(_refusals.c.by == row.by).order_by(_refusals.c.id.desc())
+            excess = kept.offset(_REFUSALS_OF_ONE).limit(1).scalar_subquery()
+            await connection.execute(delete(_refusals).where(_refusals.c.by == row.by, _refusals.c.id <= excess))
 
     async def refused(self, limit: int) -> list[RefusalRow]:
         """Read the newest refused statements, newest first."""
