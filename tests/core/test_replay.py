@@ -278,6 +278,42 @@ def test_who_may_revoke() -> None:
     assert last(fleet) == "Valid"
 
 
+@pytest.mark.parametrize("name", ["web-01", "boss2", "ops"])
+def test_an_issuer_ends_its_grants_and_never_a_key_that_they_name(name: str) -> None:
+    """Else a narrow grant would reach every device's key, the next root's before it is one, and another's right."""
+    fleet = prod()
+    fleet.grant("ops", "deploy", select={"env": ["prod"]})
+    top = fleet.grant("delegate", "grant", "deploy", select={"env": ["lab"]}, depth=2)
+    made = fleet.grant(name, by="delegate", parent=top, select={"env": ["lab"]})
+    fleet.revoke(key_name=name, by="delegate")
+    assert last(fleet) == "only the root may do this"
+    fleet.revoke(grant=made, by="delegate")
+    assert (last(fleet), {}) == ("Valid", fleet.state.revoked_keys)
+    fleet.root(principals=(principal("admin"), principal("boss2")))
+    assert last(fleet) == "Valid"
+    fleet.device("web-01", by="web-01", key=key("web-01b").public.text)
+    assert last(fleet) == "Valid"
+
+
+def test_who_may_end_a_key() -> None:
+    """Itself, the root, or `revoke` over everything; a root key by its own person only, and no narrower right."""
+    fleet = Fleet()
+    fleet.root(principals=(principal("admin", "admin", "spare"), principal("boss")))
+    fleet.grant("guard", "revoke", select={"env": ["prod"]})
+    fleet.grant("chief", "revoke")
+    fleet.grant("ci", "deploy", select={"env": ["prod"]})
+    for by, ended, expected in (
+        ("guard", "ci", "only the root may do this"),
+        ("chief", "ci", "Valid"),
+        ("chief", "spare", "only the root may do this"),
+        ("boss", "guard", "Valid"),
+        ("admin", "spare", "Valid"),
+        ("chief", "chief", "Valid"),
+    ):
+        fleet.revoke(key_name=ended, by=by)
+        assert expected == last(fleet)
+
+
 def test_the_last_root_key_cannot_be_revoked() -> None:
     """A fleet that nobody could ever govern again is not an outcome."""
     fleet = Fleet("admin", "boss")

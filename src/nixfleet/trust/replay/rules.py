@@ -132,62 +132,72 @@ def _add_grant(state: State, at: Place, statement: Grant, principal: str, links:
 
 
 def revoke(state: State, at: Place, statement: Revoke) -> Verdict:
-    """End a grant or key for the root, an issuer above, its holder, or who has `revoke` over all of it."""
+    """End a grant or a key: the root may, and who `_may_end_grant` or `_may_end_key` names."""
     grant_id, key = statement.subject.grant, statement.subject.key
     if grant_id is not None:
-        fault, ended = _grant_fault(state, grant_id)
-    else:
-        assert key is not None
-        fault, ended = _key_fault(state, key), rights.grants(state, Fingerprint(key))
-    if fault:
-        return Void(fault)
-    over = Over(select=ended[0].statement.select) if grant_id is not None else EVERYTHING
-    if rights.note_missing(state, "revoke", over, statement.note):
-        return Void("a rule asks for a note")
-    if not _may_end(state, at, key, ended):
-        denied = _root_signed(state, at, statement, over)
-        if denied is not None:
-            return denied
-    if grant_id is not None:
-        state.revoked_grants[grant_id] = at.index
-    elif key is not None:
-        state.revoked_keys[Fingerprint(key)] = at.index
-    return Valid(statement)
+        return _end_grant(state, at, statement, grant_id)
+    assert key is not None
+    return _end_key(state, at, statement, Fingerprint(key))
 
 
-def _grant_fault(state: State, grant_id: str) -> tuple[str, tuple[GrantRecord, ...]]:
+def _end_grant(state: State, at: Place, statement: Revoke, grant_id: str) -> Verdict:
     record = state.grants.get(grant_id)
     if record is None:
-        return f"grant {grant_id} is not of this log", ()
-    return (f"grant {grant_id} is revoked already" if grant_id in state.revoked_grants else ""), (record,)
+        return Void(f"grant {grant_id} is not of this log")
+    if grant_id in state.revoked_grants:
+        return Void(f"grant {grant_id} is revoked already")
+    over = Over(select=record.statement.select)
+    denied = _end_denied(state, at, statement, over, permitted=_may_end_grant(state, at, record))
+    if denied is None:
+        state.revoked_grants[grant_id] = at.index
+    return denied or Valid(statement)
 
 
-def _key_fault(state: State, key: str) -> str:
+def _end_key(state: State, at: Place, statement: Revoke, key: Fingerprint) -> Verdict:
     if key in state.revoked_keys:
-        return f"the key {key} is revoked already"
-    return "too few root keys would be left; sign a new root first" if _leaves_no_root(state, key) else ""
+        return Void(f"the key {key} is revoked already")
+    if _leaves_no_root(state, key):
+        return Void("too few root keys would be left; sign a new root first")
+    denied = _end_denied(state, at, statement, EVERYTHING, permitted=_may_end_key(state, at, key))
+    if denied is None:
+        state.revoked_keys[key] = at.index
+    return denied or Valid(statement)
 
 
-def _leaves_no_root(state: State, key: str) -> bool:
+def _end_denied(state: State, at: Place, statement: Revoke, over: Over, *, permitted: bool) -> Verdict | None:
+    if rights.note_missing(state, "revoke", over, statement.note):
+        return Void("a rule asks for a note")
+    return None if permitted else _root_signed(state, at, statement, over)
+
+
+def _leaves_no_root(state: State, key: Fingerprint) -> bool:
     if state.root is None or key not in state.root_keys:
         return False
     left = {name for one, name in state.root_keys.items() if one != key and one not in state.revoked_keys}
     return len(left) < state.root.threshold
 
 
-def _may_end(state: State, at: Place, key: str | None, ended: tuple[GrantRecord, ...]) -> bool:
-    """Tell whether somebody short of the root may end all these grants, or the key they name."""
-    if key is not None and at.signer == key:
-        return True
-    if key is not None and key in state.root_keys:
-        # A person ends their own lost key with another of theirs; nobody else a root key.
-        return state.root_keys.get(at.signer) == state.root_keys[Fingerprint(key)]
-    return bool(ended) and all(
+def _may_end_grant(state: State, at: Place, record: GrantRecord) -> bool:
+    """Tell whether somebody short of the root may end a grant: its holder, an issuer above, or `revoke` over it."""
+    return (
         rights.holds(record, at.signer)
         or _issuer_above(state, at, record)
         or _has_revoke(state, at, record.statement.select)
-        for record in ended
     )
+
+
+def _may_end_key(state: State, at: Place, key: Fingerprint) -> bool:
+    """Tell whether somebody short of the root may end a key, fleet-wide and for ever.
+
+    The key itself; for a root key another key of that person and nobody else; for any other who has `revoke` over
+    everything. An issuer ends the grants that it made, never a key: a grant can name any key, a device's or the next
+    root's, and whether a key is a device's is not known to every party, so no rule may depend on it.
+    """
+    if at.signer == key:
+        return True
+    if key in state.root_keys:
+        return state.root_keys.get(at.signer) == state.root_keys[key]
+    return _has_revoke(state, at, {})
 
 
 def _issuer_above(state: State, at: Place, record: GrantRecord) -> bool:
