@@ -76,8 +76,40 @@ def test_log_time_never_goes_back() -> None:
     fleet = Fleet()
     fleet.now -= 5
     fleet.device("web-01")
-    assert last(fleet) == "its log time is below the leaf before"
+    assert last(fleet) == "its log time is below that of an earlier statement"
     assert fleet.state.last_time == T0
+
+
+def _at(leaf: bytes, log_time: int) -> bytes:
+    return log_time.to_bytes(8, "big") + leaf[8:]
+
+
+@pytest.mark.parametrize("what", ["garbage", "stranger", "repeat", "device", "approval", "late rollout", "no right"])
+def test_the_coordinator_alone_does_not_move_the_clock(what: str) -> None:
+    """It sets log times: no leaf without a statement signed at about that time ends a hold or voids what follows."""
+    fleet = Fleet()
+    fleet.grant("ops", "release")
+    fleet.rollout(fleet.release("a")[0])
+    fleet.device("web-01", state="held", until=T0 + 10 * YEAR_S)
+    leaf, payload = fleet.entries[-1]
+    rollout = encode(fleet.rollout_statement(None, kind="rollback", of=next(iter(fleet.state.rollouts))))
+    denied = encode(fleet.rollout_statement(None, by="ops", kind="rollback", of=next(iter(fleet.state.rollouts))))
+    made = {
+        "garbage": (leaf[:72] + b"junk", b""),
+        "stranger": (fleet.leaf(payload, "nixfleet-rollout-v1", "stranger"), payload),
+        "repeat": fleet.entries[3],
+        "device": (fleet.leaf(payload + b" ", f"nixfleet-device-v1@{device_id('web-01')}", "admin"), payload + b" "),
+        "approval": (fleet.leaf(payload, "nixfleet-approve-v1", "admin"), payload),
+        "late rollout": (fleet.leaf(rollout, "nixfleet-rollout-v1", "admin"), rollout),
+        "no right": (fleet.leaf(denied, "nixfleet-rollout-v1", "ops"), denied),
+    }[what]
+    before = fleet.state.last_time
+    fleet.append_leaf(_at(made[0], T0 + 11 * YEAR_S), made[1])
+    assert before == fleet.state.last_time
+    fleet.device("web-01", name="other")
+    assert last(fleet) == "Valid"
+    fleet.grant("ci", "deploy")
+    assert (last(fleet), fleet.state.last_time) == ("Valid", fleet.now)
 
 
 def test_a_base_must_be_a_state_of_this_log() -> None:

@@ -10,6 +10,7 @@ from tests.factories import T0, Fleet, device_id, key
 
 from nixfleet.model.ids import Digest, FleetId
 from nixfleet.model.statements import Rule
+from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.replay import Needs, State, Unknown, Valid, Void, choose, missing, replay, supply
 from nixfleet.trust.statements import digest
@@ -85,6 +86,11 @@ def _act(fleet: Fleet, chance: random.Random) -> None:
         case _:
             leaf, payload = chance.choice(fleet.entries)  # a repeat
             fleet.append_leaf(leaf, payload)
+    if chance.random() < 0.2:  # the coordinator puts a leaf at another time
+        leaf, payload = chance.choice(fleet.entries)
+        log_time = fleet.now + chance.choice((-50, 50, 10**6, 10**8))
+        leaf = fleet.leaf(payload, sshsig.parse(leaf[72:]).namespace, by) if chance.random() < 0.7 else leaf
+        fleet.append_leaf(log_time.to_bytes(8, "big") + leaf[8:], payload)
 
 
 @given(st.integers(0, 40), st.sampled_from(DEVICES))
@@ -131,6 +137,7 @@ def _same_for(full: State, agent: State, device: str) -> None:
     assert full.grants == agent.grants
     assert full.revoked_grants == agent.revoked_grants
     assert full.root == agent.root
+    assert full.last_time == agent.last_time
     for now in (0, T0 + 10_000_000):
         assert _told(choose(full, device, now, covers=lambda _: True)) == _told(
             choose(agent, device, now, covers=lambda _: True)

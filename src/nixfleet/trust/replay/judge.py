@@ -46,13 +46,11 @@ def replay(state: State, index: int, leaf: Leaf | bytes, payload: bytes | None) 
     except Untrusted as error:
         state.tree.append(data)
         return Void(str(error))
-    before = state.last_time
-    state.last_time = max(before, opened.log_time)
     if state.blind_at is not None or state.stopped_at is not None:
         verdict: Verdict = Unknown(needed=True)
-    elif opened.log_time < before:
+    elif opened.log_time < state.last_time:
         # trust.md, Log: log time is the replay's only clock and never goes back.
-        verdict = Void("its log time is below the leaf before")
+        verdict = Void("its log time is below that of an earlier statement")
     else:
         verdict = _leaf(state, index, opened, payload)
     # Last: rules read the tree as it was before this leaf.
@@ -211,6 +209,10 @@ def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) 
         verdict = _apply(state, place, statement, payload)
     if isinstance(verdict, Waiting):
         state.pending[place.sha512] = Pending(place, statement, subject.type, subject.id)
+    if subject.type in ESSENTIAL and not isinstance(verdict, Void):
+        # The coordinator sets log times. What moves the clock is bound to a time that somebody with a right signed
+        # (`at`, above), and is judged alike by everybody: an approval names no time, other payloads not all hold.
+        state.last_time = place.log_time
     return verdict
 
 

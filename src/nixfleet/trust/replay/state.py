@@ -177,6 +177,7 @@ class State:
     """The device that replays: it needs the payload of each of its own statements. None: an admin, a coordinator."""
     tree: Tree = field(default_factory=Tree)
     last_time: int = 0
+    """Log time of the newest root, grant, revoke or rollout that was not void: the clock of the replay."""
     root: Root | None = None
     root_keys: dict[Fingerprint, str] = field(default_factory=dict)
     """Keys of the root in force, to their principal's name."""
