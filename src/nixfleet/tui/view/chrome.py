@@ -120,9 +120,9 @@ def footer(keys: Sequence[tuple[str, str, bool]], cells: int) -> Line:
         part = [
             Span(key, "accent" if possible else "dim"),
             Span(f" {label}", "plain" if possible else "dim"),
-            Span("   "),
         ]
-        if width((*spans, *part)) - 3 > cells:
+        between = [Span("   ")] if len(spans) > 1 else []
+        if width((*spans, *between, *part)) > cells:
             break
-        spans += part
+        spans += [*between, *part]
     return fit(tuple(spans), cells)

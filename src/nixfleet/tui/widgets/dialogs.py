@@ -21,6 +21,8 @@ from nixfleet.tui.view.text import Line, Span, clean, fit, joined, reflow
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
+ROOMY_ROWS = 30
+
 
 class ConfirmDialog(ModalScreen[bool]):
     """Asks before anything is signed; Enter alone never says yes (console.md, Keys)."""
@@ -194,6 +196,10 @@ class DeployDialog(ModalScreen[Preview | None]):
         """Work out the first preview."""
         self.query_one("#form-on", Input).focus()
         self._work_out()
+
+    def on_resize(self) -> None:
+        """Give up the lines between the fields where there is no room for them."""
+        self.set_class(self.app.size.height < ROOMY_ROWS, "-short")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Work it out again."""
