@@ -12,9 +12,10 @@ from tests.factories import device_id, fingerprint, key
 from tests.server.harness import Rig, rig
 
 from nixfleet.client.api import Client
-from nixfleet.errors import Refused, Untrusted, UserError
+from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.device import EnrollRequest, Facts, Session
 from nixfleet.model.wire import ErrorBody, Signed
+from nixfleet.server.coordinator import people
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 from nixfleet.trust.statements import digest
@@ -214,6 +215,23 @@ async def test_token_opens_no_session(tmp_path: Path) -> None:
             await one.send(admin)
             with pytest.raises(Untrusted):
                 await session.devices()
+
+
+async def test_ended_sessions_keep_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person has so many sessions and others as many; when theirs have ended, nothing of it is left."""
+    monkeypatch.setattr(people, "SESSIONS_OF_ONE", 2)
+    monkeypatch.setattr(people, "SESSIONS_MAX", 3)
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client(None) as anybody:
+        one.fleet.grant("ops")
+        await one.send(admin)
+        for name in ("a", "b"):
+            await anybody.open_session(_session(one, by="ops", to=name))
+        with pytest.raises(Unreachable, match="2 sessions"):
+            await anybody.open_session(_session(one, by="ops", to="c"))
+        await anybody.open_session(_session(one, to="d"))
+        one.now += 3_600
+        for name in ("e", "f"):
+            await anybody.open_session(_session(one, to=name))
 
 
 def _request(one: Rig, name: str, signer: str = "", **fields: Any) -> Signed:

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from nixfleet.errors import Conflict, Unreachable, UserError
+from nixfleet.server.faults import Busy
 from nixfleet.server.store import (
     AttemptRow,
     ClockRow,
@@ -122,10 +123,28 @@ async def test_requests_and_sessions(store: Store) -> None:
     await store.people.forget("d")
     assert await store.people.requests() == []
     old, new = SessionRow("k", "t", "me", 50), SessionRow("l", "t", "me", 150)
-    await store.people.save_session(old, 10)
-    await store.people.save_session(new, 100)
+    await store.people.save_session(old, 10, most=1, most_of_one=1)
+    await store.people.save_session(new, 100, most=1, most_of_one=1)
     assert [await store.people.session("k"), await store.people.session("l")] == [None, new]
-    assert await store.people.session_count() == 1
+
+
+async def test_sessions_are_bounded_by_those_that_last(store: Store) -> None:
+    """Ended sessions count for nothing, a repeated key counts once, and nobody takes what others need."""
+
+    async def save(key: str, by: str, now: int) -> None:
+        await store.people.save_session(SessionRow(key, "t", by, now + 100), now, most=3, most_of_one=2)
+
+    await save("a", "me", 0)
+    await save("b", "me", 50)
+    await save("b", "me", 50)
+    with pytest.raises(Busy, match="2 sessions of the key me"):
+        await save("c", "me", 99)
+    await save("d", "you", 99)
+    with pytest.raises(Busy, match="too many"):
+        await save("e", "they", 99)
+    await save("c", "me", 100)
+    with pytest.raises(Busy):
+        await save("e", "they", 100)
 
 
 async def test_one_signer_does_not_fill_the_journal(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

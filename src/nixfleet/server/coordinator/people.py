@@ -20,6 +20,8 @@ from nixfleet.trust.sshsig import PublicKey
 
 REQUESTS_MAX = 10_000
 SESSIONS_MAX = 10_000
+SESSIONS_OF_ONE = 64
+"""One per machine and key is what people need; nobody keeps the others out."""
 REPEAT_S = 10
 """A device that asks again sooner changes nothing."""
 
@@ -81,11 +83,10 @@ class People:
         session = open_session(signed, fleet=self._log.fleet, now=now)
         if not may_delegate(self._log.state, Fingerprint(session.by), now):
             raise Refused(f"neither root nor a live grant names the key {session.by} as a person's")
-        if await self._store.people.session_count() >= SESSIONS_MAX:
-            raise Busy("too many sessions are open; try again later")
         key = sshsig.parse_public_key(session.key)
         row = SessionRow(key.fingerprint, key.text, session.by, session.not_after)
-        await self._store.people.save_session(row, now)
+        await self._store.people.save_session(row, now, most=SESSIONS_MAX, most_of_one=SESSIONS_OF_ONE)
+        self._sessions = {held.key: held for held in self._sessions.values() if held.not_after > now}
         self._sessions[row.key] = row
 
     async def session(self, key: str) -> tuple[PublicKey, Fingerprint] | None:

@@ -3,6 +3,7 @@
 from sqlalchemy import delete, func, select
 
 from nixfleet.server import tables
+from nixfleet.server.faults import Busy
 from nixfleet.server.store.database import Database
 from nixfleet.server.store.rows import EnrollRow, SessionRow, values
 
@@ -33,10 +34,15 @@ class PeopleTables:
         async with self._db.write() as connection:
             await connection.execute(delete(_requests).where(_requests.c.device == device))
 
-    async def save_session(self, row: SessionRow, now: int) -> None:
-        """Keep a session key, and drop those that have ended."""
+    async def save_session(self, row: SessionRow, now: int, *, most: int, most_of_one: int) -> None:
+        """Keep a session key, and drop those that have ended. Raises: Busy when too many last, of one key or in all."""
+        others = select(func.count()).select_from(_sessions).where(_sessions.c.key != row.key)
         async with self._db.write() as connection:
-            await connection.execute(delete(_sessions).where(_sessions.c.not_after < now))
+            await connection.execute(delete(_sessions).where(_sessions.c.not_after <= now))
+            if int(await connection.scalar(others.where(_sessions.c.by == row.by)) or 0) >= most_of_one:
+                raise Busy(f"{most_of_one} sessions of the key {row.by} are open already; they end within 12 hours")
+            if int(await connection.scalar(others) or 0) >= most:
+                raise Busy("too many sessions are open; try again later")
             await connection.execute(self._db.upsert(_sessions).values(values(row)))
 
     async def session(self, key: str) -> SessionRow | None:
@@ -44,8 +50,3 @@ class PeopleTables:
         async with self._db.read() as connection:
             row = (await connection.execute(select(_sessions).where(_sessions.c.key == key))).first()
         return None if row is None else SessionRow(*row)
-
-    async def session_count(self) -> int:
-        """Count the session keys held."""
-        async with self._db.read() as connection:
-            return int(await connection.scalar(select(func.count()).select_from(_sessions)) or 0)
