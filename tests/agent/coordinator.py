@@ -42,6 +42,8 @@ class Coordinator:
     requests: list[EnrollRequest] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
     syncs: int = 0
+    skew_s: int = 0
+    """What it says of every device's clock: nobody signed it."""
     opened: int = 0
     """Streams opened so far."""
     tamper: Callable[[Sync], Sync] = lambda sync: sync
@@ -96,7 +98,7 @@ class MadeUpClient:
         self._key = key
         self._fleet = fleet
         self.url = urls[0]
-        self.skew_s = 0
+        self.skew_s = server.skew_s
 
     async def __aenter__(self) -> Self:
         return self

@@ -115,6 +115,19 @@ def test_a_gate_that_is_not_ours_fresh_and_signed_opens_nothing(fields: dict[str
     assert Wait(reason=reason) == world.decide(world.gate(**fields))
 
 
+def test_a_device_whose_clock_begins_in_1970_updates_by_a_fresh_gate_only() -> None:
+    """The last log time, and the newest gate that came along, are what such a device knows of the time."""
+    world = World()
+    now = world.fleet.now
+    world.wall_s = 0
+    assert isinstance(world.decide(world.gate(time=now + 5_000)), Proceed)
+    stale = Wait(reason="the word that its wave is open is older than 10 minutes")
+    assert stale == world.decide(world.gate(time=now - 700))
+    other = world.gate(time=now + 5_000, rollout="0" * 64)
+    assert stale == world.decide(world.gate(time=now + 4_300), other)
+    assert isinstance(world.decide(world.gate(time=now + 4_400), other), Proceed)
+
+
 def test_without_any_gate_the_wave_is_closed() -> None:
     """No word, no start."""
     assert Wait(reason="its wave is not open yet") == World().decide(b"garbage")

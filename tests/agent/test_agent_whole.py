@@ -26,7 +26,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
 from nixfleet.model.ids import Tags
-from nixfleet.model.statements import Activation, Rollout, TargetLine
+from nixfleet.model.statements import Activation, Rollout, TargetLine, Window
 from nixfleet.model.wire import Sync
 from nixfleet.nix import Fault, FaultKind
 from nixfleet.trust import token as tokens
@@ -306,6 +306,39 @@ async def test_where_streams_break_the_agent_polls(tmp_path: Path) -> None:
         site.server.open_gate(site.deploy(device, new), device)
         await until(lambda: bool(site.server.outcomes()))
     assert new == site.machine.host.current_system()
+
+
+async def test_what_a_coordinator_says_of_the_clock_revives_nothing(tmp_path: Path) -> None:
+    """An expired rollout stays expired, though the coordinator puts the device's clock back; only stamps follow it."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running():
+        device = await site.member()
+        rollout = site.deploy(device, new, not_after=site.fleet.now + 86_400)
+        await until(lambda: any(one.log.size == site.fleet.size for one in site.server.reports))
+    site.fleet.now += 40 * 86_400
+    site.server.skew_s = -40 * 86_400
+    site.server.open_gate(rollout, device)
+    async with site.running() as agent:
+        await until(lambda: agent.waits == "the rollout has expired")
+        await until(lambda: site.server.reports[-1].note == "the rollout has expired")
+        assert (site.fleet.now, site.fleet.now - 40 * 86_400) == (agent.link.wall(), agent.link.signing_s())
+    assert (site.machine.switches(), site.server.reports[-1].at) == ([], site.fleet.now - 40 * 86_400)
+
+
+@pytest.mark.parametrize("skew_s", [10**15, -(10**15)])
+async def test_an_absurd_clock_of_a_coordinator_stops_no_agent(tmp_path: Path, skew_s: int) -> None:
+    """A time that no clock shows neither ends the agent nor gets into what it signs."""
+    site = Site(tmp_path)
+    site.server.skew_s = skew_s
+    new = site.machine.system("new", at="cache")
+    always = Window(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), from_="00:00", to="00:00", tz="UTC")
+    async with site.running():
+        device = await site.member()
+        rollout = site.deploy(device, new, window=always)
+        site.server.open_gate(rollout, device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert ([(rollout, 1, "confirmed")], site.fleet.now) == (site.server.outcomes(), site.server.reports[-1].at)
 
 
 async def test_a_rewritten_log_starts_nothing_and_is_told_loudly(tmp_path: Path) -> None:

@@ -202,6 +202,16 @@ async def test_a_clock_that_stays_wrong_is_an_error() -> None:
     assert 2 == len(server.asked)
 
 
+@pytest.mark.parametrize("server_time", [10**15, -1])
+async def test_a_time_that_no_clock_shows_is_not_followed(server_time: int) -> None:
+    """Nobody signed the server's time: it gets into no signature where it cannot be one."""
+    answer = refusal("skewed", "your clock is off", status=401, server_time=server_time)
+    async with served(lambda _: answer) as (server, api):
+        with pytest.raises(Untrusted, match="clock is off"):
+            await api.sync(0)
+        assert (1, 0) == (len(server.asked), api.skew_s)
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [

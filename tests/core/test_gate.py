@@ -39,3 +39,10 @@ def test_no_byte_of_a_gate_can_change(data: st.DataObject) -> None:
 def test_a_gate_is_fresh_for_ten_minutes() -> None:
     """Older is stale; ahead of a clock that lags is fresh, or a device at 1970 could never update."""
     assert (True, False, True) == (fresh(GATE, T0 + 600), fresh(GATE, T0 + 601), fresh(GATE, 0))
+
+
+def test_where_the_clock_lags_a_newer_gate_shows_that_another_is_old() -> None:
+    """Gates that came with it lift the clock, so that a device at 1970 takes no stale one either."""
+    beside = [GATE, GATE._replace(time=T0 + 600)]
+    assert fresh(GATE, 0, beside)
+    assert not fresh(GATE, 0, [*beside, GATE._replace(time=T0 + 601)])

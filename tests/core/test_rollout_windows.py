@@ -128,3 +128,17 @@ def test_an_opening_is_on_a_day_of_the_window_and_open_when_it_comes(
     assert opens > wall_s - timedelta(days=2).total_seconds()
     again = opens_at(window, zone, opens)
     assert again == opens
+
+
+@given(
+    st.integers()
+    | st.integers(-62_135_600_000, -61_999_000_000)
+    | st.integers(253_370_764_800 - 10**6, 253_402_300_800)
+)
+def test_any_integer_is_a_time(wall_s: int) -> None:
+    """No time, however absurd, is an error; beyond the calendar no window opens."""
+    for name in ("UTC", "Asia/Tokyo", "America/Los_Angeles"):
+        zone = zone_of(name)
+        assert zone is not None
+        opens = opens_at(_window("22:00", "04:00"), zone, wall_s)
+        assert (opens is not None) == (-62_000_000_000 <= wall_s < 253_370_764_800)

@@ -359,7 +359,7 @@ class Agent:
             fleet=parts.identity.fleet,
             device=parts.identity.device,
             seq=parts.journal.next_seq(),
-            at=self.link.wall(),
+            at=self.link.signing_s(),
             log=self._mirror.log_state,
             protocol=PROTOCOL,
             boot_id=host.boot_id(),

@@ -26,7 +26,7 @@ Lines = Mapping[str, TargetLine | None]
 
 
 class Me(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision needs to know of this device; `wall_s` is its clock in unix seconds."""
+    """What a decision needs to know of this device; `wall_s` is its clock, raised to the last log time."""
 
     device: str
     timezone: str
@@ -149,8 +149,7 @@ def _follow(
         return Wait()
     now = max(me.wall_s, log.last_time)
     right = logs.authorise_path(log, one, me.device, now, _confirmed(state), offer.path)
-    mine = [gate for gate in gates_for(gates, log_key, log.fleet, me.device) if gate.rollout == one.digest]
-    gate = _gate(mine, one, choice.run, now)
+    gate = _gate(gates_for(gates, log_key, log.fleet, me.device), one, choice.run, now)
     if isinstance(gate, Wait):
         return gate
     offer = msgspec.structs.replace(offer, run=gate.run)
@@ -176,10 +175,10 @@ def _without_offer(state: State, lines: Lines, choice: Follow) -> NeedLine | Wai
 
 def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int) -> Gate | Wait:
     """Find an open gate: by the log key, at most 10 minutes old, for a signed run, its wave opened by signatures."""
-    newest = max(gates, key=lambda gate: gate.time, default=None)
+    newest = max((gate for gate in gates if gate.rollout == one.digest), key=lambda gate: gate.time, default=None)
     if newest is None:
         return Wait(reason="its wave is not open yet")
-    if not fresh(newest, now):
+    if not fresh(newest, now, gates):
         return Wait(reason="the word that its wave is open is older than 10 minutes")
     if newest.log_size <= one.index:
         return Wait(reason="the word that its wave is open is older than the rollout")

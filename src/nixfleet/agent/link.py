@@ -24,6 +24,8 @@ BACKOFF_MOST_S = 300.0
 STREAM_BREAKS = 2
 """Streams that end in a row before their first event make the link poll (docs/protocol.md, An agent's life)."""
 STREAM_AGAIN_POLLS = 40
+SKEW_MOST_S = 100 * 366 * 86_400
+"""A clock that begins in 1970 is put right; a correction beyond this is no clock's."""
 
 
 class NotAdmitted(NixfleetError):
@@ -85,8 +87,19 @@ class Link:
         return tuple(dict.fromkeys((*(root.urls if root is not None else ()), *self._urls)))
 
     def wall(self) -> int:
-        """Give unix seconds as the coordinator counts them, as far as known; never below the last log time."""
+        """Give the time to decide by, in unix seconds: max(device clock, last log time) (trust.md, When judged).
+
+        What a coordinator says in an answer has no part in it: nobody signed that.
+        """
+        return max(self._clock(), self.mirror.state.last_time)
+
+    def signing_s(self) -> int:
+        """Give the time to write into what this device signs, in unix seconds, as the coordinator counts them.
+
+        Never to decide by: whoever answers a request can shift it.
+        """
         skew_s = self._client.skew_s if self._client is not None else 0
+        skew_s = skew_s if abs(skew_s) <= SKEW_MOST_S else 0
         return max(self._clock() + skew_s, self.mirror.state.last_time)
 
     async def run(self) -> None:

@@ -110,7 +110,7 @@ class Member:
                 parts.token,
                 parts.settings,
                 name=enroll.name_of(parts.settings, parts.host.hostname()),
-                now=link.wall(),
+                now=link.signing_s(),
             )
             await link.client.append([submission])
         except (Refused, UserError, NotAdmitted) as error:
@@ -128,7 +128,7 @@ class Member:
         parts = self._parts
         name = enroll.name_of(parts.settings, parts.host.hostname())
         asked = enroll.request(
-            parts.identity, parts.key, parts.settings, name=name, now=link.wall(), facts=told, reason=reason
+            parts.identity, parts.key, parts.settings, name=name, now=link.signing_s(), facts=told, reason=reason
         )
         await link.client.enroll_request(asked)
         log.info("waiting to be enrolled as %s with the key %s", name, parts.key.public.fingerprint)

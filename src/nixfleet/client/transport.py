@@ -39,6 +39,8 @@ SLOWEST_BYTES_S: Final = 2_000
 """A line slower than this counts as dead; what is larger than a line of this speed can carry gets more time."""
 _ERROR_BYTES: Final = 65_536
 _URLS_MAX: Final = 16
+_TIME_MOST_S: Final = 2**32
+"""A server's clock that says more (2106) is not believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ class Transport:
             return await self._judged(url, call)
         except Skewed as skewed:
             # docs/protocol.md: `kind: skewed` when only the clock is off, then once more with the server's time.
+            if not 0 <= skewed.server_time <= _TIME_MOST_S:
+                raise  # nobody signed that time, and it goes into what this side signs
             self._skew_s = skewed.server_time - self._clock()
             return await self._judged(url, call)
 

@@ -2,9 +2,13 @@
 
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nixfleet.model.statements import Window
+
+_CALENDAR_S: Final = range(-62_000_000_000, 253_370_764_800)
+"""From the year 5 to the end of 9998: `datetime` counts the days around each of these, in any zone."""
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -28,10 +32,14 @@ def zone_name(window: Window, device_zone: str) -> str:
 def opens_at(window: Window, zone: tzinfo, wall_s: int) -> int | None:
     """Tell when the window next opens, in unix seconds; at or before `wall_s` when it is open; None: not in eight days.
 
+    Total: a time beyond the calendar is no clock's, and no window opens then.
+
     A window belongs to the day it begins on and ends before `to`: on the next day when `to` is not after `from`, so
     equal times are a whole day. Across DST the wall times hold: one that is skipped begins or ends when the clocks
     have jumped, and of one that comes twice the first counts (PEP 495, fold=0), so the night's length changes.
     """
+    if wall_s not in _CALENDAR_S:
+        return None
     today = datetime.fromtimestamp(wall_s, zone).date()
     from_h, from_m = (int(part) for part in window.from_.split(":"))
     to_h, to_m = (int(part) for part in window.to.split(":"))

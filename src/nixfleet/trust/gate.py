@@ -5,6 +5,7 @@ used without `fresh`.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from nixfleet.errors import Untrusted
@@ -55,12 +56,14 @@ def open_gate(data: bytes, log_key: PublicKey, fleet: str) -> Gate:
     return Gate(fleet, match[2], match[3], run, log_size, time, wave)
 
 
-def fresh(gate: Gate, now: int) -> bool:
-    """Tell whether a gate is at most 10 minutes old; `now` is max(device clock, last log time).
+def fresh(gate: Gate, now: int, beside: Iterable[Gate] = ()) -> bool:
+    """Tell whether a gate is at most 10 minutes old; `now` is max(device clock, last log time), `beside` came with it.
 
-    A gate ahead of `now` is fresh: a device whose clock starts in 1970 could otherwise never update.
+    A gate ahead of `now` is fresh: a device whose clock starts in 1970 could otherwise never update. So that an old
+    one does not pass there for ever, verified gates lift the clock too, for gates alone: the log key says how late it
+    was, and can lie thereby about nothing but pacing, which is its to break.
     """
-    return now - gate.time <= GATE_AGE_MAX_S
+    return max(now, *(each.time for each in (gate, *beside))) - gate.time <= GATE_AGE_MAX_S
 
 
 def _name(fleet: str) -> str:
