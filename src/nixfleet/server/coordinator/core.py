@@ -66,7 +66,7 @@ class Coordinator:
         )
         self.syncs = Syncs(self.log, self.planner, self.live, self.clock)
         self.views = Views(self.log, self.live, self.planner, self.releases, self.clock)
-        self.people = People(self.store, self.log, self.clock)
+        self.people = People(self.store, self.log, self.clock, self._request_went)
         self.desk = ReportDesk(self.store, self.log, self.live, self.clock, self.planner.knows, self._heard)
         self._seen = GroupWriter(self.store.status.seen)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -260,15 +260,17 @@ class Coordinator:
 
     # People
 
-    async def enroll(self, signed: Signed) -> None:
-        """Take a request to be enrolled."""
-        view = await self.people.ask(signed)
+    async def enroll(self, signed: Signed, host: str | None) -> None:
+        """Take a request to be enrolled, from an address if it is known."""
+        view = await self.people.ask(signed, host)
         if view is not None:
             self.consoles.publish(Delta(seq=0, request=view))
 
     async def forget_request(self, device: str) -> None:
         """Drop a request to be enrolled. Raises: Unknown."""
         await self.people.forget(device)
+
+    def _request_went(self, device: str) -> None:
         self.consoles.publish(Delta(seq=0, removed=f"request:{device}"))
 
     def snapshot(self) -> Snapshot:

@@ -1,5 +1,8 @@
 """Who comes in: devices that ask to be enrolled, and session keys of people; bounded, for anybody may ask."""
 
+import ipaddress
+from collections.abc import Callable
+
 import msgspec
 
 from nixfleet.errors import Refused
@@ -19,6 +22,15 @@ from nixfleet.trust.reports import open_enroll, open_session
 from nixfleet.trust.sshsig import PublicKey
 
 REQUESTS_MAX = 10_000
+REQUESTS_OF_ONE = 1_000
+"""From one address; whoever asks for more pushes out their own."""
+UNHEARD_S = 7 * 86_400
+"""A device that has not asked again for so long is not there any more; agents ask every few minutes."""
+WRITES_BURST = 2_000
+WRITES_PER_S = 20
+"""So that nobody outruns the agents that ask again: filling every place takes longer than their longest pause."""
+HEARD_WRITE_S = 86_400
+"""How old the stored time of the last word may grow."""
 SESSIONS_MAX = 10_000
 SESSIONS_OF_ONE = 64
 """One per machine and key is what people need; nobody keeps the others out."""
@@ -29,25 +41,33 @@ REPEAT_S = 10
 class People:
     """Enrolment requests and sessions, held in memory and in the store."""
 
-    def __init__(self, store: Store, log: LogKeeper, clock: RunClock) -> None:
+    def __init__(self, store: Store, log: LogKeeper, clock: RunClock, dropped: Callable[[str], None]) -> None:
+        """Hold nothing yet; `dropped` is told of each device whose request is let go."""
         self._store = store
         self._log = log
         self._clock = clock
+        self._dropped = dropped
         self._requests: dict[str, EnrollView] = {}
+        """By device; who was heard longest ago first."""
+        self._peers: dict[str, str] = {}
+        self._written: dict[str, int] = {}
+        self._writes = Allowance(WRITES_BURST, WRITES_PER_S)
         self._sessions: dict[str, SessionRow] = {}
 
     async def load(self) -> None:
         """Take up the stored requests."""
-        for row in await self._store.people.requests():
+        for row in sorted(await self._store.people.requests(), key=lambda row: row.seen_at):
             self._requests[row.device] = _view(msgspec.json.decode(row.payload, type=EnrollRequest), row)
+            self._written[row.device] = row.seen_at
 
-    async def ask(self, signed: Signed) -> EnrollView | None:
-        """Keep a request to be enrolled; None when it changes nothing. Raises: Untrusted, Busy."""
+    async def ask(self, signed: Signed, host: str | None) -> EnrollView | None:
+        """Keep a request to be enrolled, from this address if it is known; None when it changes nothing.
+
+        Where there is no room, who was heard longest ago goes. Raises: Untrusted, Refused, Busy.
+        """
         request = open_enroll(signed, fleet=self._log.fleet)
         now = self._clock.wall_s()
         held = self._requests.get(request.device)
-        if held is None and len(self._requests) >= REQUESTS_MAX:
-            raise Busy(f"{REQUESTS_MAX} devices wait to be enrolled already; enrol or forget some first")
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
@@ -58,20 +78,55 @@ class People:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
         view = _view(request, row)
-        if held != msgspec.structs.replace(view, seen_at=held.seen_at if held else now):
-            await self._store.people.ask(row)  # that it still asks is not worth a write
+        changed = held is None or held != msgspec.structs.replace(view, seen_at=held.seen_at)
+        # That it still asks is hardly worth a write.
+        if changed or now - self._written.get(request.device, 0) >= HEARD_WRITE_S:
+            self._writes.take(now)
+            await self._make_room(request.device, peer := _network(host), now)
+            await self._store.people.ask(row)
+            self._peers[request.device], self._written[request.device] = peer, now
+        self._requests.pop(request.device, None)
         self._requests[request.device] = view
         return view
 
+    async def _make_room(self, device: str, peer: str, now: int) -> None:
+        """Let go of who is silent, and of who was heard longest ago where one more is too many."""
+        going = []
+        for other, view in self._requests.items():
+            if now - view.seen_at < UNHEARD_S:
+                break
+            going.append(other)
+        if device not in self._requests:
+            from_here = [other for other in self._requests if self._peers.get(other) == peer] if peer else []
+            if len(from_here) >= REQUESTS_OF_ONE:
+                going.append(from_here[0])
+            elif len(self._requests) - len(going) >= REQUESTS_MAX:
+                going.append(next(other for other in self._requests if other not in going))
+        for other in dict.fromkeys(going):
+            if other != device:
+                self._drop(other)
+                await self._store.people.forget(other)
+
+    def _drop(self, device: str) -> bool:
+        """Let go of a request in memory; tells whether there was one."""
+        self._peers.pop(device, None)
+        self._written.pop(device, None)
+        if self._requests.pop(device, None) is None:
+            return False
+        self._dropped(device)
+        return True
+
     async def forget(self, device: str) -> None:
         """Drop a request. Raises: Unknown."""
-        if self._requests.pop(device, None) is None:
+        if not self._drop(device):
             raise Unknown(f"no device {device[:40]} asks to be enrolled")
         await self._store.people.forget(device)
 
     def requests(self) -> list[EnrollView]:
         """List who asks, the oldest first."""
-        return sorted(self._requests.values(), key=lambda one: (one.asked_at, one.device))
+        since = self._clock.wall_s() - UNHEARD_S
+        asking = [one for one in self._requests.values() if one.seen_at > since]
+        return sorted(asking, key=lambda one: (one.asked_at, one.device))
 
     def asks(self, device: str) -> bool:
         """Tell whether a device asks to be enrolled."""
@@ -97,6 +152,36 @@ class People:
             return None
         self._sessions[key] = row
         return sshsig.parse_public_key(row.text), Fingerprint(row.by)
+
+
+class Allowance:
+    """How often something may be done: `burst` times at once, and `per_s` times a second in the long run."""
+
+    def __init__(self, burst: int, per_s: int) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._left = burst
+        self._at = 0
+
+    def take(self, now: int) -> None:
+        """Do it once more; `now` in unix seconds. Raises: Busy."""
+        self._left = min(self._burst, self._left + max(0, now - self._at) * self._per_s)
+        self._at = now
+        if not self._left:
+            raise Busy("too many devices ask to be enrolled at once; ask again in a moment")
+        self._left -= 1
+
+
+def _network(host: str | None) -> str:
+    """Give what one party has of addresses: an IPv4 address, an IPv6 /64; nothing behind a proxy on this machine."""
+    try:
+        address = ipaddress.ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return ""
+    address = getattr(address, "ipv4_mapped", None) or address
+    if address.is_loopback:
+        return ""
+    return str(ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False))
 
 
 def is_person(state: State, key: Fingerprint, now: int) -> bool:

@@ -44,7 +44,8 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     @post("/v1/enroll", status_code=200, request_max_body_size=SIGNED_BYTES)
     async def enroll(request: AnyRequest) -> Taken:
         """Take a signed request to be enrolled; it waits for an admin's device statement."""
-        await coordinator.enroll(decoded(await request.body(), Signed))
+        host = request.client.host if request.client is not None else None
+        await coordinator.enroll(decoded(await request.body(), Signed), host)
         return TAKEN
 
     return [sync, line, report, progress, enroll]
