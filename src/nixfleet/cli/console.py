@@ -60,9 +60,13 @@ async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: 
     """Connect, or start the coordinator first, and show the fleet until the person leaves."""
     from nixfleet.tui.app import run_async
     from nixfleet.tui.desk import Options
+    from nixfleet.tui.foreground import Foreground, ForegroundSigner
 
     name, context = choose_context(given.context, given.env)
     signer = signer_of(given, context.key)
+    foreground, asks = Foreground(), isinstance(signer, KeygenSigner)
+    if asks:
+        signer = ForegroundSigner(signer, foreground)
     fingerprint = Fingerprint(signer.key.fingerprint)
     folder = coordinator_dir(name, given.env)
     served = running(folder)
@@ -79,8 +83,8 @@ async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: 
                     await asyncio.to_thread(embedded.start)
                 await keeper.attach(client)
 
-            if isinstance(signer, KeygenSigner):
-                await ready()  # it asks on the terminal, which the screen takes over
+            if asks:
+                await ready()  # before the screen takes the terminal over
             source = LateSource(ClientSource(client, mirror), ready)
             return await run_async(
                 source,
@@ -96,6 +100,7 @@ async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: 
                     refresh_hz=refresh,
                     keys=read_admin(given.env).keys,
                     log_file=log_dir(given.env) / "console.log",
+                    foreground=foreground,
                     before_quit=lambda: source.under_way() if embedded else "",
                 ),
             )

@@ -92,6 +92,7 @@ class DeviceViews:
                 intended=work.brings(device, statement.tags) or "",
                 release=self._releases.name_of(work.logged.statement),
                 rollout=work.id,
+                wave=work.wave_of.get(device),
                 waits=self._planner.waits_for(work, device),
             )
         return view
