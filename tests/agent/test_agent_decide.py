@@ -135,10 +135,38 @@ def test_without_any_gate_the_wave_is_closed() -> None:
 
 def test_a_signed_wave_needs_its_signature() -> None:
     """The coordinator alone cannot open a wave whose gate is `signed`."""
-    world = World(waves=(Wave(members=1), Wave(members="100%", gate="signed")))
+    world = World(waves=(Wave(members={"ring": ("canary",)}), Wave(members="100%", gate="signed")))
     assert Wait(reason="wave 2 waits for a signature") == world.decide(world.gate(wave=2))
     world.fleet.control(world.rollout, "advance", by="ops", wave=2)
     assert isinstance(world.decide(world.gate(wave=2)), Proceed)
+
+
+def test_a_gate_that_names_an_early_wave_opens_no_signed_one() -> None:
+    """What the coordinator says of the wave lowers nothing: the device knows from its tags that it is no canary."""
+    world = World(waves=(Wave(members={"ring": ("canary",)}), Wave(members="100%", gate="signed")))
+    for wave in (1, 2, 3):
+        decision = world.decide(world.gate(wave=wave))
+        assert Wait(reason=f"wave {max(wave, 2)} waits for a signature") == decision
+    early = World(waves=(Wave(members={"env": ("prod",)}), Wave(members="100%", gate="signed")))
+    assert isinstance(early.decide(early.gate(wave=1)), Proceed)
+    world.fleet.control(world.rollout, "advance", by="ops", wave=2)
+    assert isinstance(world.decide(world.gate(wave=1)), Proceed)
+
+
+def test_a_device_that_joined_later_is_in_the_last_wave() -> None:
+    """Its tags do not make it a canary of a rollout that is older than it is."""
+    world = World()
+    waves = (Wave(members={"env": ("prod",)}), Wave(members="100%", gate="signed"))
+    release, lines = world.fleet.release("b", {"web-02": "b"}, by="ops")
+    rollout = world.fleet.rollout(release, by="ops", waves=waves)
+    world.fleet.device("web-02", tags={"env": "prod"})
+    assert lines is not None
+    me, late = replace(world.me(), device=device_id("web-02")), target_line("web-02", "b")
+    gate = world.gate(rollout=rollout, device=me.device, wave=1)
+    log_key = key("log").public
+    assert Wait(reason="wave 2 waits for a signature") == decide(
+        world.fleet.state, log_key, me, NEVER, (gate,), {release: late}
+    )
 
 
 def test_a_revoked_signer_starts_nothing_and_withdraws_what_began() -> None:

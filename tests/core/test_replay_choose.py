@@ -274,7 +274,7 @@ def test_a_limited_signer_takes_back_only_what_had_few_lines() -> None:
 def test_signed_gates_open_in_order() -> None:
     """A wave is open when every signed gate up to it has its advance."""
     fleet = prod()
-    waves = (Wave(members=1), Wave(members="50%", gate="signed"), Wave(members="100%"))
+    waves = (Wave(members={"env": ("test",)}), Wave(members="50%", gate="signed"), Wave(members="100%"))
     rollout = fleet.rollout(fleet.release("a")[0], waves=waves)
 
     def opened() -> list[bool]:

@@ -149,7 +149,8 @@ def _follow(
         return Wait()
     now = max(me.wall_s, log.last_time)
     right = logs.authorise_path(log, one, me.device, now, _confirmed(state), offer.path)
-    gate = _gate(gates_for(gates, log_key, log.fleet, me.device), one, choice.run, now)
+    wave = logs.first_wave(log, one, me.device)
+    gate = _gate(gates_for(gates, log_key, log.fleet, me.device), one, choice.run, now, wave)
     if isinstance(gate, Wait):
         return gate
     offer = msgspec.structs.replace(offer, run=gate.run)
@@ -173,8 +174,11 @@ def _without_offer(state: State, lines: Lines, choice: Follow) -> NeedLine | Wai
     return Wait(reason="the rollout has nothing for this device")
 
 
-def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int) -> Gate | Wait:
-    """Find an open gate: by the log key, at most 10 minutes old, for a signed run, its wave opened by signatures."""
+def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int, wave: int) -> Gate | Wait:
+    """Find an open gate: by the log key, at most 10 minutes old, for a signed run, its wave opened by signatures.
+
+    `wave` is the first that this device can be in: the one that the gate names may ask for more, never for less.
+    """
     newest = max((gate for gate in gates if gate.rollout == one.digest), key=lambda gate: gate.time, default=None)
     if newest is None:
         return Wait(reason="its wave is not open yet")
@@ -184,8 +188,9 @@ def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int) -> Gate 
         return Wait(reason="the word that its wave is open is older than the rollout")
     if newest.run > run:
         return Wait(reason=f"nobody signed try {newest.run} on this device")
-    if not one.wave_open(newest.wave):
-        return Wait(reason=f"wave {newest.wave} waits for a signature")
+    wave = max(wave, newest.wave)
+    if not one.wave_open(wave):
+        return Wait(reason=f"wave {wave} waits for a signature")
     return newest
 
 

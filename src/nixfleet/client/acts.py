@@ -36,6 +36,7 @@ from nixfleet.model.statements import (
     Window,
 )
 from nixfleet.rollout import at_once, default_in_flight, default_stop_at, default_waves
+from nixfleet.trust.fields import unchecked_gate
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT
 from nixfleet.trust.replay import Over, State
@@ -238,10 +239,13 @@ def shape_of(state: State, wishes: RolloutWishes, kind: Literal["deploy", "rollb
 def rollout_of(
     head: Head, state: State, wishes: RolloutWishes, *, release: str | None = None, of: str | None = None
 ) -> Rollout:
-    """Build a rollout of a release, or one that takes back rollout `of`; exactly one of them, as digests."""
+    """Build a rollout of a release, or one that takes back rollout `of`; exactly one, as digests. Raises: UserError."""
     kind: Literal["deploy", "rollback"] = "deploy" if release is not None else "rollback"
     select = wishes.select or {}
     shape = shape_of(state, wishes, kind, set_size(state, select, release))
+    fault = unchecked_gate(shape.waves)
+    if fault:
+        raise UserError(fault)
     return Rollout(
         **head.fields(),
         kind=kind,

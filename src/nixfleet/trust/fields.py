@@ -3,7 +3,7 @@
 It must never look beyond the statement itself: what needs the log is `trust.replay`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import assert_never
 
@@ -19,6 +19,7 @@ from nixfleet.model.statements import (
     Rollout,
     Root,
     Statement,
+    Wave,
 )
 from nixfleet.trust.sshsig import parse_public_key
 
@@ -134,7 +135,20 @@ def _rollout(rollout: Rollout) -> str:
     if rollout.window is not None and _twice(rollout.window.days):
         return "its window names a day twice"
     waves = (wave.members for wave in rollout.waves)
-    return _select(rollout.select) or _first(_select(members) for members in waves if isinstance(members, dict))
+    selectors = _first(_select(members) for members in waves if isinstance(members, dict))
+    return _select(rollout.select) or selectors or unchecked_gate(rollout.waves)
+
+
+def unchecked_gate(waves: Sequence[Wave]) -> str:
+    """Say that a signed gate stands where a device cannot tell whether it is before or behind it, or nothing.
+
+    Who is in a wave by count or percentage depends on all other devices, which a device does not know: the
+    coordinator could name it a member of any such wave, and so lead it past every gate behind.
+    """
+    members = [wave.members for wave in waves]
+    counted = next((place for place, each in enumerate(members) if not isinstance(each, dict)), len(members))
+    behind = any(wave.gate == "signed" for wave in waves[counted + 1 :])
+    return "a signed gate may only follow waves by selector, which a device can check" if behind else ""
 
 
 def _control(control: Control) -> str:

@@ -1,7 +1,7 @@
 """Which rollout a device should follow: order, staleness, rights at use (trust.md, Order and When judged).
 
-Pure: the device's clock and history are arguments. It must never look at pacing (gates, waves) nor at windows:
-those only delay, and are the machine's and `rollout.windows`' to judge.
+Pure: the device's clock and history are arguments. Its choice must never look at pacing (gates, waves) nor at
+windows: those only delay, and are the machine's and `rollout.windows`' to judge.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -247,6 +247,20 @@ def closure_for(release: Release, tags: Tags) -> Closure | None:
 def caches_for(state: State, release: Release) -> tuple[CacheRef, ...]:
     """Return the release's caches that the root in force still names: only these may be used."""
     return tuple(cache for cache in release.caches if state.root is not None and cache in state.root.caches)
+
+
+def first_wave(state: State, one: RolloutState, device: str) -> int:
+    """Return the first wave (from 1) that a device can be in, by its own tags: who joined later is in the last one.
+
+    Up to it, and to the wave it is really in, the same signed gates stand (`fields.unchecked_gate`).
+    """
+    record, waves = state.devices[device], one.statement.waves
+    new = record.statement.version == 1 and record.place.index > one.index
+    if not new and record.enrolled_at <= one.place.log_time:
+        for number, wave in enumerate(waves, start=1):
+            if not isinstance(wave.members, dict) or matches(wave.members, record.statement.tags):
+                return number
+    return len(waves)
 
 
 def is_left(confirmed: Sequence[str], path: str) -> bool:
