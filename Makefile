@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: run test check lint types imports format bench clean
 
 run: $(VENV)/.run
-	@$(BIN)/nixfleet console $(ARGS) || [ $$? -eq 2 ] # what it said about a missing terminal is enough
+	@if [ -t 0 ] && [ -t 1 ]; then exec $(BIN)/nixfleet console $(ARGS); else echo 'the console needs a terminal'; fi
 
 test: $(VENV)/.dev system-packages
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
@@ -35,6 +35,7 @@ system-packages:
 	@sh tests/system-packages.sh
 
 $(VENV)/bin/python:
+	@[ ! -t 1 ] || echo 'setting up $(VENV): half a minute, once'
 	@sh tests/system-packages.sh venv
 	@$(PYTHON) -m venv $(VENV)
 
