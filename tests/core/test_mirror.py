@@ -213,6 +213,37 @@ def test_a_sync_answer_with_a_gap_is_refused(tmp_path: Path, fleet: Fleet) -> No
     assert (0, 0) == (made.size, made.next_index)
 
 
+def test_more_to_come_without_an_entry_is_untrusted(tmp_path: Path, fleet: Fleet) -> None:
+    """An answer that promises the rest and brings nothing is refused, or the agent would ask for ever."""
+    made = opened(tmp_path, fleet)
+    made.take(sync(fleet, 0, 2, more=True))
+    with pytest.raises(Untrusted, match="sends none"):
+        made.take(sync(fleet, 2, 2, more=True))
+    assert (0, 0) == (made.size, made.next_index)
+    made.extend(fleet.checkpoint, 0, entries(fleet))
+
+
+@pytest.mark.parametrize("device", [None, "web-01"])
+async def test_what_is_not_proven_is_bounded_in_bytes(
+    tmp_path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, device: str | None
+) -> None:
+    """A coordinator does not fill the memory with entries that no checkpoint has proven; a good one is followed on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(mirror, "STAGED_BYTES" if device is None else "STAGED_BYTES_OF_DEVICE", 2_000)
+        made = opened(tmp_path, fleet, device=device and device_id(device))
+    for end in (1, 2, 2, 2, 2):  # a repeat counts once
+        made.take(sync(fleet, end - 1, end, more=True))
+    with pytest.raises(Untrusted, match="no checkpoint has proven"):
+        made.take(sync(fleet, 2, fleet.size, more=True))
+    assert (0, 0) == (made.size, made.next_index)
+    async with serving(fleet) as (log, api):
+        log.per_answer = 1
+        with pytest.raises(Untrusted, match="no checkpoint has proven"):
+            await made.catch_up(api)
+    assert (0, 0) == (made.size, made.next_index)
+    assert None is not made.take(sync(fleet, 0, fleet.size, more=False))
+
+
 async def test_payloads_that_came_late_are_filled_in_and_kept(tmp_path: Path, fleet: Fleet) -> None:
     """A device fetches the release and the controls that it turns out to need; a reopened mirror has them too."""
     rollout = next(iter(fleet.state.rollouts))

@@ -26,6 +26,10 @@ Verified = Literal["ok", "behind", "fork", "untrusted"]
 _BATCH: Final = 1_000
 _THREAD_FROM: Final = 200
 """Extensions of at least so many entries are replayed beside the event loop."""
+STAGED_BYTES: Final = 256 << 20
+"""What a person's machine holds of a log before a checkpoint has proven it: some 200,000 entries with payloads."""
+STAGED_BYTES_OF_DEVICE: Final = 64 << 20
+"""The same on a device, which gets few payloads."""
 
 
 class Mirror:
@@ -37,6 +41,8 @@ class Mirror:
         self._view = view
         self._device = device
         self._staged: list[Entry] = []
+        self._staged_bytes = 0
+        self._staged_max_bytes = STAGED_BYTES if device is None else STAGED_BYTES_OF_DEVICE
         self._unsaved: list[Entry] = []
         self._verdicts: list[Verdict] = []
         self._checkpoint = b""
@@ -116,10 +122,10 @@ class Mirror:
                 payloads: Payloads = "all" if self._device is None else "mine"
                 answer = await client.entries(start, min(_BATCH, wanted - start), payloads)
                 if answer.start != start or not answer.entries:
-                    self._staged.clear()
+                    self._unstage()
                     raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
-                self._staged.extend(answer.entries[: wanted - start])
-            staged, self._staged = self._staged[: max(0, wanted - before)], []
+                self._stage(start, answer.entries[: wanted - start])
+            staged = self._unstage()[: max(0, wanted - before)]
             if len(staged) >= _THREAD_FROM:
                 await asyncio.to_thread(self.extend, note, before, staged)
             else:
@@ -131,16 +137,37 @@ class Mirror:
 
         Raises: Untrusted; nothing has changed then, and the entries that were to be completed are dropped.
         """
-        held, self._staged = self._staged, []
-        start, entries = sync.start, list(sync.entries)
+        start, entries = sync.start, sync.entries
+        if sync.more:
+            self._stage(start, entries)
+            return None
+        held = self._unstage()
         if self.size < start <= self.size + len(held):
-            start, entries = self.size, [*held[: start - self.size], *entries]
-        if not sync.more:
-            return self.extend(sync.checkpoint, start, entries)
-        if start > self.size or start + len(entries) > ENTRIES_MAX:
+            start, entries = self.size, (*held[: start - self.size], *entries)
+        return self.extend(sync.checkpoint, start, entries)
+
+    def _stage(self, start: int, entries: Sequence[Entry]) -> None:
+        """Hold entries until a checkpoint proves them. Raises: Untrusted; then none are held."""
+        keep = max(0, start - self.size)
+        new = entries[max(0, self.size - start) :]
+        if keep > len(self._staged) or start + len(entries) > ENTRIES_MAX:
+            self._unstage()
             raise Untrusted(f"the coordinator sends entries from {start} on, which do not join the {self.size} known")
-        self._staged = entries[self.size - start :]
-        return None
+        if not entries:
+            # Else who asks for the rest would ask for ever.
+            self._unstage()
+            raise Untrusted("the coordinator says that more entries are to come, and sends none")
+        self._staged_bytes += _bytes(new) - _bytes(self._staged[keep:])
+        self._staged[keep:] = new
+        if self._staged_bytes > self._staged_max_bytes:
+            self._unstage()
+            limit = self._staged_max_bytes >> 20
+            raise Untrusted(f"the coordinator sends more than {limit} MiB of entries that no checkpoint has proven yet")
+
+    def _unstage(self) -> list[Entry]:
+        """Give what is held, and hold it no longer."""
+        held, self._staged, self._staged_bytes = self._staged, [], 0
+        return held
 
     @property
     def next_index(self) -> int:
@@ -214,6 +241,11 @@ class Mirror:
     def entries(self, start: int, limit: int) -> list[EntryView]:
         """Describe consecutive entries from `start` on."""
         return [self.entry(index) for index in range(max(0, start), min(self.size, start + limit))]
+
+
+def _bytes(entries: Sequence[Entry]) -> int:
+    """Count the bytes of leaves and payloads; an entry costs something even where its leaf is empty."""
+    return sum(max(128, len(entry.leaf)) + len(entry.payload or b"") for entry in entries)
 
 
 def _kind(error: Untrusted) -> Verified:
