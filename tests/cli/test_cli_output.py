@@ -1,5 +1,6 @@
 """How results are shown: nothing that others wrote can steer a terminal, columns align, sizes and ages read well."""
 
+import json
 import unicodedata
 
 import pytest
@@ -30,6 +31,24 @@ def test_columns_of_a_table_start_in_the_same_cell(rows: list[tuple[str, str]]) 
     for line, (left, right) in zip(lines[1:], rows, strict=True):
         gap = " " * (width - output.cells(output.clean(left)))
         assert f"{output.clean(left)}{gap}{output.clean(right)}".rstrip() == line
+
+
+@given(st.text(max_size=200))
+def test_json_cannot_steer_a_terminal_either(text: str) -> None:
+    """No control character of any kind reaches standard output, and a program reads what was there."""
+    written: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nixfleet.cli.output.click.echo", written.append)
+        output.as_json({text: text})
+    assert {text: text} == json.loads(written[0])
+    bare = written[0].replace("\n", "")
+    assert not any(unicodedata.category(char)[0] == "C" or char in "\u2028\u2029" for char in bare)
+
+
+def test_json_shows_what_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Letters of any script stay; C1 controls, marks of direction, DEL and private characters are escapes."""
+    output.as_json("Zürich 東京 \x9b2J \u202egnp \x7f \U000f0000")
+    assert '"Zürich 東京 \\u009b2J \\u202egnp \\u007f \\udb80\\udc00"\n' == capsys.readouterr().out
 
 
 def test_an_empty_table_says_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,7 @@
 """How results are shown: JSON for programs, aligned tables and progress for people; it never asks or decides."""
 
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -13,6 +14,9 @@ import msgspec
 
 WIDE: Final = {"W", "F"}
 MAX_LINE_CHARS: Final = 2_000
+_BEYOND: Final = re.compile(r"[^\x00-\x7e]")
+"""What the encoder leaves as it is; ASCII's own control characters it escapes."""
+_STEERING: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def clean(text: str) -> str:
@@ -34,8 +38,14 @@ def cells(text: str) -> int:
 
 
 def as_json(value: object) -> None:
-    """Write a value (structs too) as indented JSON on standard output."""
-    click.echo(dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
+    """Write a value (structs too) as indented JSON on standard output; what could steer a terminal is escaped."""
+    click.echo(_BEYOND.sub(_escaped, dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False)))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Keep what is to be read; escape controls, marks of direction, and what ends a line (RFC 8259 section 7)."""
+    char = found[0]
+    return dumps(char)[1:-1] if unicodedata.category(char) in _STEERING else char
 
 
 def done(value: object, text: str, *, json: bool, quiet: bool) -> None:
