@@ -2,6 +2,8 @@
 
 import asyncio
 import gzip
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 from tests.factories import device_id, fingerprint, key
-from tests.server.harness import Rig, rig
+from tests.server.harness import DEADLINE_S, Rig, rig
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
@@ -132,6 +134,29 @@ async def test_retired_device_may_not_ask_any_more(tmp_path: Path) -> None:
             await device.report(one.report("web-01"))
         assert await admin.devices() == ()
         assert (await admin.device("web-01")).state == "retired"
+
+
+async def _drain(events: AsyncIterator[object]) -> None:
+    async for _ in events:
+        pass
+
+
+async def test_revoked_device_key_opens_nothing(tmp_path: Path) -> None:
+    """A device's key that was revoked, as one that was stolen is, neither reads nor reports; its stream ends."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("web-01") as device:
+        await device.report(one.report("web-01"))
+        async with aclosing(device.agent_events(0)) as events:
+            assert (await anext(events)).start == 0
+            one.fleet.revoke(key_name="web-01")
+            await one.send(admin)
+            with pytest.raises(Unreachable, match="ended the event stream"):
+                await asyncio.wait_for(_drain(events), DEADLINE_S)
+        with pytest.raises(Untrusted):
+            await device.sync(0)
+        with pytest.raises(Untrusted):
+            await device.report(one.report("web-01"))
+        with pytest.raises(Untrusted):
+            await device.entries(0, payloads="all")
 
 
 async def test_token_reads_the_log_and_enrols(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Auth:
     async def _known(self, signer: Fingerprint) -> tuple[PublicKey | None, Caller]:
         """Find a key: a device's, one that root or a grant names, or a session's."""
         log, now = self._coordinator.log, self._coordinator.wall_s()
-        device = log.device_of(signer)
+        device = None if signer in log.state.revoked_keys else log.device_of(signer)
         if is_person(log.state, signer, now):
             # First: a device that claims a person's key as its own must not take that person's rights away.
             joining = is_token(log.state, signer, now)

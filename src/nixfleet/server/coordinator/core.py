@@ -146,6 +146,8 @@ class Coordinator:
             devices, (one for one in entries if isinstance(one.statement, Device)), strict=True
         ):
             self._device_entry(statement, entry)
+        if any(entry.row.kind in {"revoke", "approve"} for entry in entries):
+            self._drop_revoked()
         names = [statement.device for statement in devices]
         waking = any(entry.row.kind in WAKING for entry in entries)
         if waking:
@@ -160,6 +162,13 @@ class Coordinator:
             if entry.row.kind == "release" and record is not None:
                 self.consoles.publish(Delta(seq=0, release=self.views.releases.head(record)))
         self._stale(devices=names, fleet=True)
+
+    def _drop_revoked(self) -> None:
+        """End the streams of devices whose keys are revoked: they were opened while the keys were good."""
+        for key in self.log.state.revoked_keys:
+            device = self.log.device_of(key)
+            if device is not None:
+                self.agents.drop(device)
 
     def _device_entry(self, statement: Device, entry: Judged) -> None:
         """Let go of what belonged to a device's former key, and of its request."""

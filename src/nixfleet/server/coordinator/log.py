@@ -247,8 +247,9 @@ class LogKeeper:
         return None if record is None else record.statement
 
     def device_key(self, device: str) -> PublicKey | None:
-        """Give the key of an unretired device."""
-        return self._keys.get(device)
+        """Give the key of an unretired device, None when it has been revoked."""
+        key = self._keys.get(device)
+        return None if key is None or key.fingerprint in self.state.revoked_keys else key
 
     def device_of(self, key: str) -> str | None:
         """Give the unretired device that has this key (a fingerprint)."""
