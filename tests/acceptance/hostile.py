@@ -13,7 +13,7 @@ from tests.acceptance.bench import Bench
 from tests.acceptance.front import Alter
 
 from nixfleet.model.ids import FleetId
-from nixfleet.model.wire import LineProof, Sync
+from nixfleet.model.wire import LineAnswer, Sync
 from nixfleet.server.coordinator.judging import judge
 from nixfleet.server.store.rows import values
 from nixfleet.trust.leaf import Leaf
@@ -69,8 +69,11 @@ def in_line(change: Callable[[str], str]) -> Alter:
     def alter(path: str, body: bytes) -> bytes:
         if not path.endswith("/line"):
             return body
-        told = msgspec.json.decode(body, type=LineProof)
-        return msgspec.json.encode(msgspec.structs.replace(told, line=change(told.line)))
+        told = msgspec.json.decode(body, type=LineAnswer)
+        if told.line is None:
+            return body
+        line = msgspec.structs.replace(told.line, line=change(told.line.line))
+        return msgspec.json.encode(msgspec.structs.replace(told, line=line))
 
     return alter
 
