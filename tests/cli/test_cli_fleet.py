@@ -14,8 +14,11 @@ from tests.factories import device_id, key, store_path
 from tests.sshagent import make_key
 
 from nixfleet.client.api import Client
+from nixfleet.errors import UserError
 from nixfleet.model.device import Outcome
 from nixfleet.model.views import EnrollView, ReleaseView
+from nixfleet.server import serve
+from nixfleet.server.settings import ServerSettings
 
 # Presses Ctrl-C at the second question to the coordinator about what is watched.
 INTERRUPTED = """
@@ -65,6 +68,8 @@ def test_init_makes_a_fleet_and_makes_it_current(nixfleet: Commands) -> None:
         (["Acme", "--url", "http://a"], "no fleet name"),
         (["../acme", "--url", "http://a", "--key", "new"], "no fleet name"),
         (["acme", "--url", "a:7070"], "no coordinator's address"),
+        (["acme", "--url", "http://x:99999"], "no coordinator's address"),
+        (["acme", "--url", "http://[::1"], "no coordinator's address"),
         (["acme", "--url", "http://a", "--key", "/nonexistent"], "cannot read the key file"),
         (["acme", "--url", "http://a", "--key", "SHA256:" + "A" * 43], "ssh-agent holds no key"),
         (["acme", "--url", "http://a", "--key", "new"], "no terminal"),
@@ -74,6 +79,38 @@ def test_init_that_cannot_be_leaves_nothing(nixfleet: Commands, argv: list[str],
     """A wrong name, address or key is one line, and no folder, key or context is made."""
     assert why in nixfleet("init", *argv, code=2).complaint
     assert [] == [path for path in nixfleet.home.rglob("*") if path.is_file()]
+
+
+def test_a_database_that_is_gone_is_not_made_anew(nixfleet: Commands) -> None:
+    """Serving a fleet whose database was moved away is refused, and leaves nothing in its place."""
+    nixfleet.init()
+    held = nixfleet.data / "fleet.db"
+    held.rename(nixfleet.home / "away.db")
+    assert "bring fleet.db back" in nixfleet("coordinator", "--listen", "127.0.0.1:0", code=2).complaint
+    with pytest.raises(UserError, match="bring fleet"):
+        nixfleet.server().start()
+    assert not held.exists()
+    (nixfleet.home / "away.db").rename(held)
+    server = nixfleet.server()
+    server.start()
+    try:
+        assert 1 == entries(nixfleet)
+    finally:
+        server.stop()
+
+
+def test_a_coordinator_is_started_as_its_options_say(nixfleet: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens where the fleet's URL needs it unless told otherwise; `--metrics-anywhere` opens the metrics."""
+    nixfleet.init()
+    started: list[ServerSettings] = []
+    monkeypatch.setattr(serve, "run_forever", lambda settings, _: started.append(settings))
+    nixfleet("coordinator")
+    nixfleet("coordinator", "--listen", "127.0.0.2:1", "--metrics-anywhere")
+    expected = [
+        ServerSettings(data_dir=nixfleet.data, listen=f"127.0.0.1:{nixfleet.port}"),
+        ServerSettings(data_dir=nixfleet.data, listen="127.0.0.2:1", metrics_anywhere=True),
+    ]
+    assert expected == started
 
 
 def test_init_without_a_way_to_remember_the_fleet_takes_it_back(nixfleet: Commands) -> None:

@@ -194,6 +194,18 @@ def test_addresses_are_checked() -> None:
     """An address is http or https with a host; a last slash does not matter."""
     assert "http://a.example:1" == checked_url("http://a.example:1/")
     assert (True, False) == (is_loopback("http://127.3.2.1"), is_loopback("http://10.0.0.1"))
-    for wrong in ("", "a.example", "ftp://a.example", "http://", "http://a?x", "http://a#x", "http://a b"):
+    for wrong in (
+        "",
+        "a.example",
+        "ftp://a.example",
+        "http://",
+        "http://a?x",
+        "http://a#x",
+        "http://a b",
+        "http://x:99999",
+        "http://[::1",
+        "http://x:0",
+        "http://x:y",
+    ):
         with pytest.raises(UserError, match="address"):
             checked_url(wrong)

@@ -167,8 +167,11 @@ def _new_key(name: str, env: Mapping[str, str]) -> tuple[Path, Signer]:
 @click.argument("verb", type=click.Choice(["run"]), default="run")
 @click.option("--listen", metavar="HOST:PORT", help="Where to listen; by default what the fleet's URL needs.")
 @click.option("--database", metavar="URL", help="postgresql://…; by default SQLite in the data folder.")
+@click.option("--metrics-anywhere", is_flag=True, help="Serve /metrics to others than this machine, too.")
 @click.option("--context", metavar="NAME", help="The fleet to serve; by default the current one.")
-def coordinator(verb: str, listen: str | None, database: str | None, context: str | None) -> None:
+def coordinator(
+    verb: str, listen: str | None, database: str | None, context: str | None, *, metrics_anywhere: bool
+) -> None:
     """Serve a fleet: devices and consoles connect to this. NIXFLEET_DATA_DIR names its folder instead of a context."""
     del verb  # there is only one so far
     from nixfleet.server.serve import ServerSettings, run_forever
@@ -177,11 +180,13 @@ def coordinator(verb: str, listen: str | None, database: str | None, context: st
     for chatty in ("alembic", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if folder := os.environ.get("NIXFLEET_DATA_DIR"):
-        data_dir, default = Path(folder), f"127.0.0.1:{PORT}"
+        data_dir, listen = Path(folder), listen or f"127.0.0.1:{PORT}"
     else:
         name, chosen = choose_context(context)
-        data_dir, default = coordinator_dir(name), listen_for(chosen.urls[0])
+        data_dir, listen = coordinator_dir(name), listen or listen_for(chosen.urls[0])
         if not data_dir.exists():
             raise UserError(f"the fleet {name} is not served from this machine: {data_dir} is not here")
-    settings = ServerSettings(data_dir=data_dir, listen=listen or default, database_url=database)
+    settings = ServerSettings(
+        data_dir=data_dir, listen=listen, database_url=database, metrics_anywhere=metrics_anywhere
+    )
     run_forever(settings, lambda address: click.echo(f"nixfleet: serving {data_dir.name} at {address}", err=True))

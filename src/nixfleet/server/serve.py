@@ -20,6 +20,7 @@ from nixfleet.server.coordinator.clock import Wall
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.lock import FolderLock, running
 from nixfleet.server.settings import ServerSettings
+from nixfleet.server.setup import keep_private
 
 __all__ = ["Server", "ServerSettings", "run_forever", "running"]
 
@@ -104,7 +105,9 @@ def run_forever(settings: ServerSettings, ready: Callable[[str], None], *, wall:
 async def serve(settings: ServerSettings, wall: Wall, ready: Callable[[str], None], stop: asyncio.Event) -> None:
     """Serve until `stop`; `ready` is called once requests are answered with more than 503."""
     coordinator = Coordinator(settings, wall)
+    settings.check_database()  # an empty one made in its place would answer as another, empty fleet
     with FolderLock(settings.data_dir) as lock:
+        keep_private(settings.data_dir)
         web = _Web(make_app(coordinator, settings))
         sockets, address = _listen(settings)
         serving = asyncio.create_task(web.serve(sockets=sockets))

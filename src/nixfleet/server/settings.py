@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl
 
 from nixfleet.errors import UserError
 
@@ -10,6 +12,7 @@ CACHE_KEY = "cache.key"
 CACHE = "cache"
 DATABASE = "fleet.db"
 LOCK = "coordinator.lock"
+_SECRETS: Final = {"password", "sslpassword"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +33,21 @@ class ServerSettings:
             raise UserError(f"listen address {self.listen!r} is not HOST:PORT, for example 127.0.0.1:7070")
         return host.strip("[]") or "::", int(port)
 
+    def check_database(self) -> None:
+        """Check that the data folder holds the database it should: serving never makes one. Raises: UserError."""
+        if self.database_url is None and not (self.data_dir / DATABASE).is_file():
+            raise UserError(
+                f"this fleet's database is not in {self.data_dir}: bring {DATABASE} back, or pass --database if it"
+                " lives elsewhere"
+            )
+
     def url(self) -> str:
         """Give the database URL with the driver that the store uses. Raises: UserError for another database."""
         if self.database_url is None:
             return f"sqlite+aiosqlite:///{self.data_dir / DATABASE}"
         scheme, separator, rest = self.database_url.partition("://")
-        if ":" in rest.rpartition("@")[0]:
+        names = {name.lower() for name, _ in parse_qsl(rest.partition("?")[2], keep_blank_values=True)}
+        if ":" in rest.rpartition("@")[0] or names & _SECRETS:
             raise UserError("the database URL holds a password, which others can read; put it in a file (PGPASSFILE)")
         if separator and scheme in {"postgresql", "postgres", "postgresql+asyncpg"}:
             return f"postgresql+asyncpg://{rest}"
