@@ -170,6 +170,8 @@ class MadeUpStore:
     async def digest(self, path: str) -> tuple[str, int]:
         """Tell the digest, or another one while `wrong_digests` lasts."""
         self.calls.append("digest")
+        if not await self.is_valid(path):
+            raise NixError(("nix-store",), 1, (), Fault(FaultKind.other, f"path '{path}' is not valid"))
         if self.wrong_digests > 0:
             self.wrong_digests -= 1
             return "ff" * 32, 1_000

@@ -42,6 +42,7 @@ from nixfleet.agent.update import (
     Withdrawn,
 )
 from nixfleet.model.device import Cause, Outcome, Phase
+from nixfleet.model.statements import CacheRef
 
 HASH = "0" * 31
 OLD, NEW, NEXT = (f"/nix/store/{HASH}{digit}-nixos-system-{digit}" for digit in "123")
@@ -66,7 +67,9 @@ def offered(offer: Offer = OFFER) -> Offered:
 LOOKED = Looked(current=OLD)
 READY = Ready(baseline=("old.service",))
 DONE = Switched(result=Result.DONE, exit_code=0, lines=("switched",))
-TO_STAGED: tuple[Event, ...] = (offered(), LOOKED, Passed(), Passed(), Passed())
+OLD_DIGEST = "0d" * 32
+FIT = Passed(previous_digest=OLD_DIGEST)
+TO_STAGED: tuple[Event, ...] = (offered(), LOOKED, FIT, Passed(), Passed())
 TO_ACTIVATING: tuple[Event, ...] = (*TO_STAGED, READY)
 TO_CONFIRMING: tuple[Event, ...] = (*TO_ACTIVATING, DONE, Checked())
 COORDINATOR, CACHE = Contacted(by="coordinator"), Contacted(by="cache")
@@ -116,7 +119,7 @@ def test_each_way_a_switch_can_end_leads_somewhere_of_its_own(result: Result, ex
     state, effects = drive(*TO_ACTIVATING, Switched(result=result, exit_code=9, reason="why"))
     assert expected == phase(state)
     if expected is Phase.REVERTING:
-        assert [GoBack(offer=OFFER, previous=OLD, number=0)] == effects
+        assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)] == effects
 
 
 def test_a_failed_switch_is_reported_as_reverted_with_its_reason_and_lines() -> None:
@@ -145,7 +148,7 @@ def test_going_back_is_tried_three_times_and_then_reported_as_failed() -> None:
     """A device that cannot go back says so instead of claiming that it did."""
     error = Switched(result=Result.ERROR, exit_code=1, reason="lock held")
     state, effects = drive(*TO_ACTIVATING, error, error)
-    assert [GoBack(offer=OFFER, previous=OLD, number=1)] == effects
+    assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=1)] == effects
     state, _ = drive(error, error, state=state)
     assert (
         state.outbox[0].outcome,
@@ -210,7 +213,10 @@ def test_only_a_signed_sync_confirms_under_contact_coordinator() -> None:
     state, _ = step(state, Tick(), by)
     assert phase(state) == Phase.CONFIRMING
     state, effects = step(state, Tick(), orphan_by)
-    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, number=0)]) == (phase(state), effects)
+    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)]) == (
+        phase(state),
+        effects,
+    )
 
 
 def test_without_any_answer_the_device_goes_back_at_confirm_s() -> None:
@@ -298,6 +304,69 @@ def test_what_confirmed_and_was_replaced_is_left_and_what_comes_back_is_not() ->
     assert (state.left, machine.kept_paths(state)) == ((NEW, OLD), (NEXT, OLD, NEW))
 
 
+def rollback(path: str) -> Offered:
+    """Make the event of a rollback to a path: the log says neither digest nor caches."""
+    return offered(replace(OFFER, index=9, rollout="ef" * 32, path=path, digest=""))
+
+
+@pytest.mark.parametrize(("path", "digest"), [(OLD, OLD_DIGEST), (NEW, OFFER.digest), (NEXT, "")])
+def test_a_rollback_must_find_what_ran_under_the_kept_path(path: str, digest: str) -> None:
+    """The digest of a kept system is what it was while it ran, or when it was signed; an unknown one has none."""
+    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    state, _ = drive(rollback(path), state=state)
+    assert state.update is not None
+    assert digest == state.update.offer.digest
+
+
+def test_an_older_journal_tells_no_digest_of_what_it_replaced() -> None:
+    """Records of an agent that did not note it lead to no rollback, never to an unchecked one."""
+    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    [one] = state.confirmed
+    state, _ = drive(rollback(OLD), state=replace(state, confirmed=(replace(one, previous_digest=""),)))
+    assert state.update is not None
+    assert state.update.offer.digest == ""
+
+
+@pytest.mark.parametrize("length", [3, 4, 5])
+def test_a_way_back_that_an_older_agent_noted_is_looked_at_again(length: int) -> None:
+    """Before the switch the digest of what runs can still be taken."""
+    state, _ = drive(*TO_STAGED[:length])
+    assert state.update is not None
+    state = replace(state, update=replace(state.update, previous_digest=""))
+    _, effects = step(state, Restarted(boot_id="boot-1", current=OLD), 300)
+    assert [Look(offer=OFFER)] == effects
+
+
+def test_a_way_back_that_is_lost_is_told_at_once_and_never_taken() -> None:
+    """Content that is not what ran, and could not be repaired, will not be so on the next try."""
+    failed = Switched(result=Result.ERROR, exit_code=1, reason="why")
+    lost = Trouble(cause=Cause.UNTRUSTED, reason="not what ran")
+    state, effects = drive(*TO_ACTIVATING, failed, lost)
+    [report] = state.outbox
+    assert (Outcome.FAILED, "could not go back (not what ran) after: why") == (report.outcome, report.reason)
+    assert [Tidy(offer=OFFER, delete=False)] == effects
+
+
+@pytest.mark.parametrize(
+    ("length", "end", "delete"),
+    [
+        (3, Trouble(cause=Cause.INTERNAL, reason="why"), True),
+        (3, Trouble(cause=Cause.UNTRUSTED, reason="why"), True),
+        (3, Withdrawn(reason="cancelled"), True),
+        (4, Trouble(cause=Cause.PREFLIGHT, reason="would leave", refused=True), True),
+        (3, Trouble(cause=Cause.NETWORK, reason="why"), False),
+        (4, Trouble(cause=Cause.SPACE, reason="why"), False),
+        (5, Withdrawn(reason="cancelled"), False),
+        (2, Withdrawn(reason="cancelled"), False),
+    ],
+)
+def test_what_came_for_nothing_goes_unless_it_is_needed_soon(length: int, end: Event, delete: bool) -> None:
+    """Nothing vouches for a download whose digest was never compared; one that is tried again soon stays."""
+    offer = replace(OFFER, caches=(CacheRef(url="http://cache", key="cache-1:" + "A" * 43 + "="),))
+    _, effects = drive(offered(offer), *TO_STAGED[1:length], end)
+    assert [Tidy(offer=offer, delete=delete)] == effects
+
+
 def test_an_outcome_leaves_the_outbox_only_when_delivered() -> None:
     """An undelivered report stays, and is never a reason to act again."""
     state, _ = drive(*TO_CONFIRMING, COORDINATOR)
@@ -334,7 +403,10 @@ def test_a_device_that_boots_into_another_system_while_confirming_goes_back() ->
     """A crash into the old system must not be confirmed as the new one."""
     state, _ = drive(*TO_CONFIRMING)
     state, effects = step(state, Restarted(boot_id="boot-2", current=OLD), 3)
-    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, number=0)]) == (phase(state), effects)
+    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)]) == (
+        phase(state),
+        effects,
+    )
 
 
 def test_a_reboot_starts_the_deadlines_of_the_boot_clock_afresh() -> None:

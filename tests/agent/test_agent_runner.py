@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
-from tests.agent.made_up import CACHE, Machine, MadeUpStore, Silent
+from tests.agent.made_up import CACHE, Machine, MadeUpStore, Silent, digest_of
 
 from nixfleet.agent import runner as runners
 from nixfleet.agent.jobs import Job
@@ -88,7 +88,8 @@ async def test_looking_names_the_running_system(bench: Bench) -> None:
 async def test_preflight_roots_the_way_back(bench: Bench) -> None:
     """The previous system cannot be collected while it is needed."""
     offer = bench.machine.offer(bench.machine.system("new", at="cache"))
-    assert Passed() == await bench.runner().perform(CheckDevice(offer=offer, previous=bench.old))
+    answer = await bench.runner().perform(CheckDevice(offer=offer, previous=bench.old))
+    assert Passed(previous_digest=digest_of(bench.old)) == answer
     assert bench.roots() == {"previous": bench.old}
 
 
@@ -162,6 +163,22 @@ async def test_a_wrong_digest_is_repaired_once_and_then_untrusted(bench: Bench, 
     else:
         assert isinstance(answer, Trouble)
         assert (Cause.UNTRUSTED, False) == (answer.cause, answer.later)
+
+
+@pytest.mark.parametrize(
+    ("digest", "cause", "refused"), [("", Cause.PREFLIGHT, True), ("ab" * 32, Cause.UNTRUSTED, False)]
+)
+async def test_a_kept_path_that_does_not_hold_what_ran_is_not_rolled_back_to(
+    bench: Bench, digest: str, cause: Cause, refused: bool
+) -> None:
+    """A path can be collected and filled again by a cache that lies; the journal says what it held."""
+    kept = bench.machine.system("kept")
+    offer = replace(bench.machine.offer(kept), caches=(), digest=digest)
+    answer = await bench.runner().perform(Verify(offer=offer, previous=bench.old))
+    assert isinstance(answer, Trouble)
+    assert (cause, refused) == (answer.cause, answer.refused)
+    whole = replace(offer, digest=digest_of(kept))
+    assert Passed() == await bench.runner().perform(Verify(offer=whole, previous=bench.old))
 
 
 async def test_staging_tells_a_system_that_runs_already(bench: Bench) -> None:
@@ -288,6 +305,48 @@ async def test_going_back_switches_to_the_previous_system_and_deletes_the_bad_ge
     assert [f"switch {offer.path}", f"switch {bench.old}"] == bench.machine.switches()
 
 
+@pytest.mark.parametrize(("wrong", "calls"), [(0, ["digest"]), (1, ["digest", "repair", "digest"])])
+async def test_going_back_asks_once_whether_the_way_back_is_what_ran(
+    bench: Bench, wrong: int, calls: list[str]
+) -> None:
+    """One query of the local database when all is well, one repair when it is not."""
+    offer = bench.machine.offer(bench.machine.system("bad", code=2))
+    await bench.runner().perform(Activate(offer=offer))
+    bench.store.wrong_digests = wrong
+    back = GoBack(offer=offer, previous=bench.old, digest=digest_of(bench.old), number=0)
+    answer = await bench.runner().perform(back)
+    assert isinstance(answer, Switched)
+    assert (Result.DONE, calls) == (answer.result, bench.store.calls)
+
+
+async def test_a_way_back_with_other_content_is_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """What a cache planted under the old path is not run as root because something else failed."""
+    offer = bench.machine.offer(bench.machine.system("bad", code=2))
+    await bench.runner().perform(Activate(offer=offer))
+    answer = await bench.runner().perform(GoBack(offer=offer, previous=bench.old, digest="ab" * 32, number=0))
+    reason = "the system to go back to is not the one that ran here"
+    assert Trouble(cause=Cause.UNTRUSTED, reason=reason) == answer
+    assert [f"switch {offer.path}"] == bench.machine.switches()
+    assert (1, offer.path) == (bench.store.calls.count("repair"), bench.host.profile_system())
+    assert f"not going back to {bench.old}: {reason}" in caplog.text
+
+
+async def test_a_way_back_that_is_gone_is_fetched_or_refused(bench: Bench) -> None:
+    """A path that the collector took comes again from the caches, and is compared like any other."""
+    offer = bench.machine.offer(bench.machine.system("bad", code=2))
+    await bench.runner().perform(Activate(offer=offer))
+    gone = bench.machine.system("gone", at="cache")
+    back = GoBack(offer=offer, previous=gone, digest=digest_of(gone), number=0)
+    bench.store.fetch_fault = Fault(FaultKind.unreachable, "no cache answers")
+    answer = await bench.runner().perform(back)
+    assert isinstance(answer, Trouble)
+    assert answer.reason.endswith("cannot be repaired: no cache answers")
+    bench.store.fetch_fault = None
+    answer = await bench.runner().perform(back)
+    assert isinstance(answer, Switched)
+    assert (Result.DONE, gone) == (answer.result, bench.host.current_system())
+
+
 async def test_keeping_roots_the_confirmed_systems_before_it_lets_go_of_the_incoming(bench: Bench) -> None:
     """Done twice it is the same; what is no longer here is skipped."""
     new = bench.machine.system("new")
@@ -306,6 +365,32 @@ async def test_tidying_lets_go_and_deletes_only_what_is_not_trusted(bench: Bench
     await bench.runner().perform(Stage(offer=offer, previous=bench.old))
     await bench.runner().perform(Tidy(offer=offer, delete=delete))
     assert ("incoming" in bench.roots(), delete) == (False, not bench.host.at(offer.path).exists())
+
+
+async def test_tidying_drops_what_a_failed_download_left_and_nothing_older(bench: Bench) -> None:
+    """A cache can send paths that nobody asked for before it fails; they go, with the paths of an earlier try."""
+    older = bench.machine.system("older")
+    probe, made_ns = bench.machine.root / "probe", bench.host.at(older).stat().st_ctime_ns
+
+    def tick() -> bool:
+        probe.write_text("")
+        return probe.stat().st_ctime_ns > made_ns
+
+    await until(tick)  # the clock of the file system is coarse
+    offer = bench.machine.offer(bench.machine.system("new", at="cache"))
+    bench.store.fetch_fault = Fault(FaultKind.unreachable, "why")
+    await bench.runner().perform(Fetch(offer=offer))
+    planted = bench.machine.system("planted")
+    bench.machine.write("/nix/store/.links/x", "")
+    await bench.runner().perform(Tidy(offer=offer, delete=False))
+    assert bench.host.at(planted).exists()
+    await bench.runner().perform(Fetch(offer=offer))
+    await bench.runner().perform(Tidy(offer=offer, delete=True))
+    left = [bench.host.at(path).exists() for path in (bench.old, older, planted)]
+    assert [True, True, False] == left
+    again = bench.machine.system("again")
+    await bench.runner().perform(Tidy(offer=offer, delete=True))
+    assert bench.host.at(again).exists()
 
 
 async def test_own_checks_decide_and_name_what_is_wrong(bench: Bench) -> None:

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,7 @@ from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.setup import create_fleet
 from nixfleet.trust.leaf import Leaf
-from nixfleet.trust.narinfo import CacheKey
+from nixfleet.trust.narinfo import CacheKey, format_narinfo, parse_narinfo
 from nixfleet.trust.signers import MemorySigner
 
 pytestmark = pytest.mark.nix
@@ -117,9 +119,16 @@ class Site:
 
     async def outcome(self, rollout: str) -> PastAttempt:
         """Wait for the one outcome of a rollout."""
-        await self.until(lambda view: view is not None and view.rollout == rollout and view.outcome is not None)
-        history = await self.api.device_history("web-01")
-        [attempt] = [one for one in history if one.rollout == rollout and one.outcome]
+        ended: list[PastAttempt] = []
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while not ended:
+                    history = await self.api.device_history("web-01")
+                    ended = [one for one in history if one.rollout == rollout and one.outcome]
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"no outcome; the agent said:\n{self.said()[-3000:]}")
+        [attempt] = ended
         return attempt
 
     def state(self) -> tuple[str, str, str]:
@@ -274,6 +283,40 @@ async def test_a_closure_that_is_not_the_signed_one_is_untrusted(site: Site) -> 
     assert ("failed", "untrusted") == (attempt.outcome, attempt.cause)
     assert "its digest differs" in attempt.reason
     assert ((a, a, a), []) == (site.state(), site.device.switches())
+
+
+@pytest.mark.parametrize("planted", [False, True])
+async def test_a_rollback_returns_to_what_ran_and_to_nothing_planted_under_its_path(
+    site: Site, tmp_path: Path, cache_key: CacheKey, planted: bool
+) -> None:
+    """The old system was collected and a cache filled its path again, well signed: only the true content is run."""
+    a, b, bad = site.systems.a, site.systems.b, site.systems.bad
+    site.agent()
+    await site.joined()
+    rollout = await site.deploy(b)
+    assert (await site.outcome(rollout)).outcome == "confirmed"
+    if planted:
+        folder = tmp_path / "planted"
+        shutil.copytree(site.cache.folder, folder)
+        source = parse_narinfo(narinfo_of(folder, bad).read_text())
+        info = replace(source, store_path=a, signatures=())
+        narinfo_of(folder, a).write_text(format_narinfo(cache_key.signed(info)))
+        site.device.run(["nix-store", "--delete", "--ignore-liveness", a])
+        with CacheServer(folder) as cache:
+            options = ["--option", "substituters", cache.url, "--option", "trusted-public-keys", cache_key.public]
+            site.device.run(["nix-store", "--realise", a, *options])
+    back = await site.admin.rollback(rollout, RolloutWishes(all_at_once=True))
+    attempt = await site.outcome(back.digest)
+    if planted:
+        assert ("failed", "untrusted") == (attempt.outcome, attempt.cause)
+        assert (site.state(), [("switch", b)]) == ((b, b, b), site.device.switches())
+    else:
+        assert ("confirmed", (a, a, a)) == (attempt.outcome, site.state())
+
+
+def narinfo_of(folder: Path, path: str) -> Path:
+    """Find the narinfo file of a store path in a cache folder."""
+    return folder / f"{path.removeprefix('/nix/store/')[:32]}.narinfo"
 
 
 async def test_a_cache_that_signs_with_another_key_is_untrusted(site: Site, tmp_path: Path) -> None:

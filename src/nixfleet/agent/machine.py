@@ -121,13 +121,13 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
         case Phase.REVERTING if update.settling:
             return [Contact(offer=offer)]
         case Phase.REVERTING:
-            return [
-                GoBack(offer=offer, previous=update.previous, number=update.number * BACK_TRIES + update.back_tries)
-            ]
+            number = update.number * BACK_TRIES + update.back_tries
+            return [GoBack(offer=offer, previous=update.previous, digest=update.previous_digest, number=number)]
         case Phase.CONFIRMED:
             return [Keep(offer=offer, paths=kept_paths(state))]
         case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
-            return [Tidy(offer=offer, delete=update.cause is Cause.UNTRUSTED and update.phase is Phase.FAILED)]
+            lied = update.cause is Cause.UNTRUSTED and update.phase is Phase.FAILED
+            return [Tidy(offer=offer, delete=lied or update.foreign)]
         case Phase.IDLE | Phase.REBOOT_PENDING:
             return []
         case _:
@@ -154,7 +154,9 @@ def resume(state: State, event: Restarted, now: int) -> Next:
         )
     if phase in BEFORE_SWITCH:
         # Another system may run now; look again before it is remembered as the way back.
-        return _enter(state, replace(update, retry_s=None, phase=Phase.OFFERED if rebooted else phase))
+        # And what an older agent did not note of the way back is noted now.
+        blank = not update.previous_digest and phase not in {Phase.OFFERED, Phase.PREFLIGHT}
+        return _enter(state, replace(update, retry_s=None, phase=Phase.OFFERED if rebooted or blank else phase))
     if phase is Phase.REBOOT_PENDING and not rebooted:
         return state, []
     if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and event.current != offer.path:
@@ -211,6 +213,16 @@ def attempt(update: Update) -> Attempt:
     )
 
 
+def kept_digest(state: State, path: str) -> str:
+    """Give the closure digest of a system that ran here, as last noted; nothing when none was."""
+    for one in reversed(state.confirmed):
+        if one.path == path and one.digest:
+            return one.digest
+        if one.previous == path and one.previous_digest:
+            return one.previous_digest
+    return ""
+
+
 def kept_paths(state: State) -> tuple[str, ...]:
     """List the systems to keep, newest confirmed first, without repeats."""
     newest = dict.fromkeys(one.path for one in reversed(state.confirmed))
@@ -219,6 +231,9 @@ def kept_paths(state: State) -> tuple[str, ...]:
 
 def _offered(state: State, event: Offered, now: int) -> Next:
     update, offer = state.update, event.offer
+    if not offer.digest:
+        # A rollback brings no signed digest: a kept path must hold what ran under it, whoever filled it since.
+        offer = replace(offer, digest=kept_digest(state, offer.path))
     busy = update is not None and update.phase not in ENDED | {Phase.IDLE}
     if not fresh(state, offer):
         return state, []
@@ -276,9 +291,10 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
         case Nudged() if update.retry_s is not None:
             return _enter(state, replace(update, retry_s=None))
         case Looked() if phase is Phase.OFFERED:
-            return _enter(state, replace(_to(update, Phase.PREFLIGHT), previous=event.current))
+            looked = replace(_to(update, Phase.PREFLIGHT), previous=event.current, previous_digest="")
+            return _enter(state, looked)
         case Passed() if phase is Phase.PREFLIGHT:
-            return _enter(state, _to(update, Phase.FETCHING))
+            return _enter(state, replace(_to(update, Phase.FETCHING), previous_digest=event.previous_digest))
         case Passed() if phase is Phase.FETCHING:
             return _enter(state, _to(update, Phase.VERIFYING))
         case Passed() if phase is Phase.VERIFYING:
@@ -373,7 +389,9 @@ def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
             return _enter(state, settling)
         case Switched() | Trouble() if not update.settling:
             tried = replace(update, back_tries=update.back_tries + 1)
-            if tried.back_tries < BACK_TRIES:
+            # Content that is not what ran, and could not be repaired, is never switched to.
+            lost = isinstance(event, Trouble) and event.cause is Cause.UNTRUSTED
+            if tried.back_tries < BACK_TRIES and not lost:
                 return _enter(state, tried)
             reason = f"could not go back ({event.reason}) after: {update.reason}"
             return _end(state, tried, Outcome.FAILED, update.cause, reason)
@@ -399,6 +417,7 @@ def _end(
     state: State, update: Update, outcome: Outcome, cause: Cause, reason: str, lines: tuple[str, ...] | None = None
 ) -> Next:
     """End the update: its outcome enters the outbox in the same write as the state, hence exactly once."""
+    unproven = bool(update.offer.caches) and update.phase in {Phase.FETCHING, Phase.VERIFYING}
     ended = replace(
         _to(update, Phase(outcome.value)),
         outcome=outcome,
@@ -406,6 +425,8 @@ def _end(
         reason=reason[:REASON_CHARS],
         lines=update.lines if lines is None else lines,
         settling=False,
+        # What is tried again soon stays: its digest covers all of the closure when it is complete.
+        foreign=unproven and cause not in {Cause.NETWORK, Cause.SPACE},
     )
     state = replace(state, outbox=(*state.outbox, attempt(ended))[-OUTBOX_ENTRIES:])
     if outcome is Outcome.CONFIRMED:
@@ -416,7 +437,13 @@ def _end(
 def _remember(state: State, update: Update) -> State:
     """Write down what confirmed, and what it thereby left (trust.md, Back: confirmed, then replaced)."""
     offer = update.offer
-    one = Confirmed(rollout=offer.rollout, path=offer.path, previous=update.previous, digest=offer.digest)
+    one = Confirmed(
+        rollout=offer.rollout,
+        path=offer.path,
+        previous=update.previous,
+        digest=offer.digest,
+        previous_digest=update.previous_digest,
+    )
     left = state.left
     if state.confirmed and state.confirmed[-1].path != offer.path:
         left = (*(path for path in left if path != state.confirmed[-1].path), state.confirmed[-1].path)

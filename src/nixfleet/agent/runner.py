@@ -6,6 +6,7 @@ Every effect is safe to repeat after a crash. It must never decide what comes ne
 
 import asyncio
 import errno
+import logging
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from nixfleet.agent import health, preflight
+from nixfleet.agent import arrivals, health, preflight
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host, printable
 from nixfleet.agent.jobs import DETACH, Job
@@ -43,6 +44,8 @@ from nixfleet.agent.update import (
 from nixfleet.errors import UserError
 from nixfleet.model.device import Cause
 from nixfleet.nix import Cache, FaultKind, FetchLimits, Generation, MissingBytes, NixError, PathInfo, Progress
+
+log = logging.getLogger("nixfleet.agent")
 
 SWITCH_S = 1_800.0
 """A switch that has not ended by then is killed, and the device goes back."""
@@ -188,7 +191,9 @@ class Runner:
         if trouble is not None:
             return trouble
         await self._store.add_root(effect.previous, self._host.gc_root("previous"))
-        return await self._make_room(effect.offer) or Passed()
+        # The running system cannot have been collected: what Nix knows of it now is what ran.
+        digest, _ = await self._store.digest(effect.previous)
+        return await self._make_room(effect.offer) or Passed(previous_digest=digest)
 
     async def _make_room(self, offer: Offer) -> Trouble | None:
         """Compare what is missing with what is free; short of it, delete older generations and their garbage."""
@@ -224,6 +229,7 @@ class Runner:
                 return Trouble(cause=Cause.PREFLIGHT, reason="the system to go back to is no longer on this device")
             await self._store.add_root(offer.path, root)
             return Passed()
+        arrivals.begin(Path(self._settings.state_dir))
         await self._store.realise(
             offer.path,
             caches=self._caches(offer),
@@ -235,24 +241,41 @@ class Runner:
 
     async def _verify(self, effect: Verify) -> Event:
         offer = effect.offer
-        if offer.digest and not await self._is_signed_content(offer):
-            reason = "the closure that the caches serve is not the one that was signed: its digest differs"
-            return Trouble(cause=Cause.UNTRUSTED, reason=reason)
+        if not offer.digest:
+            reason = "what the system to go back to must contain was never noted on this device; deploy its release"
+            return Trouble(cause=Cause.PREFLIGHT, reason=reason, refused=True)
+        # trust.md, What a device does, 5: a cache signature does not bind content to intent, the digest does.
+        if not await self._is(offer.path, offer.digest):
+            await self._repair(offer, offer.path, "incoming", self._limits(offer))
+            if not await self._is(offer.path, offer.digest):
+                came = "that the caches serve is not the one that was signed"
+                kept = "that is kept under this path is not the one that ran here"
+                reason = f"the closure {came if offer.caches else kept}: its digest differs"
+                return Trouble(cause=Cause.UNTRUSTED, reason=reason)
         trouble = preflight.system_trouble(self._host, self._settings, offer, effect.previous, self._names())
         return trouble or Passed()
 
-    async def _is_signed_content(self, offer: Offer) -> bool:
-        """Compare the local closure's digest with the signed one (trust.md, What a device does, 5); repair once."""
-        if (await self._store.digest(offer.path))[0] == offer.digest:
-            return True
-        await self._store.repair(
-            offer.path,
-            caches=self._caches(offer),
-            root=self._host.gc_root("incoming"),
-            on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
-            limits=self._limits(offer),
-        )
-        return (await self._store.digest(offer.path))[0] == offer.digest
+    async def _is(self, path: str, digest: str) -> bool:
+        """Tell whether a path is here with the closure of this digest (one query of the local database)."""
+        try:
+            return (await self._store.digest(path))[0] == digest
+        except NixError:
+            if await self._store.is_valid(path):
+                raise
+            return False
+
+    async def _repair(self, offer: Offer, path: str, root: str, limits: FetchLimits) -> None:
+        """Fetch a closure that is not the right one again, once; without a cache to ask, nothing is done."""
+        caches = self._caches(offer) or self._own_caches()
+        fetch = self._store.repair if await self._store.is_valid(path) else self._store.realise
+        if caches:
+            await fetch(
+                path,
+                caches=caches,
+                root=self._host.gc_root(root),
+                on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
+                limits=limits,
+            )
 
     async def _stage(self, effect: Stage) -> Event:
         host, path = self._host, effect.offer.path
@@ -267,10 +290,29 @@ class Runner:
             await self._store.set_profile(offer.path, self._host.profile())
         return await self._switch(job, offer, offer.path, offer.verb)
 
+    async def _lost(self, effect: GoBack) -> str:
+        """Say why the way back is not what ran, after one repair; an older agent's journal tells no digest."""
+        path, digest = effect.previous, effect.digest
+        if not digest or await self._is(path, digest):
+            return ""
+        log.error("%s is not the system that ran here: its digest differs; it is fetched again", path)
+        fetch = self._settings.fetch
+        try:
+            await self._repair(
+                effect.offer, path, "previous", FetchLimits(whole_s=fetch.total_s, stall_s=fetch.stall_s)
+            )
+        except NixError as error:
+            return f"the system to go back to is not the one that ran here, and cannot be repaired: {error.reason}"
+        return "" if await self._is(path, digest) else "the system to go back to is not the one that ran here"
+
     async def _go_back(self, effect: GoBack) -> Event:
         offer, previous = effect.offer, effect.previous
+        job = self._job(offer, f"back-{effect.number}")
+        if not job.started and (lost := await self._lost(effect)):
+            log.error("not going back to %s: %s", previous, lost)
+            return Trouble(cause=Cause.UNTRUSTED, reason=lost)
         await self._store.set_profile(previous, self._host.profile())
-        switched = await self._switch(self._job(offer, f"back-{effect.number}"), offer, previous, "switch")
+        switched = await self._switch(job, offer, previous, "switch")
         if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
             generations = await self._store.generations(self._host.profile())
             bad = [one.number for one in generations if one.path == offer.path and not one.current]
@@ -339,19 +381,28 @@ class Runner:
             if await self._store.is_valid(path):
                 await self._store.add_root(path, self._host.gc_root(f"confirmed-{number}"))
         await self._store.remove_root(self._host.gc_root("incoming"))
+        arrivals.end(Path(self._settings.state_dir))
 
     async def _tidy(self, effect: Tidy) -> None:
         await self._store.remove_root(self._host.gc_root("incoming"))
-        if effect.delete and await self._store.is_valid(effect.offer.path):
-            await self._store.delete([info.path for info in await self._store.closure(effect.offer.path)])
+        if not effect.delete:
+            return
+        folder, path = Path(self._settings.state_dir), effect.offer.path
+        came = set(await asyncio.to_thread(arrivals.foreign, self._host, folder))
+        if await self._store.is_valid(path):
+            came |= {info.path for info in await self._store.closure(path)}
+        if came:
+            await self._store.delete(sorted(came))
+        arrivals.end(folder)
 
     def _caches(self, offer: Offer) -> list[Cache]:
         """List the release's caches in order, then the device's own; digests decide, whoever serves."""
-        named = [(one.url, one.key) for one in offer.caches]
-        if named:
-            named += [(one.url, one.key) for one in self._settings.caches]
         base = self._cache_base().rstrip("/")
-        return [Cache(f"{base}{url}" if url.startswith("/") else url, key) for url, key in named]
+        named = [Cache(f"{base}{one.url}" if one.url.startswith("/") else one.url, one.key) for one in offer.caches]
+        return [*named, *self._own_caches()] if named else []
+
+    def _own_caches(self) -> list[Cache]:
+        return [Cache(one.url, one.key) for one in self._settings.caches]
 
     def _limits(self, offer: Offer) -> FetchLimits:
         fetch = self._settings.fetch

@@ -18,7 +18,7 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Offer(_Value, frozen=True, kw_only=True):
-    """An update that this device has verified it may make; a rollback has neither digest nor caches."""
+    """An update that this device has verified it may make; a rollback has no caches; its digest is the journal's."""
 
     rollout: str
     epoch: int
@@ -54,6 +54,8 @@ class Update(_Value, frozen=True, kw_only=True):
     retry_s: int | None = None
     tries: int = 0
     previous: str = ""
+    previous_digest: str = ""
+    """Closure digest of `previous`, taken while it ran; none by an older agent."""
     baseline: tuple[str, ...] = ()
     """Units that had failed before the switch."""
     confirm_by_s: int = 0
@@ -67,6 +69,8 @@ class Update(_Value, frozen=True, kw_only=True):
     reason: str = ""
     exit_code: int | None = None
     lines: tuple[str, ...] = ()
+    foreign: bool = False
+    """Ended, for good, before the digest of what it downloaded was known to be the signed one."""
 
 
 class Confirmed(_Value, frozen=True, kw_only=True):
@@ -76,6 +80,7 @@ class Confirmed(_Value, frozen=True, kw_only=True):
     path: str
     previous: str
     digest: str = ""
+    previous_digest: str = ""
 
 
 class State(_Value, frozen=True, kw_only=True):
@@ -153,8 +158,11 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
     current: str
 
 
-class Passed(msgspec.Struct, frozen=True):
+class Passed(msgspec.Struct, frozen=True, kw_only=True):
     """The effect of this state ended well: the device is fit, the closure is here, or it is the signed one."""
+
+    previous_digest: str = ""
+    """Of preflight: the closure digest of the way back."""
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +246,7 @@ class Look(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CheckDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """Is this device fit for the update, with a way back? Answers: Passed, Trouble."""
+    """Is this device fit for the update, with a way back, and what is that? Answers: Passed, Trouble."""
 
     offer: Offer
     previous: str
@@ -285,10 +293,11 @@ class Contact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GoBack(msgspec.Struct, frozen=True, kw_only=True):
-    """Set the profile back and switch to the previous system. Answers: Switched, Trouble."""
+    """Set the profile back and switch to the previous system, if it is what ran. Answers: Switched, Trouble."""
 
     offer: Offer
     previous: str
+    digest: str = ""
     number: int
     """Tells this run's tries of going back apart, over all its repeats."""
 
@@ -301,7 +310,7 @@ class Keep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tidy(msgspec.Struct, frozen=True, kw_only=True):
-    """Let go of a closure that did not stay; `delete` it when it is not what was signed. Answers nothing."""
+    """Let go of a closure that did not stay; `delete` what came when nothing vouches for it. Answers nothing."""
 
     offer: Offer
     delete: bool
