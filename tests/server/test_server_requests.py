@@ -333,6 +333,16 @@ async def test_every_query_has_a_bound(tmp_path: Path) -> None:
         assert _error(await _ask(one, "/v1/fleet", method="PUT"))[0] == 405
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_nul_in_a_path_is_nothing(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+    """A NUL in a name is told as unknown whatever the database, which may not even take one."""
+    url = request.getfixturevalue("postgres_url") if kind == "postgres" else None
+    async with rig(tmp_path / "data", database_url=url) as one:
+        for path in ("/v1/log/payloads/%00", "/v1/devices/web%00", "/v1/rollouts/%00abc", "/cache/nar/%00.nar"):
+            assert _error(await _ask(one, path, "admin")) == (404, "unknown"), path
+        assert _error(await _ask(one, "/v1/enroll/%00", "admin", method="DELETE")) == (404, "unknown")
+
+
 async def test_devices_are_found_by_query(tmp_path: Path) -> None:
     """The list takes the query language that console and command line have."""
     async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:

@@ -14,7 +14,7 @@ from nixfleet.server.auth import Auth
 from nixfleet.server.cache import BinaryCache
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.express import Express
-from nixfleet.server.faults import Bound, error_body, refusal
+from nixfleet.server.faults import Bound, Unknown, error_body, refusal
 from nixfleet.server.openapi import Description
 from nixfleet.server.routes.cache import cache_routes
 from nixfleet.server.routes.devices import device_routes
@@ -50,6 +50,9 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
             if len(scope["query_string"]) > _QUERY_CHARS:
                 raise Bound(f"a query is longer than {_QUERY_CHARS} characters")
+            if "\0" in scope["path"]:
+                # No name has it, and neither PostgreSQL nor a file system takes it.
+                raise Unknown("there is nothing under a name with a NUL character")
             if not coordinator.ready and not scope["route_handler"].opt.get(ALWAYS):
                 raise Unreachable("the coordinator is starting; try again in a moment")
             await app(scope, receive, send)
