@@ -30,6 +30,49 @@ def test_new_fleet_has_its_keys_and_nothing_else(tmp_path: Path) -> None:
     assert SecretKey.from_openssh((one.data_dir / "log.key").read_text()) == one.fleet.log_key
 
 
+async def test_folder_that_was_open_to_others_is_closed(tmp_path: Path) -> None:
+    """A fleet begun in a folder of mode 0755, or served from one, is its owner's only, database and cache too."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o755)
+    data.chmod(0o755)
+
+    def modes() -> dict[str, int]:
+        return {path.name: stat.S_IMODE(path.stat().st_mode) for path in (data, *data.iterdir())}
+
+    one = Rig(data, Fleet())
+    one.create()
+    private = {"data": 0o700, "log.key": 0o600, "cache.key": 0o600, "fleet.db": 0o600, "cache": 0o700}
+    assert modes() == private
+    for path in (data, data / "cache"):
+        path.chmod(0o755)
+    (data / "fleet.db").chmod(0o644)
+    await asyncio.to_thread(one.server.start)
+    try:
+        beside = {"fleet.db-wal": 0o600, "fleet.db-shm": 0o600, "coordinator.lock": 0o600}
+        assert modes() == private | beside
+    finally:
+        await asyncio.to_thread(one.server.stop)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:secret@db/fleet",
+        "postgresql://db/fleet?password=secret",
+        "postgresql://me@db/fleet?sslmode=require&PassWord=secret",
+        "postgresql://db/fleet?p%61ssword=secret",
+        "postgresql://db/fleet?password=",
+    ],
+)
+def test_database_url_with_a_password_is_refused(url: str) -> None:
+    """Others read a command line and a unit file: the password belongs into a file, wherever in the URL it stands."""
+    with pytest.raises(UserError, match="PGPASSFILE") as refused:
+        ServerSettings(data_dir=Path("data"), database_url=url).url()
+    assert "secret" not in str(refused.value)
+    plain = ServerSettings(data_dir=Path("data"), database_url="postgres://me@db/fleet?passfile=/run/pw")
+    assert plain.url() == "postgresql+asyncpg://me@db/fleet?passfile=/run/pw"
+
+
 def test_second_fleet_in_a_folder_is_refused(tmp_path: Path) -> None:
     """What is there stays as it is."""
     one = Rig(tmp_path / "data", Fleet())

@@ -4,6 +4,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, Server
 from nixfleet.server.store import EntryRow, Store
 from nixfleet.trust.sshsig import SecretKey
 
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OURS = (LOG_KEY, CACHE_KEY, CACHE, DATABASE)
 
 
@@ -49,6 +51,7 @@ def create_fleet(
         (building / CACHE).mkdir()
         if database_url is None:
             _append(ServerSettings(data_dir=building), row)
+        keep_private(building)
         moved = _move(building, data_dir)
         if database_url is not None:
             # Keys first: a log whose key was never written down would be lost.
@@ -58,6 +61,20 @@ def create_fleet(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return fleet
+
+
+def keep_private(data_dir: Path) -> None:
+    """Take from everybody but the owner what a folder that was there already lets them read. Raises: UserError."""
+    beside = [data_dir / f"{DATABASE}{end}" for end in ("-wal", "-shm", "-journal")]
+    for path in (data_dir, *(data_dir / name for name in _OURS), *beside):
+        try:
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if mode & _OTHERS:
+                path.chmod(mode & ~_OTHERS)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path} is open to others, and its mode cannot be changed: {error.strerror}") from error
 
 
 def _secret(path: Path, text: str) -> None:
@@ -99,6 +116,7 @@ def _append_or_undo(settings: ServerSettings, row: EntryRow, moved: list[Path]) 
 def _move(building: Path, data_dir: Path) -> list[Path]:
     """Put everything in place; the database last, for it is what makes the folder a fleet."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keep_private(data_dir)
     moved: list[Path] = []
     try:
         for name in (LOG_KEY, CACHE_KEY, CACHE, DATABASE):
