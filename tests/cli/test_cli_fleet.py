@@ -246,7 +246,7 @@ def test_watching_offline_devices_does_not_wait(served: Commands) -> None:
 
 @pytest.mark.parametrize("argv", [("rollout", "watch", "ROLLOUT", "--wait", "all"), ("device", "logs", "web-01", "-f")])
 def test_ctrl_c_detaches_and_cancels_nothing(served: Commands, argv: tuple[str, ...]) -> None:
-    """Who leaves a watch gets exit code 0 and is told the way back; the rollout goes on."""
+    """Who leaves a watch gets exit code 130 and is told the way back; lines are just followed until then."""
     served.enroll("web-01")
     served.release("one", web_01="system-1")
     rollout = served("rollout", "start", "one").out.strip()
@@ -255,7 +255,7 @@ def test_ctrl_c_detaches_and_cancels_nothing(served: Commands, argv: tuple[str, 
         [sys.executable, "-c", INTERRUPTED, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     out, err = process.communicate(timeout=30)
-    assert (0, "") == (process.returncode, out), err
+    assert (130 if argv[0] == "rollout" else 0, "") == (process.returncode, out), err
     assert ("comes back to it" in err) == (argv[0] == "rollout")
     assert "Traceback" not in err
     assert "cancelled" != served("rollout", "show", rollout, "--json").json["rollout"]["state"]
@@ -272,6 +272,43 @@ def test_a_failed_device_decides_the_exit_code(served: Commands, wishes: tuple[s
         served.report(name, rollout, outcome, path=store_path("system-1"), reason="a unit failed")
     done = served("rollout", "watch", rollout, code=code)
     assert "web-01: reverted: a unit failed" in done.err
+    assert (code == 6) == (f"'nixfleet rollout rollback {rollout[:12]}'" in done.err)
+    shown = served("rollout", "show", rollout).out
+    assert (code == 6) == ("state    halted: " in shown)
+    assert "waits: halted" not in shown
+    retried = served("rollout", "retry", rollout).err
+    assert (code == 6) == (f"'nixfleet rollout resume {rollout[:12]}' lets it start" in retried)
+
+
+def test_acts_that_would_change_nothing_are_not_signed(served: Commands) -> None:
+    """A second pause, and a resume of what neither is paused nor halted, are refused before the key is used."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    rollout = served("rollout", "start", "one").out.strip()
+    before = entries(served)
+    assert "neither paused nor halted" in served("rollout", "resume", rollout, code=2).complaint
+    assert before == entries(served)
+    served("rollout", "pause", rollout)
+    assert "already paused" in served("rollout", "pause", rollout, code=2).complaint
+    assert before + 1 == entries(served)
+    served("rollout", "resume", rollout)
+    served("rollout", "cancel", rollout, "--yes")
+    for verb in ("pause", "resume"):
+        assert "is cancelled" in served("rollout", verb, rollout, code=2).complaint
+    assert before + 3 == entries(served)
+
+
+def test_the_state_that_is_shown_is_the_one_that_is_asked_for(served: Commands) -> None:
+    """STATE is the query's word; a query that cannot be read names its word, and the fields."""
+    served.enroll("web-01")
+    (line,) = served("device", "list").out.splitlines()[1:]
+    assert ["web-01", "new"] == line.split()[:2]
+    assert [line] == served("device", "list", "status:new").out.splitlines()[1:]
+    unknown = served("device", "list", "web", "stat:new", code=2).complaint
+    assert "no field 'stat' in 'stat'; the fields are status, name, " in unknown
+    assert "'gone' is no status: " in served("device", "list", "status:gone", code=2).complaint
+    assert "a value is missing here in 'seen>'" in served("device", "list", "web seen>", code=2).complaint
+    assert "tag.KEY" in served("device", "list", "--help").out
 
 
 def test_a_rollout_to_one_device_is_a_release_of_its_own(served: Commands) -> None:

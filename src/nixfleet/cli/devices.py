@@ -16,10 +16,13 @@ from nixfleet.client.admin import Acted
 from nixfleet.client.answers import Lines
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.views import DeviceView
+from nixfleet.query import FIELDS, QueryError, parse, status_of
 
 FOLLOW_EVERY_S: Final = 0.5
 FOLLOW_TRIES: Final = 240
 """How often in a row a coordinator may be away while its lines are followed: two minutes."""
+
+QUERY_FIELDS: Final = f"{', '.join(FIELDS)}, tag.KEY"
 
 
 @click.group(cls=Group)
@@ -27,13 +30,15 @@ def device() -> None:
     """List devices, look at one, tag, hold or retire it."""
 
 
-@device.command("list")
+@device.command("list", epilog=f"QUERY's fields: {QUERY_FIELDS}. A word alone looks in names and tags.")
 @click.argument("query", nargs=-1)
 @command
 async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
     """List the devices that QUERY matches, for example 'status:failed tag.site:berlin'; all without one."""
+    wanted = " ".join(query)
+    check_query(wanted)
     async with connected(given) as fleet:
-        devices = sorted(await fleet.client.devices(" ".join(query)), key=lambda device: device.name)
+        devices = sorted(await fleet.client.devices(wanted), key=lambda device: device.name)
     if given.json:
         output.as_json({"devices": devices})
         return
@@ -43,7 +48,7 @@ async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
         [
             (
                 device.name,
-                state_of(device),
+                status_of(device),
                 output.system_name(device.system),
                 "online" if device.online else output.age(device.seen_at, time),
                 tags_of(device),
@@ -55,13 +60,14 @@ async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
     )
 
 
-def state_of(device: DeviceView) -> str:
-    """Give a device's state in one word."""
-    if device.state != "active":
-        return device.state
-    if device.outcome is not None:
-        return device.outcome.value
-    return device.phase.value
+def check_query(text: str) -> None:
+    """Read a query as the coordinator will. Raises: UserError that names the word at fault, and the fields."""
+    try:
+        parse(text)
+    except QueryError as error:
+        start = text.rfind(" ", 0, error.position + 1) + 1
+        word = text[start : max(error.position + error.length, start)].strip()
+        raise UserError(f"{error.plain} in {word[:80]!r}; the fields are {QUERY_FIELDS}") from error
 
 
 def tags_of(device: DeviceView) -> str:
@@ -86,7 +92,7 @@ async def show(given: Globals, name: str) -> None:
             ("id", view.id),
             ("key", view.key),
             ("tags", tags_of(view) or "none"),
-            ("state", state_of(view)),
+            ("state", status_of(view)),
             ("link", "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"),
             ("system", view.system or "unknown"),
             ("intended", view.intended or "nothing yet"),
@@ -167,7 +173,7 @@ async def history(given: Globals, name: str) -> None:
             (
                 output.age(attempt.at, time),
                 str(attempt.outcome or "under way"),
-                attempt.release[:12],
+                attempt.release,
                 output.system_name(attempt.path),
                 attempt.reason,
             )

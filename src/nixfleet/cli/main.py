@@ -39,7 +39,7 @@ COMMANDS: Final = {
 
 EPILOG: Final = """\b
 Exit codes: 0 done, 1 it failed, 2 usage, 3 refused by authority, 4 untrusted,
-5 unreachable or timed out, 6 the rollout halted.
+5 unreachable or timed out, 6 the rollout halted, 130 a watch was left with Ctrl-C.
 Shell completion: eval "$(_NIXFLEET_COMPLETE=bash_source nixfleet)"; zsh_source and fish_source too.
 """
 

@@ -20,9 +20,12 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Closure, Verb
 from nixfleet.model.views import MemberView, ReleaseLineView, ReleaseView, RolloutDetail, RolloutView
 from nixfleet.trust.replay import State
+from nixfleet.trust.replay.state import RolloutState
 
 PART_CHARS: Final = 55
 """What a release's name may take of 63 characters for ``-part`` to fit behind it."""
+
+ENDED: Final = {"finished", "cancelled", "superseded", "expired"}
 
 
 @click.group(cls=Group)
@@ -159,7 +162,7 @@ def head(view: RolloutView) -> None:
             ("rollout", view.id),
             ("release", f"{view.release_name} ({view.release[:12]})"),
             ("by", f"{view.principal or view.by}{f': {view.note}' if view.note else ''}"),
-            ("state", view.halted or view.waits or view.state),
+            ("state", state_of(view)),
             (
                 "limits",
                 f"{view.max_in_flight} in flight, soak {duration(view.soak_s)}, at most "
@@ -167,6 +170,12 @@ def head(view: RolloutView) -> None:
             ),
         ]
     )
+
+
+def state_of(view: RolloutView) -> str:
+    """Give a rollout's state, the word first, and why it is in it."""
+    why = view.halted or view.waits.removeprefix("the rollout waits: ").removeprefix(f"{view.state}: ")
+    return f"{view.state}: {why}" if why else view.state
 
 
 def members(detail: RolloutDetail) -> None:
@@ -201,13 +210,13 @@ async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
     if given.json:
         output.as_json(
             {
-                "rollout": detail.rollout.halted or detail.rollout.waits or detail.rollout.state,
+                "rollout": state_of(detail.rollout),
                 "devices": {member.name: member.waits or member.reason or word(member) for member in chosen},
             }
         )
         return
     if device is None:
-        click.echo(output.clean(detail.rollout.halted or detail.rollout.waits or f"it is {detail.rollout.state}"))
+        click.echo(output.clean(state_of(detail.rollout)))
         for wave in detail.rollout.waves:
             if wave.waits:
                 click.echo(output.clean(wave.waits))
@@ -220,7 +229,7 @@ async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
 @click.option("--wait", type=click.Choice(["online", "all"]), default="online", show_default=True, help="Whom for.")
 @command
 async def watch(given: Globals, rollout_id: str, wait: Wait) -> int:
-    """Watch a rollout until every online device has an outcome; Ctrl-C detaches and cancels nothing."""
+    """Watch a rollout until every online device has an outcome; Ctrl-C detaches (exit code 130), cancels nothing."""
     async with connected(given, catch_up=True) as fleet:
         return await follow(given, fleet, find_rollout(fleet.state, rollout_id), wait=wait)
 
@@ -238,18 +247,38 @@ async def _act(
     async with connected(given, catch_up=True) as fleet:
         digest = find_rollout(fleet.state, rollout_id)
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
+        view = (await fleet.client.rollout(digest)).rollout
+        check_sense(verb, fleet.state.rollouts[digest], view)
         if asks:
             confirm(given, f"{verb.capitalize()} the rollout of {name}?")
         which: Literal["failed"] | Sequence[str] | None = devices
         if verb == "retry":
             which = devices or "failed"
         acted = await fleet.admin.control(digest, verb, wave=wave, devices=which, note=given.note)
+    is_stuck = verb == "retry" and view.state == "halted"
+    still = f"; it is still halted; 'nixfleet rollout resume {digest[:12]}' lets it start" if is_stuck else ""
     output.done(
         {"rollout": digest, "verb": verb, "index": acted.index, "waits": acted.waits},
-        f"{verb} of the rollout of {name} is signed" + (f", and {acted.waits}" if acted.waits else ""),
+        f"{verb} of the rollout of {name} is signed" + (f", and {acted.waits}" if acted.waits else "") + still,
         json=given.json,
         quiet=given.quiet,
     )
+
+
+def check_sense(verb: Verb, logged: RolloutState, view: RolloutView) -> None:
+    """Check that a pause or a resume would change something: what is paused the log says, what halted it does not.
+
+    Raises: UserError.
+    """
+    short = logged.digest[:12]
+    if logged.cancelled:
+        raise UserError(f"rollout {short} is cancelled; start another one")
+    if verb == "pause" and logged.paused:
+        raise UserError(f"rollout {short} is already paused; nothing is signed")
+    if verb == "pause" and view.state in ENDED:
+        raise UserError(f"rollout {short} is {view.state}, there is nothing to pause; nothing is signed")
+    if verb == "resume" and not logged.paused and view.state != "halted":
+        raise UserError(f"rollout {short} is neither paused nor halted, but {view.state}; nothing is signed")
 
 
 @rollout.command("pause")

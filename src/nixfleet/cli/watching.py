@@ -13,13 +13,15 @@ from nixfleet.cli import output
 from nixfleet.cli.options import Globals
 from nixfleet.cli.session import Fleet
 from nixfleet.client.admin import Acted
-from nixfleet.client.watch import Wait, ending, unreached, watch
+from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome
 from nixfleet.model.views import RolloutDetail
 
 WAITS: Final = ("online", "all", "none")
 EVERY_S: Final = 0.25
+LEFT: Final = 130
+"""Exit code of a watch that was left with Ctrl-C: 128 and the number of SIGINT, as shells have it."""
 
 
 async def begun(given: Globals, fleet: Fleet, acted: Acted, *, release: str, wait: str) -> int | None:
@@ -39,7 +41,8 @@ async def begun(given: Globals, fleet: Fleet, acted: Acted, *, release: str, wai
 async def follow(given: Globals, fleet: Fleet, rollout: str, *, wait: Wait) -> int:
     """Show a rollout until its members have outcomes (offline ones only count with ``all``); give the exit code.
 
-    Ctrl-C ends the watching alone, with exit code 0. Raises: Unreachable after ``--timeout``.
+    Ctrl-C ends the watching alone, with exit code 130: a script must not take it for done.
+    Raises: Unreachable after ``--timeout``.
     """
     meter = output.Meter("rollout", quiet=given.quiet)
     shown: set[tuple[str, str]] = set()
@@ -57,11 +60,13 @@ async def follow(given: Globals, fleet: Fleet, rollout: str, *, wait: Wait) -> i
     except asyncio.CancelledError:
         # Ctrl-C arrives as the cancellation of the only task there is (asyncio.Runner); nothing is left to stop.
         meter.interrupt(f"detached, the rollout goes on: {back} comes back to it")
-        return 0
+        return LEFT
     assert detail is not None
     end = ending(detail, wait)
     assert end is not None, "a watch ends at an ending"
     _sum_up(meter, detail)
+    if end is Ending.HALTED and not given.quiet:
+        _ways_on(rollout[:12])
     if given.json:
         output.as_json(detail)
     return end.value
@@ -77,6 +82,15 @@ def _sum_up(meter: output.Meter, detail: RolloutDetail) -> None:
     for member in unreached(detail):
         state = "overdue" if member.overdue else "not updated yet" if member.online else "offline, not updated yet"
         click.echo(output.clean(f"{member.name}: {state}"), err=True)
+
+
+def _ways_on(rollout: str) -> None:
+    """Say what can be done about a halted rollout."""
+    click.echo(
+        f"to try again: 'nixfleet rollout retry {rollout}', then 'nixfleet rollout resume {rollout}'\n"
+        f"to take it back: 'nixfleet rollout rollback {rollout}'",
+        err=True,
+    )
 
 
 def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set[tuple[str, str]]) -> None:

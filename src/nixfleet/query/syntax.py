@@ -25,11 +25,15 @@ YES_NO = {"yes": True, "true": True, "no": False, "false": False}
 
 
 class QueryError(UserError):
-    """A query that cannot be read; `position` and `length` (characters) say where."""
+    """A query that cannot be read; `position` and `length` (characters) say where.
 
-    def __init__(self, text: str, position: int, length: int = 1) -> None:
+    `plain` is the sentence without the hint, which names a key of the console.
+    """
+
+    def __init__(self, text: str, position: int, length: int = 1, *, hint: str = "") -> None:
         """Keep the sentence and the place."""
-        super().__init__(text)
+        super().__init__(text + hint)
+        self.plain = text
         self.position = position
         self.length = max(1, length)
 
@@ -159,7 +163,8 @@ def _check(term: Term) -> None:
         if not _TAG.match(term.field.removeprefix("tag.")):
             raise QueryError(f"{term.field[4:]!r} is no tag name", term.at, term.length)
     elif term.field not in FIELDS:
-        raise QueryError(f"no field {term.field!r}; ? lists them", term.at, len(term.field) + term.negated)
+        length = len(term.field) + term.negated
+        raise QueryError(f"no field {term.field!r}", term.at, length, hint="; ? lists them")
     known = field_of(term)
     fault = _operator_fault(known, term)
     if fault:
