@@ -121,6 +121,17 @@ async def test_the_log_is_verified_when_it_grows() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_full_mirror_is_verified_without_an_event() -> None:
+    """A mirror that is up to date at the start is asked about once, and then stands as verified."""
+    rig = Rig()
+    rig.verifier.check = LogCheck(state="checking", size=rig.source.fleet.log_size)
+    tasks = [asyncio.create_task(rig.feed.run()), asyncio.create_task(rig.feed.verify())]
+    await rig.until(lambda: rig.feed.check.state == "valid")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_a_replay_that_fails_is_tried_again() -> None:
     """An untrusted answer stands in the command log, and the next try may succeed."""
     rig = Rig()

@@ -197,7 +197,9 @@ class Feed:
             self.link = Link(state="live", since=self._clock())
 
     def _grow(self) -> None:
-        if self._store.fleet.log_size != self._verifier.check.size or self._verifier.check.state == "unknown":
+        # A mirror that already holds everything has still to ask whether that is all there is.
+        check = self._verifier.check
+        if self._store.fleet.log_size != check.size or check.state in {"unknown", "checking"}:
             self._grew.set()
 
     def _lost(self, why: str) -> None:
