@@ -40,6 +40,13 @@ def test_ages_go_in_steps(seconds: int, expected: str) -> None:
     assert expected == text.age(seconds)
 
 
+def test_a_rollback_is_called_what_the_coordinator_calls_it() -> None:
+    """Its name already says that it leads back, and stands as it is."""
+    one = msgspec.structs.replace(fleet_rollouts()[0], kind="rollback", release="", release_name="back from web-2304")
+    assert "back from web-2304" == rollouts.title(one)
+    assert one.id[:8] == rollouts.title(msgspec.structs.replace(one, release_name=""))
+
+
 @pytest.mark.parametrize(
     ("count", "expected"),
     [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (11 * 2**20, "11 MiB"), (int(1.25 * 2**30), "1.2 GiB")],

@@ -1,16 +1,24 @@
 """The command log: every API call the console makes and the command line that does the same; bounded, in memory."""
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
 from nixfleet.errors import NixfleetError
-from nixfleet.tui.view.text import Line, Span, clean
+from nixfleet.tui.view.text import Line, Role, Span, clean
 
 T = TypeVar("T")
+CallState = Literal["under way", "done", "failed", "cancelled"]
 MAX_CALLS = 500
+_STATES: Final[dict[CallState, tuple[str, Role]]] = {
+    "under way": ("◐", "busy"),
+    "done": ("✓", "ok"),
+    "failed": ("✗", "bad"),
+    "cancelled": ("□", "dim"),
+}
 
 
 class Call(msgspec.Struct, kw_only=True):
@@ -19,7 +27,7 @@ class Call(msgspec.Struct, kw_only=True):
     at: int
     what: str
     cli: str = ""
-    state: Literal["under way", "done", "failed"] = "under way"
+    state: CallState = "under way"
     said: str = ""
 
 
@@ -49,6 +57,9 @@ class Calls:
         except NixfleetError as error:
             call.state, call.said = "failed", str(error)
             raise
+        except asyncio.CancelledError:
+            call.state, call.said = "cancelled", "cancelled: no longer wanted"
+            raise
         call.state = "done"
         call.said = result if isinstance(result, str) else ""
         return result
@@ -57,12 +68,11 @@ class Calls:
         """Draw the log, newest last."""
         drawn: list[Line] = []
         for call in self._calls:
-            role = {"under way": "busy", "done": "ok", "failed": "bad"}[call.state]
-            glyph = {"under way": "◐", "done": "✓", "failed": "✗"}[call.state]
+            glyph, role = _STATES[call.state]
             drawn.append(
                 (
                     Span(f"{time_of_day(call.at)}  ", "dim"),
-                    Span(f"{glyph} ", "bad" if role == "bad" else "ok" if role == "ok" else "busy"),
+                    Span(f"{glyph} ", role),
                     Span(clean(call.what)),
                     Span(f"  {clean(call.said)}", "bad" if role == "bad" else "dim"),
                 )

@@ -1,12 +1,14 @@
 """The rollouts: a list, and one with its waves as bars, the gate's reason, and its devices, those that failed first."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from textual import work
 from textual.app import ComposeResult
 
 from nixfleet.errors import NixfleetError
+from nixfleet.model.device import Phase
 from nixfleet.model.views import DeviceView, MemberView, RolloutView
 from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
@@ -58,6 +60,9 @@ MEMBER_COLUMNS: tuple[Column[MemberView], ...] = (
     ),
     Column(key="what", title="what", cells=30, keep=9, grow=4, draw=lambda m, c, _n: view.member_phrase(m, c)),
 )
+
+UNDER_WAY: Final = frozenset(Phase) - {Phase.IDLE, Phase.CONFIRMED, Phase.REVERTED, Phase.FAILED, Phase.REFUSED}
+"""The phases of an update that has begun and has no outcome yet."""
 
 
 class RolloutsScreen(TableScreen[RolloutView]):
@@ -162,10 +167,7 @@ class RolloutScreen(TableScreen[MemberView]):
             return
         devices: Mapping[str, DeviceView] = self.desk.store.devices
         self._members = {
-            member.device: live_member(member, devices[member.device], self._key)
-            if member.device in devices
-            else member
-            for member in detail.members
+            member.device: live_member(member, devices.get(member.device), self._key) for member in detail.members
         }
         self.table.empty = "It covers no device yet."
         self.table.reload()
@@ -177,16 +179,21 @@ class RolloutScreen(TableScreen[MemberView]):
         return [(Span(" "), *line) for line in view.head(rollout, self.desk.clock(), cells - 2)]
 
 
-def live_member(member: MemberView, device: DeviceView, rollout: str) -> MemberView:
-    """Bring a member up to date with what its device last said, if that was about this rollout."""
-    if device.rollout != rollout:
-        return member
+def live_member(member: MemberView, device: DeviceView | None, rollout: str) -> MemberView:
+    """Bring a member up to date with what of its device is live and certain.
+
+    A device's outcome, reason and final phase may be those of an earlier rollout than the one intended for it; only
+    the coordinator's record of the member says what became of it in this one.
+    """
+    waits = "" if member.outcome is not None else member.waits
+    if device is None or device.rollout != rollout:
+        online = member.online if device is None else device.online
+        return msgspec.structs.replace(member, online=online, waits=waits)
+    is_busy = member.outcome is None and member.phase in UNDER_WAY
     return msgspec.structs.replace(
         member,
-        phase=device.phase,
-        outcome=device.outcome or member.outcome,
+        phase=device.phase if is_busy and device.phase in UNDER_WAY else member.phase,
         online=device.online,
-        reason=device.reason or member.reason,
-        waits=device.waits,
-        transfer=device.transfer,
+        waits=device.waits if member.outcome is None else "",
+        transfer=device.transfer if is_busy else None,
     )

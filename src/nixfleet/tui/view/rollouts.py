@@ -35,9 +35,8 @@ def state_cell(rollout: RolloutView) -> Line:
 
 
 def title(rollout: RolloutView) -> str:
-    """Name a rollout for people: what it brings, or takes back."""
-    name = clean(rollout.release_name) or rollout.release[:8]
-    return name if rollout.kind == "deploy" else f"back from {name}"
+    """Name a rollout for people; the coordinator's name of a rollback already says that it leads back."""
+    return clean(rollout.release_name) or rollout.release[:8] or rollout.id[:8]
 
 
 def bar(confirmed: int, failed: int, in_flight: int, total: int, cells: int) -> Line:
