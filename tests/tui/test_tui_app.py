@@ -11,17 +11,20 @@ from rich.cells import cell_len
 from tests.tui.console_fleet import (
     NOW,
     ROLLOUT,
+    WEB_RELEASE,
     FakeActs,
     FakeSource,
     FakeVerifier,
     device,
     device_id,
+    digest,
     fleet_devices,
     fleet_requests,
     fleet_rollouts,
 )
 from tests.tui.console_pilot import Driven, console
 from textual.drivers._writer_thread import WriterThread
+from textual.widgets import Input
 
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import Outcome, Phase
@@ -29,7 +32,6 @@ from nixfleet.model.views import DeviceView
 from nixfleet.tui.app import ConsoleApp
 from nixfleet.tui.desk import Desk, Options, Theme
 from nixfleet.tui.driver import PatientDriver
-from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, read_answers
 from nixfleet.tui.keys import KEYS
 from nixfleet.tui.screens.device import DeviceScreen
 from nixfleet.tui.screens.devices import DevicesScreen
@@ -218,6 +220,17 @@ async def test_deploying_goes_through_form_preview_and_question() -> None:
         await driven.press("4", "enter")
         ((verb, wanted),) = driven.acts.done
         assert ("deploy", 4, {}) == (verb, len(wanted.devices), wanted.select)  # type: ignore[attr-defined] # the fake notes what it got
+
+
+async def test_deploying_an_older_release_shows_its_name_and_keeps_to_it() -> None:
+    """From the releases the form names the release under the cursor, and deploys that one, not a newer namesake."""
+    source = FakeSource()
+    older = source.releases[WEB_RELEASE]
+    source.releases[digest("twin")] = msgspec.structs.replace(older, id=digest("twin"), index=older.index + 1)
+    async with console(source=source) as driven:
+        await driven.press("5", "j", "j", "D")
+        assert "web-2304" == driven.app.screen.query_one("#form-release", Input).value
+        await driven.until(partial(shows, driven, f"this is {WEB_RELEASE[:8]}; a newer release has the same name"))
 
 
 async def test_the_menu_greys_what_is_not_possible_with_the_reason() -> None:
@@ -506,29 +519,6 @@ async def test_a_large_fleet_is_quick_to_sort_and_filter() -> None:
         table.on_changes(set(), settle=True)
         assert loop.time() - start < 2
         assert 50_000 == len(table.listing.ids)
-
-
-async def test_the_first_run_form_gives_three_answers() -> None:
-    """Name, address and key are asked, a wrong one is said, and the answers come back."""
-    app = FirstRunApp("", "http://desk.local:7070", [KeyChoice(value="new", label="a new key")])
-    async with app.run_test(size=(80, 24)) as pilot:
-        await pilot.press(*"Bad!", "enter", "enter", "enter")
-        await pilot.pause()
-        assert app.is_running
-        await pilot.press("shift+tab", "shift+tab", *["backspace"] * 4, *"acme", "enter", "enter", "enter")
-    assert FirstRun(name="acme", url="http://desk.local:7070", key="new") == app.return_value
-
-
-@pytest.mark.parametrize(
-    ("name", "url", "key", "says"),
-    [("", "http://x", "new", "a name"), ("a", "x", "new", "an address"), ("a", "http://x", "", "choose the key")],
-)
-def test_first_run_answers_are_checked(name: str, url: str, key: str, says: str) -> None:
-    """The first wrong answer is named."""
-    from nixfleet.errors import UserError
-
-    with pytest.raises(UserError, match=says):
-        read_answers(name, url, key)
 
 
 @pytest.mark.parametrize("theme", get_args(Theme))

@@ -1,8 +1,9 @@
 """The form one meets when there is no fleet yet: three answers, what `nixfleet init` needs; it makes nothing itself."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 from textual import events
@@ -13,7 +14,6 @@ from textual.widgets.option_list import Option
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, URL
-from nixfleet.tui.driver import PatientDriver
 from nixfleet.tui.themes import FALLBACKS, THEMES
 from nixfleet.tui.view.text import Line, Span, clean, fit, wrap
 from nixfleet.tui.widgets.chrome import LinesPanel
@@ -37,15 +37,29 @@ class FirstRun(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-def read_answers(name: str, url: str, key: str) -> FirstRun:
-    """Check the answers. Raises: UserError that names the first wrong one."""
+def check_name(name: str) -> None:
+    """Check a fleet's name, by the rule that `nixfleet init` has. Raises: UserError."""
     if not _NAME.match(name):
-        raise UserError("a name has small letters, digits, dots and dashes, at most 63")
-    if not _URL.match(url):
-        raise UserError("an address starts with http:// or https://")
-    if not key:
-        raise UserError("choose the key that founds the fleet")
-    return FirstRun(name=name, url=url, key=key)
+        raise UserError(
+            f"{name!r} is no fleet name; use lower-case letters, digits, '-', '_' and '.', at most 63, "
+            "and begin and end with a letter or digit"
+        )
+
+
+def check_url(url: str) -> None:
+    """Check a coordinator's address, by the rule that `nixfleet init` has. Raises: UserError."""
+    try:
+        parts = urlsplit(url) if _URL.match(url) else None
+        # A port out of range, as a bracket that is never closed, is found out only when it is read (urllib.parse).
+        is_good = parts is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        parts, is_good = None, False
+    if parts is None or not is_good or parts.query or parts.fragment:
+        raise UserError(f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070")
+
+
+_CHECKS: Final[dict[str, Callable[[str], None]]] = {"name": check_name, "url": check_url}
+"""What is asked in a field of text, in the order of the form."""
 
 
 class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
@@ -86,25 +100,41 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
         keys.highlighted = 0 if self._keys else None
         self.query_one("#name", Input).focus()
 
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Take back what was said of a field once it is being mended."""
+        event.stop()
+        self._say("")
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go on to the next question."""
         event.stop()
-        self.screen.focus_next()
+        self.action_focus_next()
+
+    def on_input_blurred(self, event: Input.Blurred) -> None:
+        """Say what is wrong with a field that was left by whatever way; not when it was the terminal that was left."""
+        event.stop()
+        if self.app_focus:
+            self._say(self._fault(event.input))
+
+    def action_focus_next(self) -> None:
+        """Go on to the next question, but not from a wrong answer; back one may always go."""
+        fault = self._fault(self.focused) if isinstance(self.focused, Input) else ""
+        self._say(fault)
+        if not fault:
+            self.screen.focus_next()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Take the answers once a key is chosen."""
+        """Take the answers once a key is chosen; a wrong one is gone back to."""
         event.stop()
-        try:
-            answers = read_answers(
-                self.query_one("#name", Input).value.strip(),
-                self.query_one("#url", Input).value.strip(),
-                self._keys[event.option_index].value,
-            )
-        except UserError as error:
-            self._said = str(error)
-            self.query_one("#first-foot", LinesPanel).redraw(layout=True)
-        else:
-            self.exit(answers)
+        fields = [self.query_one(f"#{asked}", Input) for asked in _CHECKS]
+        for field in fields:
+            fault = self._fault(field)
+            if fault:
+                field.focus()
+                self._say(fault)
+                return
+        name, url = (field.value.strip() for field in fields)
+        self.exit(FirstRun(name=name, url=url, key=self._keys[event.option_index].value))
 
     def on_key(self, event: events.Key) -> None:
         """Escape and Ctrl+C give up; arrows move between the questions, as Tab does."""
@@ -113,10 +143,24 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
             self.exit(None)
         elif event.key == "down" and isinstance(self.focused, Input):
             event.stop()
-            self.screen.focus_next()
+            self.action_focus_next()
         elif event.key == "up" and isinstance(self.focused, Input):
             event.stop()
             self.screen.focus_previous()
+
+    @staticmethod
+    def _fault(field: Input) -> str:
+        """Say what is wrong with an answer; nothing when it is right."""
+        try:
+            _CHECKS[field.id or ""](field.value.strip())
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def _say(self, said: str) -> None:
+        if said != self._said:
+            self._said = said
+            self.query_one("#first-foot", LinesPanel).redraw(layout=True)
 
     def _intro(self, cells: int) -> list[Line]:
         return wrap("There is no fleet here yet. Three answers make one; `nixfleet init` does the same.", cells)
@@ -127,8 +171,3 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
             lines += [*wrap(self._said, cells, "bad"), ()]
         keys = (Span("enter", "accent"), Span(" next    "), Span("tab", "accent"), Span(" field    "))
         return [*lines, fit((*keys, Span("esc", "accent"), Span(" not now")), cells)]
-
-
-def run_first_form(*, name: str = "", url: str = "", keys: Sequence[KeyChoice], mouse: bool = True) -> FirstRun | None:
-    """Ask for name, URL and key; None when the person gave up."""
-    return FirstRunApp(name, url, keys, driver_class=PatientDriver).run(mouse=mouse)

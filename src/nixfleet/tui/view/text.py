@@ -51,18 +51,6 @@ def clip(text: str, cells: int) -> str:
     return text if cell_len(text) <= cells else set_cell_size(text, cells - 1).rstrip() + "…"
 
 
-def clip_left(text: str, cells: int) -> str:
-    """Shorten text from its start: the end is what tells paths and versions apart."""
-    if cells <= 0:
-        return ""
-    if cell_len(text) <= cells:
-        return text
-    kept = text
-    while cell_len(kept) > cells - 1:
-        kept = kept[1:]
-    return "…" + kept
-
-
 def fit(line: Line, cells: int, *, right: bool = False) -> Line:
     """Cut or pad a line to exactly so many cells."""
     kept: list[Span] = []

@@ -160,10 +160,14 @@ class DeployDialog(ModalScreen[Preview | None]):
         ("note", "Note", "ticket or reason"),
     )
 
-    def __init__(self, store: Store, release: str, on: str, read: Callable[[str], Awaitable[ReleaseView]]) -> None:
+    def __init__(
+        self, store: Store, release: ReleaseView, on: str, read: Callable[[str], Awaitable[ReleaseView]]
+    ) -> None:
+        """Begin with this very release, shown by its name, and with the devices `on`, as one would type them."""
         super().__init__()
         self._store = store
-        self._first = {"release": release, "on": on}
+        self._chosen = release
+        self._first = {"release": release.name, "on": on}
         self._read = read
         self._preview: Preview | None = None
         self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
@@ -177,7 +181,7 @@ class DeployDialog(ModalScreen[Preview | None]):
         first = releases.get(scene.release, newest)
         devices = scene.device_views()
         names = " ".join(clean(device.name) for device in devices) if len(devices) < len(scene.store.devices) else ""
-        return cls(scene.store, first.name if first is newest else first.id, names, read)
+        return cls(scene.store, first, names, read)
 
     def compose(self) -> ComposeResult:
         """Lay out fields, preview and keys."""
@@ -233,20 +237,26 @@ class DeployDialog(ModalScreen[Preview | None]):
             }
             wanted = read_form(release.id, texts["on"], texts["waves"], texts["soak"], texts["note"], ids)
             self._preview = preview(release, wanted, self._store.devices.values())
-            self._said = self._preview.lines
+            self._said = (*self._which(release), *self._preview.lines)
         except NixfleetError as error:
             self._said = ((Span(clean(str(error)), "bad"),),)
         self.query_one("#form-preview", LinesPanel).redraw(layout=True)
         self.query_one("#form-keys", LinesPanel).redraw()
 
     async def _release(self, name: str) -> ReleaseView:
+        """Read the release of this name or id: the chosen one while its name stands there, else the newest."""
         found = [release for release in self._store.releases.values() if name in {release.name, release.id}]
         if not found:
             raise UserError(f"no release is called {name!r}")
-        newest = max(found, key=lambda release: release.index)
-        if newest.id not in self._releases:
-            self._releases[newest.id] = await self._read(newest.id)
-        return self._releases[newest.id]
+        meant = self._chosen if name == self._chosen.name else max(found, key=lambda release: release.index)
+        if meant.id not in self._releases:
+            self._releases[meant.id] = await self._read(meant.id)
+        return self._releases[meant.id]
+
+    def _which(self, release: ReleaseView) -> tuple[Line, ...]:
+        """Say which release it is where a newer one has the same name."""
+        newer = any(one.name == release.name and one.index > release.index for one in self._store.releases.values())
+        return ((Span(f"this is {release.id[:8]}; a newer release has the same name", "warn"),),) if newer else ()
 
     def _keys(self, cells: int) -> list[Line]:
         possible = self._preview is not None

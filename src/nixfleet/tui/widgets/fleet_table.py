@@ -117,11 +117,6 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         else:
             self._redraw(ids)
 
-    def move_to(self, key: str) -> None:
-        """Put the cursor on a record, if it is shown."""
-        if key in self.listing.ids:
-            self._set_row(self.listing.ids.index(key))
-
     # Drawing
 
     def render_line(self, y: int) -> Strip:

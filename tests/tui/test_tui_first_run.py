@@ -1,0 +1,95 @@
+"""The form of the first run: what it takes, what it says of a wrong answer, and where it lets one go."""
+
+import pytest
+
+from nixfleet.errors import UserError
+from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, check_name, check_url
+
+URL = "http://desk.local:7070"
+
+
+def form(name: str = "", url: str = URL) -> FirstRunApp:
+    """Make the form with one key to choose."""
+    return FirstRunApp(name, url, [KeyChoice(value="new", label="a new key")])
+
+
+def focused(app: FirstRunApp) -> str | None:
+    """Tell which field one is in."""
+    return app.focused.id if app.focused else None
+
+
+async def test_three_answers_are_given_back() -> None:
+    """Name, address and key are asked, and come back; a name may have an underscore."""
+    app = form()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press(*"acme_2", "enter", "enter", "enter")
+    assert FirstRun(name="acme_2", url=URL, key="new") == app.return_value
+
+
+@pytest.mark.parametrize("leave", ["enter", "tab", "down"])
+async def test_a_wrong_name_is_said_where_it_stands(leave: str) -> None:
+    """One does not go on from a wrong name: it is said at once, and mended in its place."""
+    app = form()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press(*"Bad!", leave)
+        assert ("name", True) == (focused(app), app._said.startswith("'Bad!' is no fleet name; use lower-case"))
+        await pilot.press(*["backspace"] * 4, *"acme")
+        assert not app._said
+        await pilot.press(leave)
+        assert ("url", "") == (focused(app), app._said)
+
+
+async def test_a_wrong_address_lets_one_go_back_but_not_on() -> None:
+    """A wrong address is said, also to who goes back to the name."""
+    app = form("acme", "http://desk.local:99999")
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("enter", "enter")
+        assert ("url", True) == (focused(app), "is no coordinator's address" in app._said)
+        await pilot.press("shift+tab")
+        await pilot.pause()
+        assert ("name", True) == (focused(app), "is no coordinator's address" in app._said)
+
+
+async def test_choosing_a_key_leads_to_what_is_wrong() -> None:
+    """Who comes to the key past a wrong answer is brought to that answer, and nothing is given back."""
+    app = form("Bad!")
+    async with app.run_test(size=(80, 24)) as pilot:
+        app.query_one("#key").focus()
+        await pilot.press("enter")
+        await pilot.pause()
+        assert ("name", True) == (focused(app), "is no fleet name" in app._said)
+        await pilot.press("escape")
+    assert app.return_value is None
+
+
+@pytest.mark.parametrize("name", ["", "Acme", "-acme", "acme.", "a b", "a" * 64])
+def test_a_wrong_name_is_refused(name: str) -> None:
+    """The rule is that of all names on the wire."""
+    with pytest.raises(UserError, match="is no fleet name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "desk",
+        "ftp://desk",
+        "http://",
+        "http://desk:99999",
+        "http://desk:x",
+        "http://[::1",
+        "http://d/?a",
+        "http://d:0",
+    ],
+)
+def test_a_wrong_address_is_refused(url: str) -> None:
+    """Whatever is wrong with it, one sentence says how to write it."""
+    with pytest.raises(UserError, match="is no coordinator's address"):
+        check_url(url)
+
+
+@pytest.mark.parametrize("url", [URL, "https://fleet.acme.example", "http://[::1]:7070", "http://desk/fleet/"])
+def test_a_good_address_is_taken(url: str) -> None:
+    """Names, addresses of both kinds, with and without port and path."""
+    check_url(url)
