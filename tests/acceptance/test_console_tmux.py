@@ -21,6 +21,10 @@ class Terminal:
         """Run a command in the window; what it ends with stays on the screen."""
         self._call("new-session", "-d", "-x", "120", "-y", "40", f"{command}; echo ended with $?; exec cat")
 
+    def close(self) -> None:
+        """Take the window away."""
+        self._call("kill-session")
+
     def _call(self, *argv: str) -> str:
         return self.admin.run([*self._tmux, *argv]).stdout
 
@@ -119,6 +123,17 @@ def test_the_console_joins_a_coordinator_that_already_serves(bench: Bench, termi
     terminal.keys("q")
     terminal.shows("ended with 0")
     assert bench.json("device", "list") == {"devices": []}
+
+
+def test_the_console_verifies_a_log_that_has_not_grown(bench: Bench, terminal: Terminal) -> None:
+    """Opened a second time on a quiet fleet, where the log on disk is all there is, it says verified."""
+    bench.open_fleet()
+    for _ in range(2):
+        terminal.open("nixfleet console")
+        terminal.shows("No devices yet", "live", "verified")
+        terminal.keys("q")
+        terminal.shows("ended with 0")
+        terminal.close()
 
 
 def test_the_console_without_a_terminal_says_so_in_one_line(bench: Bench) -> None:
