@@ -64,7 +64,9 @@ def test_rollouts_name_their_release_and_approvals_their_act() -> None:
     assert "approve: found the fleet: lead, security, 2 signatures" == last(fleet).what
     release, _ = fleet.release("a", by="lead")
     rollout = fleet.rollout(release, by="lead", select={"env": ("prod", "dev")})
-    assert ("roll out a to env=prod,dev in 1 wave(s)", release) == (last(fleet).what, last(fleet).subject)
+    assert ("roll out a to env=prod,dev in 1 wave", release) == (last(fleet).what, last(fleet).subject)
+    fleet.rollout(release, by="lead", select={})
+    assert "roll out a to all devices in 1 wave" == last(fleet).what
     fleet.rollout(None, by="lead", kind="rollback", of=rollout)
     assert f"roll back {rollout[:12]} on all devices" == last(fleet).what
     fleet.control(rollout, "advance", by="lead", wave=1)

@@ -85,10 +85,7 @@ def describe(statement: Statement, state: State) -> tuple[str, str]:
         case Device():
             return _device(statement), statement.device
         case Release():
-            count = (
-                f"{statement.targets.size} device(s)" if statement.targets else f"{len(statement.lines or ())} line(s)"
-            )
-            return f"publish release {statement.name} for {count}", statement.name
+            return f"publish release {statement.name} for {_devices_or_lines(statement)}", statement.name
         case Rollout():
             return _rollout(statement, state), statement.release or statement.of or ""
         case Control():
@@ -105,7 +102,7 @@ def _root(root: Root) -> str:
 
 def _grant(grant: Grant) -> str:
     actions = " ".join(grant.actions) or "read"
-    uses = "" if grant.max_uses is None else f", {grant.max_uses} use(s)"
+    uses = "" if grant.max_uses is None else f", {_count(grant.max_uses, 'use')}"
     return f"allow {grant.to.name} to {actions} on {select_words(grant.select)}{uses}, until {_day(grant.not_after)}"
 
 
@@ -128,8 +125,23 @@ def _rollout(rollout: Rollout, state: State) -> str:
     if rollout.kind == "rollback":
         return f"roll back {(rollout.of or '')[:_SHORT]} on {onto}"
     release = Digest(rollout.release or "")
-    named = state.releases[release].statement.name if release in state.releases else release[:_SHORT]
-    return f"roll out {named} to {onto} in {len(rollout.waves)} wave(s)"
+    record = state.releases.get(release)
+    named = release[:_SHORT] if record is None else record.statement.name
+    if record is not None and record.statement.targets is not None and not rollout.select:
+        onto = f"its {_devices_or_lines(record.statement)}"  # all that have a line are those of the release
+    return f"roll out {named} to {onto} in {_count(len(rollout.waves), 'wave')}"
+
+
+def _devices_or_lines(release: Release) -> str:
+    """Count what a release has something for."""
+    if release.targets is not None:
+        return _count(release.targets.size, "device")
+    return _count(len(release.lines or ()), "line")
+
+
+def _count(number: int, noun: str) -> str:
+    """Count in words: ``1 wave``, ``2 waves``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _control(control: Control, state: State) -> str:
