@@ -5,8 +5,10 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 from tests.cli.commandline import Commands
@@ -14,6 +16,7 @@ from tests.factories import device_id, key, store_path
 from tests.sshagent import make_key
 
 from nixfleet.client.api import Client
+from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.device import Outcome
 from nixfleet.model.views import EnrollView, ReleaseView
@@ -79,6 +82,44 @@ def test_init_that_cannot_be_leaves_nothing(nixfleet: Commands, argv: list[str],
     """A wrong name, address or key is one line, and no folder, key or context is made."""
     assert why in nixfleet("init", *argv, code=2).complaint
     assert [] == [path for path in nixfleet.home.rglob("*") if path.is_file()]
+
+
+def test_a_new_key_is_asked_for_once_and_made_last(nixfleet: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt (which repeats itself) seals the key; what cannot be is found before; a key left over can be named."""
+    asked: list[str] = []
+
+    def answer(text: str, **_: object) -> str:
+        asked.append(text)
+        return "open sesame"
+
+    monkeypatch.setattr(click, "prompt", answer)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    key_file = nixfleet.home / "config" / "keys" / "acme.key"
+    wrong = ("--url", "http://x:0"), ("--url", nixfleet.url, "--database", "mysql://a")
+    for options in wrong:
+        nixfleet("init", "acme", "--key", "new", *options, code=2)
+    nixfleet.data.mkdir(parents=True)
+    (nixfleet.data / "log.key").write_text("left over")
+    assert "already holds log.key" in nixfleet("init", "acme", "--key", "new", "--url", nixfleet.url, code=2).complaint
+    assert ([], False) == (asked, key_file.exists())
+    nixfleet("init", "beta", "--key", "new", "--url", nixfleet.url)
+    assert ["Passphrase for the new key"] == asked
+    (nixfleet.data / "log.key").unlink()
+    sealed = nixfleet.home / "config" / "keys" / "beta.key"
+    nixfleet("init", "acme", "--key", str(sealed), "--url", nixfleet.url)
+    assert ["Passphrase for the new key", "Passphrase"] == asked
+
+
+def test_a_device_without_a_token_gets_its_lines_from_context_show(served: Commands, tmp_path: Path) -> None:
+    """They are what the agent reads; the checkpoint is one that this machine has verified."""
+    early = served("context", "show")
+    assert ("checkpoint" in early.out, "nixfleet audit verify" in early.err) == (False, True)
+    served("audit", "verify")
+    lines = served("context", "show").out.partition("enrolled:\n")[2]
+    held = Mirror.open(served.home / "state" / "mirrors" / served.fleet, served.fleet).log_state
+    expected = {"urls": [served.url], "fleet": served.fleet, "checkpoint": f"1:{held.root}"}
+    assert expected == tomllib.loads(lines)
+    assert "nixfleet context show" in served("enroll", "list").err
 
 
 def test_a_database_that_is_gone_is_not_made_anew(nixfleet: Commands) -> None:

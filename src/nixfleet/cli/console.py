@@ -25,7 +25,7 @@ from nixfleet.model.ids import Fingerprint
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings
-from nixfleet.trust.signers import KeygenSigner, agent_keys
+from nixfleet.trust.signers import KeygenSigner, Signer, agent_keys
 from nixfleet.trust.sshsig import PublicKey
 from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
 from nixfleet.tui.ports import Reset
@@ -51,19 +51,33 @@ async def console(
         raise UserError("the console needs a terminal; 'nixfleet device list' and the other commands do not")
     if os.environ.get("TERM") == "dumb":
         raise UserError("the console needs a terminal that can place its cursor; TERM=dumb cannot")
-    if not read_admin(given.env).contexts and not await _first_run(given, not no_mouse):
-        return 1
-    return await _open(given, address or "", theme, not no_mouse, refresh, listen)
+    founder = None
+    if not read_admin(given.env).contexts:
+        founder = await _first_run(given, not no_mouse)
+        if founder is None:
+            return 1
+    return await _open(given, founder, address or "", theme, not no_mouse, refresh, listen)
 
 
-async def _open(given: Globals, address: str, theme: str, mouse: bool, refresh: int, listen: str | None) -> int:
-    """Connect, or start the coordinator first, and show the fleet until the person leaves."""
+async def _open(
+    given: Globals,
+    signer: Signer | None,
+    address: str,
+    theme: str,
+    mouse: bool,
+    refresh: int,
+    listen: str | None,
+) -> int:
+    """Connect, or start the coordinator first, and show the fleet until the person leaves.
+
+    Without a signer, one that is open already, the context's key signs.
+    """
     from nixfleet.tui.app import run_async
     from nixfleet.tui.desk import Options
     from nixfleet.tui.foreground import Foreground, ForegroundSigner
 
     name, context = choose_context(given.context, given.env)
-    signer = signer_of(given, context.key)
+    signer = signer or signer_of(given, context.key)
     foreground, asks = Foreground(), isinstance(signer, KeygenSigner)
     if asks:
         signer = ForegroundSigner(signer, foreground)
@@ -189,9 +203,9 @@ class LateSource:
         return f"The coordinator runs in this console; the rollout of {names} waits until you are back."
 
 
-async def _first_run(given: Globals, mouse: bool) -> bool:
-    """Ask for a first fleet, and make it; False when the person gave up."""
-    from nixfleet.cli.fleet import begin, proposed_url, signer_for_new
+async def _first_run(given: Globals, mouse: bool) -> Signer | None:
+    """Ask for a first fleet, and make it; gives who founded it, None when the person gave up."""
+    from nixfleet.cli.fleet import begin, check_new, proposed_url, signer_for_new
     from nixfleet.tui.driver import PatientDriver
     from nixfleet.tui.first_run import FirstRunApp, KeyChoice
 
@@ -203,10 +217,12 @@ async def _first_run(given: Globals, mouse: bool) -> bool:
     keys.append(KeyChoice(value="new", label="a new key, sealed with a passphrase"))
     answers = await FirstRunApp("", proposed_url(), keys, driver_class=PatientDriver).run_async(mouse=mouse)
     if answers is None:
-        return False
+        return None
+    check_new(answers.name, given.env)
+    urls = (checked_url(answers.url),)
     key, signer = signer_for_new(answers.name, answers.key, given)
-    begin(answers.name, (checked_url(answers.url),), signer, key=key, env=given.env)
-    return True
+    begin(answers.name, urls, signer, key=key, env=given.env)
+    return signer
 
 
 def _agent_keys(sock: str | None) -> list[PublicKey]:

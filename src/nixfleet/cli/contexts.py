@@ -1,6 +1,7 @@
 """``nixfleet context``: which fleets are known on this machine, and which one is current."""
 
 import re
+from json import dumps
 
 import click
 
@@ -42,7 +43,7 @@ async def list_contexts(given: Globals) -> None:
 @click.argument("name", required=False)
 @command
 async def show_context(given: Globals, name: str | None) -> None:
-    """Show one fleet, by default the current one."""
+    """Show one fleet, by default the current one, and what agent.toml of a device without a token says of it."""
     chosen, found = choose_context(name or given.context, given.env)
     if given.json:
         output.as_json({"name": chosen, "fleet": found.fleet, "urls": found.urls, "key": found.key})
@@ -50,6 +51,14 @@ async def show_context(given: Globals, name: str | None) -> None:
     output.fields(
         [("name", chosen), ("fleet", found.fleet), ("urls", " ".join(found.urls)), ("key", found.key or "any")]
     )
+    folder = mirror_dir(found.fleet, given.env)
+    mirror = Mirror.open(folder, found.fleet) if folder.exists() else None
+    click.echo("\nagent.toml of a device that asks to be enrolled:")
+    click.echo(f"urls = {dumps(found.urls)}\nfleet = {dumps(found.fleet)}")
+    if mirror is None or not mirror.size:
+        click.echo("checkpoint: none is verified here yet; 'nixfleet audit verify' gets one", err=True)
+    else:
+        click.echo(f'checkpoint = "{mirror.size}:{mirror.log_state.root}"')
 
 
 @context.command("use")

@@ -67,7 +67,7 @@ async def list_requests(given: Globals) -> None:
             )
             for request in requests
         ],
-        "no device asks; one does when its agent.toml names this fleet",
+        "no device asks; one does when its agent.toml has the lines that 'nixfleet context show' gives",
     )
 
 

@@ -33,7 +33,7 @@ from nixfleet.config import (
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
-from nixfleet.trust.signers import Signer, find_signer, seal
+from nixfleet.trust.signers import MemorySigner, Signer, seal
 from nixfleet.trust.sshsig import SecretKey
 
 
@@ -58,7 +58,7 @@ def begin(
     from nixfleet.server.setup import create_fleet
     from nixfleet.trust.narinfo import CacheKey
 
-    check_new(name, env)
+    check_new(name, env, database)
     folder = coordinator_dir(name, env)
     is_new = not folder.exists()
     log_key, cache_key = SecretKey.generate(), CacheKey.generate(f"{name}-1")
@@ -83,12 +83,18 @@ def begin(
     return fleet
 
 
-def check_new(name: str, env: Mapping[str, str]) -> None:
-    """Check that a fleet may be known here by this name. Raises: UserError."""
+def check_new(name: str, env: Mapping[str, str], database: str | None = None) -> None:
+    """Check that a fleet may begin here under this name, before anything is made for it. Raises: UserError."""
+    from nixfleet.server.settings import ServerSettings
+    from nixfleet.server.setup import check_empty
+
     if not re.fullmatch(NAME, name):
         raise UserError(f"{name!r} is no fleet name; use lower-case letters, digits, '-', '_' and '.'")
     if name in read_admin(env).contexts:
         raise UserError(f"a fleet named {name!r} is already known here; see 'nixfleet context list'")
+    folder = coordinator_dir(name, env)
+    check_empty(folder)
+    ServerSettings(data_dir=folder, database_url=database).url()
 
 
 def _person() -> str:
@@ -107,7 +113,7 @@ def _person() -> str:
 @command
 async def init(given: Globals, name: str, urls: tuple[str, ...], database: str | None) -> None:
     """Create a fleet named NAME; --key FILE.pub says whose, --key new makes a sealed key for it."""
-    check_new(name, given.env)
+    check_new(name, given.env, database)
     urls = urls or (_ask_url(),)
     checked = tuple(checked_url(url) for url in urls)
     key, signer = signer_for_new(name, given.key or "", given)
@@ -151,7 +157,7 @@ def signer_for_new(name: str, key: str, given: Globals) -> tuple[str, Signer]:
 
 
 def _new_key(name: str, env: Mapping[str, str]) -> tuple[Path, Signer]:
-    """Make a sealed key for a fleet. Raises: UserError when there is one already."""
+    """Make a sealed key for a fleet, and give it open. Raises: UserError when there is one already."""
     path = admin_dirs(env)[0] / "keys" / f"{name}.key"
     if path.exists():
         raise UserError(f"{path} already holds a key; use it with --key {path}")
@@ -160,7 +166,7 @@ def _new_key(name: str, env: Mapping[str, str]) -> tuple[Path, Signer]:
     passphrase = click.prompt("Passphrase for the new key", hide_input=True, confirmation_prompt=True, err=True)
     key = SecretKey.generate()
     write_atomic(path, seal(key, passphrase))
-    return path, find_signer(None, key_file=path, ssh_auth_sock=None, passphrase=lambda: str(passphrase))
+    return path, MemorySigner(key)
 
 
 @click.command()

@@ -38,11 +38,7 @@ def create_fleet(
     """
     wall = int(time.time()) if now is None else now  # noqa: TID251 - the edge where a fleet begins
     row, fleet = first_entry(root_payload, signature, log_key.public, wall)
-    held = [name for name in _OURS if (data_dir / name).exists()]
-    if held:
-        raise UserError(
-            f"{data_dir} already holds {', '.join(held)}: a fleet, or what is left of one; move it away first"
-        )
+    check_empty(data_dir)
     building = data_dir.parent / f".{data_dir.name}.{secrets.token_hex(4)}"
     try:
         building.mkdir(mode=0o700, parents=True)
@@ -75,6 +71,15 @@ def keep_private(data_dir: Path) -> None:
             continue
         except OSError as error:
             raise UserError(f"{path} is open to others, and its mode cannot be changed: {error.strerror}") from error
+
+
+def check_empty(data_dir: Path) -> None:
+    """Check that a folder holds nothing of a fleet. Raises: UserError."""
+    held = [name for name in _OURS if (data_dir / name).exists()]
+    if held:
+        raise UserError(
+            f"{data_dir} already holds {', '.join(held)}: a fleet, or what is left of one; move it away first"
+        )
 
 
 def _secret(path: Path, text: str) -> None:
