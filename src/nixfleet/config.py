@@ -1,4 +1,4 @@
-"""Settings and where files live: TOML, then ``NIXFLEET_*``, then flags; the sole user of platformdirs.
+"""Settings and where files live; the sole user of platformdirs.
 
 It never holds a secret: settings name the files that do. What it writes appears whole or not at all.
 """
@@ -47,27 +47,6 @@ def read_toml(path: Path, shape: type[T]) -> T:
 
     """
     return _converted(_tree(path), shape, str(path))
-
-
-def read_settings(path: Path, shape: type[T], env: Mapping[str, str], *, missing_ok: bool = False) -> T:
-    """Read a TOML file as `read_toml` does; ``NIXFLEET_<KEY>`` in `env` overrides a plain top-level key of it.
-
-    A list is given as its items with blanks between. Raises: UserError, naming the file or the variable.
-    """
-    tree = {} if missing_ok and not path.exists() else _tree(path)
-    for field in msgspec.structs.fields(shape):  # type: ignore[arg-type]  # `shape` is a struct, which T cannot say
-        variable = "NIXFLEET_" + field.encode_name.upper().replace("-", "_")
-        if (text := env.get(variable)) is not None:
-            tree[field.encode_name] = _from_text(text, field.type, variable)
-    return _converted(tree, shape, str(path))
-
-
-def _from_text(text: str, kind: Any, variable: str) -> object:
-    """Read a variable as what the key holds. Raises: UserError that names the variable."""
-    for value in (text, text.split()):
-        with suppress(msgspec.ValidationError):
-            return msgspec.to_builtins(msgspec.convert(value, kind, strict=False))
-    raise UserError(f"{variable}: {text[:80]!r} does not fit this setting")
 
 
 def _tree(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Settings: strict TOML, variables over it, contexts, and files that appear whole or not at all."""
+"""Settings: strict TOML, contexts, and files that appear whole or not at all."""
 
 import os
 import stat
@@ -60,21 +60,6 @@ def test_a_missing_or_huge_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "huge.toml").write_text("#" * (config.MAX_CONFIG_BYTES + 1))
     with pytest.raises(UserError, match="larger than"):
         config.read_toml(tmp_path / "huge.toml", Shape)
-
-
-def test_variables_stand_over_the_file(tmp_path: Path) -> None:
-    """``NIXFLEET_<KEY>`` replaces a key; a list is given with blanks between."""
-    path = tmp_path / "some.toml"
-    path.write_text("name = 'file'\nport = 2")
-    env = {"NIXFLEET_PORT": "3", "NIXFLEET_URLS": "http://a http://b", "NIXFLEET_QUIET": "true", "NIXFLEET_OTHER": "x"}
-    expected = Shape(name="file", urls=("http://a", "http://b"), port=3, quiet=True)
-    assert expected == config.read_settings(path, Shape, env)
-
-
-def test_a_bad_variable_is_named(tmp_path: Path) -> None:
-    """A variable that does not fit says its name."""
-    with pytest.raises(UserError, match="NIXFLEET_PORT: 'many' does not fit"):
-        config.read_settings(tmp_path / "none", Shape, {"NIXFLEET_PORT": "many"}, missing_ok=True)
 
 
 def test_contexts_are_added_chosen_and_read_back(env: dict[str, str]) -> None:
