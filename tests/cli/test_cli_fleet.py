@@ -330,6 +330,7 @@ def test_acts_that_would_change_nothing_are_not_signed(served: Commands) -> None
     assert "neither paused nor halted" in served("rollout", "resume", rollout, code=2).complaint
     assert before == entries(served)
     served("rollout", "pause", rollout)
+    assert "state    paused by a signed act" in served("rollout", "show", rollout).out
     assert "already paused" in served("rollout", "pause", rollout, code=2).complaint
     assert before + 1 == entries(served)
     served("rollout", "resume", rollout)

@@ -175,7 +175,9 @@ def head(view: RolloutView) -> None:
 def state_of(view: RolloutView) -> str:
     """Give a rollout's state, the word first, and why it is in it."""
     why = view.halted or view.waits.removeprefix("the rollout waits: ").removeprefix(f"{view.state}: ")
-    return f"{view.state}: {why}" if why else view.state
+    if not why or why.startswith(view.state):
+        return why or view.state  # as in "paused by a signed act"
+    return f"{view.state}: {why}"
 
 
 def members(detail: RolloutDetail) -> None:
@@ -210,13 +212,15 @@ async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
     if given.json:
         output.as_json(
             {
-                "rollout": state_of(detail.rollout),
+                "rollout": detail.rollout.halted or detail.rollout.waits or detail.rollout.state,
                 "devices": {member.name: member.waits or member.reason or word(member) for member in chosen},
             }
         )
         return
     if device is None:
-        click.echo(output.clean(state_of(detail.rollout)))
+        view = detail.rollout
+        said = state_of(view) if view.state == "halted" else view.waits or f"it is {view.state}"
+        click.echo(output.clean(said))
         for wave in detail.rollout.waves:
             if wave.waits:
                 click.echo(output.clean(wave.waits))
