@@ -62,6 +62,22 @@ _CHECKS: Final[dict[str, Callable[[str], None]]] = {"name": check_name, "url": c
 """What is asked in a field of text, in the order of the form."""
 
 
+class Answer(Input):
+    """A field of text; keys typed ahead go to the field that is next by then."""
+
+    def on_key(self, event: events.Key) -> None:
+        """Go on at Enter at once, not by a message that later keys overtake; pass on what came for another field."""
+        focused = self.screen.focused
+        if focused is not None and focused is not self:
+            event.stop()
+            event.prevent_default()
+            focused.post_message(events.Key(event.key, event.character))
+        elif event.key in {"enter", "down"} and isinstance(self.app, FirstRunApp):
+            event.stop()
+            event.prevent_default()
+            self.app.action_focus_next()
+
+
 class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
     """The form."""
 
@@ -87,9 +103,9 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
             box.border_title = "A new fleet"
             yield LinesPanel(self._intro)
             yield LinesPanel(lambda _: [(), (Span("Name", "dim"),)])
-            yield Input(self._first[0], id="name", placeholder="such as acme", compact=True)
+            yield Answer(self._first[0], id="name", placeholder="such as acme", compact=True)
             yield LinesPanel(lambda _: [(), (Span("Address that devices will reach", "dim"),)])
-            yield Input(self._first[1], id="url", placeholder="http://this-machine.local:7070", compact=True)
+            yield Answer(self._first[1], id="url", placeholder="http://this-machine.local:7070", compact=True)
             yield LinesPanel(lambda _: [(), (Span("Key that founds it", "dim"),)])
             yield OptionList(*(Option(clean(key.label)) for key in self._keys), markup=False, compact=True, id="key")
             yield LinesPanel(self._foot, id="first-foot")
@@ -104,11 +120,6 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
         """Take back what was said of a field once it is being mended."""
         event.stop()
         self._say("")
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on to the next question."""
-        event.stop()
-        self.action_focus_next()
 
     def on_input_blurred(self, event: Input.Blurred) -> None:
         """Say what is wrong with a field that was left by whatever way; not when it was the terminal that was left."""
@@ -141,9 +152,6 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
         if event.key in {"escape", "ctrl+c"}:
             event.stop()
             self.exit(None)
-        elif event.key == "down" and isinstance(self.focused, Input):
-            event.stop()
-            self.action_focus_next()
         elif event.key == "up" and isinstance(self.focused, Input):
             event.stop()
             self.screen.focus_previous()
