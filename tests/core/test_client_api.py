@@ -11,10 +11,10 @@ import pytest
 from tests.httpd import Answer, Asked, Handler, Httpd, httpd, refusal
 
 from nixfleet.client import faults, transport
-from nixfleet.client.answers import Reset
 from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.answers import Reset
 from nixfleet.model.device import Phase, Progress
 from nixfleet.model.views import Delta, FleetView
 from nixfleet.model.wire import AppendRequest, AppendResponse, CachePath, Entries, Missing, Signed, Submission, Sync

@@ -19,9 +19,9 @@ from tests.nix.harness import CacheServer, Device, Faults, Systems
 
 from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Admin
-from nixfleet.client.answers import PastAttempt
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
+from nixfleet.model.answers import PastAttempt
 from nixfleet.model.ids import Tags
 from nixfleet.model.statements import CacheRef, Closure
 from nixfleet.model.views import DeviceView

@@ -10,8 +10,8 @@ import pytest
 from tests.factories import device_id, key
 from tests.server.harness import DEADLINE_S, Rig, rig, until
 
-from nixfleet.client.answers import Reset
 from nixfleet.errors import Unreachable
+from nixfleet.model.answers import Reset
 from nixfleet.model.device import Phase, Progress
 from nixfleet.model.views import Delta
 from nixfleet.model.wire import Sync

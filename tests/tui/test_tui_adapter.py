@@ -10,10 +10,10 @@ import msgspec
 import pytest
 from tests.tui.console_fleet import NOW, device_id, digest, fingerprint, system
 
-from nixfleet.client import answers
 from nixfleet.client.admin import Acted
 from nixfleet.client.checks import check_lines
 from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.model import answers
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import CacheRef, Closure, LogState, Release, SelectLine, TargetLine, Wave
 from nixfleet.model.views import Delta, ReleaseLineView, ReleaseView

@@ -13,8 +13,8 @@ from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
-from nixfleet.client.answers import Lines
 from nixfleet.errors import Unreachable, UserError
+from nixfleet.model.answers import Lines
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
 

@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import msgspec
 
-from nixfleet.client import answers
-from nixfleet.client.answers import Audit, Lines, PastAttempt, Reset
 from nixfleet.client.faults import Unknown
 from nixfleet.client.sse import Event, Parser
 from nixfleet.client.transport import BYTES, EVENTS, NARINFO, TEXT, Call, Transport
 from nixfleet.errors import NixfleetError, Unreachable
+from nixfleet.model import answers
+from nixfleet.model.answers import Audit, Lines, PastAttempt, Reset
 from nixfleet.model.views import (
     Delta,
     DeviceView,

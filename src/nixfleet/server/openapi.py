@@ -11,8 +11,9 @@ import msgspec
 from litestar import Request
 from litestar.openapi.plugins import JsonRenderPlugin
 
+from nixfleet.model.answers import Audit
 from nixfleet.model.device import Progress
-from nixfleet.model.views import Delta, EntryView
+from nixfleet.model.views import Delta
 from nixfleet.model.wire import AppendRequest, CachePath, ErrorBody, LineAnswer, Missing, Signed, Sync
 
 _REF: Final = "#/components/schemas/{name}"
@@ -24,13 +25,6 @@ Operation = tuple[str, str]
 
 class Nothing(msgspec.Struct, frozen=True, kw_only=True):
     """An empty object: it was taken."""
-
-
-class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """Entries in the coordinator's words, and the log's size."""
-
-    entries: tuple[EntryView, ...]
-    size: int
 
 
 BODIES: Final[Mapping[Operation, type[msgspec.Struct]]] = {

@@ -11,7 +11,6 @@ from typing import Final, Literal
 
 import msgspec
 
-from nixfleet.client import answers
 from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
@@ -19,6 +18,7 @@ from nixfleet.client.checks import check_lines
 from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import Mirror, Verified
 from nixfleet.errors import UserError
+from nixfleet.model import answers
 from nixfleet.model.ids import DeviceId, Fingerprint
 from nixfleet.model.statements import ACTIONS, Closure, Verb, Wave
 from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseView, RolloutDetail, Snapshot

@@ -8,6 +8,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from nixfleet.errors import UserError
+from nixfleet.model.answers import Devices, History, Lines, PastAttempt
 from nixfleet.model.device import Attempt
 from nixfleet.model.ids import MAX_INT
 from nixfleet.model.views import DeviceView
@@ -22,40 +23,6 @@ from nixfleet.server.text import clean
 
 _QUERY_CHARS = 1_000
 _HISTORY = 100
-
-
-class Devices(msgspec.Struct, frozen=True, kw_only=True):
-    """A list of devices."""
-
-    devices: list[DeviceView]
-
-
-class Lines(msgspec.Struct, frozen=True, kw_only=True):
-    """Output lines; ask again with `after=next`."""
-
-    next: int
-    lines: list[str]
-
-
-class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """A try of a rollout, by the device's own signed words; `at` is unix seconds."""
-
-    rollout: str
-    release: str
-    run: int
-    outcome: str | None
-    cause: str
-    reason: str
-    path: str
-    previous: str
-    at: int
-    lines: list[str]
-
-
-class History(msgspec.Struct, frozen=True, kw_only=True):
-    """A device's tries, newest first."""
-
-    attempts: list[Past]
 
 
 def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -80,7 +47,7 @@ def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler
                 raise UserError(str(error)) from error
             now = coordinator.wall_s()
             found = [view for view in found if predicate(view, now)]
-        return Devices(devices=found)
+        return Devices(devices=tuple(found))
 
     @get("/v1/devices/{name:str}")
     async def device(request: AnyRequest, name: FromPath[str]) -> DeviceView:
@@ -100,15 +67,15 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
         await auth.person(request)
         output = coordinator.live.get(views.find(name)).output
         if output is None:
-            return Lines(next=0, lines=[])
-        return Lines(next=output.next, lines=output.after(bounded(after, 0, MAX_INT, "after")))
+            return Lines(next=0, lines=())
+        return Lines(next=output.next, lines=tuple(output.after(bounded(after, 0, MAX_INT, "after"))))
 
     @get("/v1/devices/{name:str}/history")
     async def history(request: AnyRequest, name: FromPath[str]) -> History:
         """List what a device has tried."""
         await auth.person(request)
         rows = await coordinator.store.status.history(views.find(name), _HISTORY)
-        return History(attempts=[_past(row, coordinator) for row in rows])
+        return History(attempts=tuple(_past(row, coordinator) for row in rows))
 
     @get("/v1/devices/{name:str}/report")
     async def report(request: AnyRequest, name: FromPath[str]) -> Signed:
@@ -122,10 +89,10 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     return [lines, history, report]
 
 
-def _past(row: AttemptRow, coordinator: Coordinator) -> Past:
+def _past(row: AttemptRow, coordinator: Coordinator) -> PastAttempt:
     told = msgspec.json.decode(row.told, type=Attempt) if row.told else None
     work = coordinator.planner.works.get(row.rollout)
-    return Past(
+    return PastAttempt(
         rollout=row.rollout,
         release=coordinator.views.releases.name_of(work.logged.statement) if work else "",
         run=row.run,
@@ -135,5 +102,5 @@ def _past(row: AttemptRow, coordinator: Coordinator) -> Past:
         path=clean(told.path) if told else "",
         previous=clean(told.previous) if told else "",
         at=row.outcome_at or row.offered_at or row.changed_at,
-        lines=[clean(line) for line in told.lines] if told else [],
+        lines=tuple(map(clean, told.lines)) if told else (),
     )

@@ -1,21 +1,14 @@
 """Routes for people: sessions, and the devices that ask to be enrolled."""
 
-import msgspec
 from litestar import delete, get, post
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
-from nixfleet.model.views import EnrollView
+from nixfleet.model.answers import Requests
 from nixfleet.model.wire import Signed
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.routes.bodies import SIGNED_BYTES, decoded
-
-
-class Requests(msgspec.Struct, frozen=True, kw_only=True):
-    """The devices that ask to be enrolled."""
-
-    requests: list[EnrollView]
 
 
 def people_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -31,7 +24,7 @@ def people_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     async def requests(request: AnyRequest) -> Requests:
         """List the devices that ask to be enrolled, the oldest request first."""
         await auth.person(request)
-        return Requests(requests=coordinator.people.requests())
+        return Requests(requests=tuple(coordinator.people.requests()))
 
     @delete("/v1/enroll/{device:str}", status_code=200)
     async def forget(request: AnyRequest, device: FromPath[str]) -> dict[str, str]:

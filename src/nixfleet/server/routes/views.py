@@ -1,25 +1,13 @@
 """Routes that show rollouts, releases and everything at once to people."""
 
-import msgspec
 from litestar import get
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
 
-from nixfleet.model.views import ReleaseView, RolloutDetail, RolloutView, Snapshot
+from nixfleet.model.answers import Releases, Rollouts
+from nixfleet.model.views import ReleaseView, RolloutDetail, Snapshot
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
-
-
-class Rollouts(msgspec.Struct, frozen=True, kw_only=True):
-    """A list of rollouts."""
-
-    rollouts: list[RolloutView]
-
-
-class Releases(msgspec.Struct, frozen=True, kw_only=True):
-    """A list of releases, without their lines."""
-
-    releases: list[ReleaseView]
 
 
 def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -30,7 +18,7 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
     async def rollouts(request: AnyRequest) -> Rollouts:
         """List the rollouts, newest first."""
         await auth.person(request)
-        return Rollouts(rollouts=views.rollouts.all())
+        return Rollouts(rollouts=tuple(views.rollouts.all()))
 
     @get("/v1/rollouts/{rollout:str}")
     async def rollout_detail(request: AnyRequest, rollout: FromPath[str]) -> RolloutDetail:
@@ -42,7 +30,7 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
     async def releases(request: AnyRequest) -> Releases:
         """List the releases, newest first."""
         await auth.person(request)
-        return Releases(releases=views.releases.all())
+        return Releases(releases=tuple(views.releases.all()))
 
     @get("/v1/releases/{release:str}")
     async def release_detail(request: AnyRequest, release: FromPath[str]) -> ReleaseView:

@@ -1,4 +1,4 @@
-"""Answers of the API that are more than one view: small frozen records, read tolerantly."""
+"""What the coordinator answers where it is more than one view: small frozen records, read tolerantly."""
 
 import msgspec
 
@@ -30,14 +30,14 @@ class Requests(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lines(msgspec.Struct, frozen=True, kw_only=True):
-    """Output lines of a device; ask again with `after=next`."""
+    """Output lines of a device; `next` is the newest one's number: ask again with `after=next`."""
 
     next: int
     lines: tuple[str, ...]
 
 
 class PastAttempt(msgspec.Struct, frozen=True, kw_only=True):
-    """An update a device has tried; `at` is unix seconds, `lines` end the activation's output."""
+    """A try of a rollout, in the device's signed words; `at` is unix seconds, `lines` end the activation's output."""
 
     rollout: str
     release: str = ""
