@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from nixfleet.model.ids import Fingerprint
 from nixfleet.model.wire import ErrorBody
+from nixfleet.trust.httpsig import KeyOf, verify_head
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,14 @@ class Asked:
     def query(self) -> str:
         """The query without its question mark."""
         return self.target.partition("?")[2]
+
+    def signer(self, *, now: int, fleet: str, key_of: KeyOf) -> Fingerprint:
+        """Verify head and body as the coordinator does, and give who signed. Raises: Untrusted."""
+        head = verify_head(
+            self.headers, method=self.method, path=self.path, query=self.query, now=now, fleet=fleet, key_of=key_of
+        )
+        head.digest.check(self.body)
+        return head.signer
 
 
 @dataclass(frozen=True)

@@ -90,13 +90,12 @@ class Fleet:
                 phase=Phase.CONFIRMED,
                 outcome=Outcome.CONFIRMED,
                 cause=Cause.NONE,
-                outcome_s=self.now.run_s,
                 healthy_s=self.now.run_s,
             )
 
     def fail(self, device: str, cause: Cause = Cause.HEALTH, outcome: Outcome = Outcome.REVERTED) -> None:
         """Let a device fail."""
-        self.change(device, phase=Phase(outcome), outcome=outcome, cause=cause, outcome_s=self.now.run_s)
+        self.change(device, phase=Phase(outcome), outcome=outcome, cause=cause)
 
     def under_way(self) -> list[str]:
         """List who was started and has no outcome yet."""

@@ -18,7 +18,7 @@ from nixfleet.model.answers import Reset
 from nixfleet.model.device import Phase, Progress
 from nixfleet.model.views import Delta, FleetView
 from nixfleet.model.wire import AppendRequest, AppendResponse, CachePath, Entries, Missing, Signed, Submission, Sync
-from nixfleet.trust.httpsig import Skewed, verify_request
+from nixfleet.trust.httpsig import Skewed
 from nixfleet.trust.sshsig import SecretKey
 
 FLEET = "ab" * 32
@@ -51,16 +51,7 @@ async def served(
 
 def check_signature(asked: Asked, now: int = NOW) -> str:
     """Verify a request as the coordinator does and give who signed."""
-    return verify_request(
-        asked.headers,
-        method=asked.method,
-        path=asked.path,
-        query=asked.query,
-        body=asked.body,
-        now=now,
-        fleet=FLEET,
-        key_of=lambda _: KEY.public,
-    )
+    return asked.signer(now=now, fleet=FLEET, key_of=lambda _: KEY.public)
 
 
 @pytest.mark.parametrize(

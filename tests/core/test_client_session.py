@@ -14,7 +14,6 @@ from nixfleet.client.session import SessionKeeper
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.wire import Signed
-from nixfleet.trust.httpsig import verify_request
 from nixfleet.trust.reports import open_session
 from nixfleet.trust.signers import MemorySigner
 from nixfleet.trust.sshsig import PublicKey, SecretKey, parse_public_key
@@ -56,10 +55,7 @@ class Sessions:
             self.known[Fingerprint(public.fingerprint)] = public
             return Answer()
         try:
-            verify_request(
-                asked.headers, method=asked.method, path=asked.path, query=asked.query, body=asked.body,
-                now=self.now, fleet=FLEET, key_of=self.known.get,
-            )  # fmt: skip
+            asked.signer(now=self.now, fleet=FLEET, key_of=self.known.get)
         except Untrusted as error:
             return refusal("untrusted", str(error), status=401)
         return Answer(b'{"rollouts": []}')

@@ -413,11 +413,6 @@ def test_an_early_joiner_waits_for_the_last_wave() -> None:
     assert member(8).device in waves(fleet.state, fleet.members)[1]
 
 
-def test_a_fleet_that_is_current_confirms_like_any_other() -> None:
-    """A no-op is started too, so that its confirmation is as signed as everybody's."""
-    assert 3 == len(_started(plan(rollout(), members(3, current=True), at(0))))
-
-
 def test_waves_without_members_hold_nobody_up() -> None:
     """A selector that matches nobody passes without a soak."""
     fleet = Fleet(rollout([Wave(members={"site": ("x",)}), Wave(members="100%")]), members(2))

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.rollout_factories import ID, member, members, rollout
+from tests.core.rollout_factories import member, members, rollout
 
 from nixfleet.model.statements import StopAt, Wave
-from nixfleet.rollout import default_in_flight, default_stop_at, default_waves, ranks, waves
+from nixfleet.rollout import default_in_flight, default_stop_at, default_waves, waves
 
 
 @pytest.mark.parametrize(
@@ -76,13 +76,6 @@ def test_another_rollout_has_another_canary() -> None:
     state = rollout(default_waves(20))
     canaries = {waves(msgspec.structs.replace(state, id=f"{number:064x}"), members(20))[0] for number in range(40)}
     assert len(canaries) > 5
-
-
-def test_kept_ranks_change_nothing() -> None:
-    """A caller may compute the ranks once."""
-    fleet = members(30)
-    kept = ranks(ID, [each.device for each in fleet])
-    assert waves(rollout(default_waves(30)), fleet) == waves(rollout(default_waves(30)), fleet, kept)
 
 
 _WAVE = st.one_of(

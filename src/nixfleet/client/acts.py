@@ -35,7 +35,7 @@ from nixfleet.model.statements import (
     Wave,
     Window,
 )
-from nixfleet.rollout import at_once, default_in_flight, default_stop_at, default_waves
+from nixfleet.rollout import DEFAULT_SOAK_S, at_once, default_in_flight, default_stop_at, default_waves
 from nixfleet.trust.fields import unchecked_gate
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT
@@ -43,7 +43,6 @@ from nixfleet.trust.replay import Over, State
 from nixfleet.trust.replay.rights import rules
 
 DAY_S: Final = 86_400
-SOAK_S: Final = 300
 DEVICE_TIMEOUT_S: Final = 3_600
 ROLLOUT_LIFE_S: Final = 365 * DAY_S
 TOKEN_DAYS_MAX: Final = 366
@@ -227,7 +226,7 @@ def shape_of(state: State, wishes: RolloutWishes, kind: Literal["deploy", "rollb
     soak_s = wishes.soak_s
     if soak_s is None:
         soak_s = max((rule.min_soak_s for rule in binding), default=0)
-        soak_s = soak_s if wishes.all_at_once else max(soak_s, SOAK_S)
+        soak_s = soak_s if wishes.all_at_once else max(soak_s, DEFAULT_SOAK_S)
     return Shape(
         waves=tuple(wishes.waves or (at_once() if wishes.all_at_once else default_waves(count))),
         max_in_flight=in_flight,

@@ -49,7 +49,6 @@ class Cause(StrEnum):
     ACTIVATION = "activation"
     HEALTH = "health"
     CONTACT = "contact"
-    TIMEOUT = "timeout"
     INTERNAL = "internal"
 
 

@@ -276,12 +276,3 @@ class Control(Header, frozen=True, kw_only=True, tag_field="type", tag="control"
 
 
 Statement = Root | Grant | Revoke | Device | Release | Rollout | Control
-STATEMENT_TYPES: dict[str, type[Statement]] = {
-    "root": Root,
-    "grant": Grant,
-    "revoke": Revoke,
-    "device": Device,
-    "release": Release,
-    "rollout": Rollout,
-    "control": Control,
-}

@@ -29,9 +29,17 @@ from nixfleet.rollout.reasons import Reason, Subject, clause, sentence
 from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, summary
 from nixfleet.rollout.types import Clock, Member, RolloutState, Status, WaveState
 from nixfleet.rollout.wake import next_wake
-from nixfleet.rollout.waves import at_once, default_in_flight, default_stop_at, default_waves, ranks, waves
+from nixfleet.rollout.waves import (
+    DEFAULT_SOAK_S,
+    at_once,
+    default_in_flight,
+    default_stop_at,
+    default_waves,
+    waves,
+)
 
 __all__ = [
+    "DEFAULT_SOAK_S",
     "Ask",
     "Await",
     "Clock",
@@ -64,7 +72,6 @@ __all__ = [
     "default_waves",
     "next_wake",
     "plan",
-    "ranks",
     "sentence",
     "standing",
     "status",

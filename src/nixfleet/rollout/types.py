@@ -49,11 +49,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of this try, or None."""
     cause: Cause = Cause.NONE
     reason: str = ""
-    outcome_s: int | None = None
     healthy_s: int | None = None
     """When it last reported healthy after confirming."""
-    current: bool = False
-    """It already runs what the rollout would bring."""
     timezone: str = "UTC"
 
 

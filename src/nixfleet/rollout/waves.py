@@ -1,6 +1,6 @@
 """Which device is in which wave, and the defaults nobody regrets; depends on ids and tags, never on order or time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 
 from nixfleet.model.ids import Selector, matches
@@ -8,6 +8,7 @@ from nixfleet.model.statements import StopAt, Wave
 from nixfleet.rollout.types import Member, RolloutState
 
 DEFAULT_SOAK_S = 300
+"""How long a wave soaks unless somebody says otherwise (rollouts-and-agent.md, Defaults nobody regrets)."""
 SMALL_FLEET = 20
 """Up to so many devices one canary is enough."""
 
@@ -17,14 +18,7 @@ def rank(rollout_id: str, device: str) -> bytes:
     return sha256(f"{rollout_id} {device}".encode()).digest()
 
 
-def ranks(rollout_id: str, devices: Sequence[str]) -> dict[str, bytes]:
-    """Rank many devices at once; it never changes, so callers may keep it."""
-    return {device: rank(rollout_id, device) for device in devices}
-
-
-def waves(
-    rollout: RolloutState, members: Sequence[Member], ranked: Mapping[str, bytes] | None = None
-) -> tuple[tuple[str, ...], ...]:
+def waves(rollout: RolloutState, members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
     """Assign each member to exactly one wave, each wave in rank order; tags are those at the rollout's index.
 
     Waves claim in their order: a selector takes what matches, a count or percentage the next by rank that no
@@ -32,11 +26,8 @@ def waves(
     are in the last wave. Members that are no longer active keep their place here and leave the counts instead:
     else a retired canary would move others across gates.
     """
-    rollout_id = rollout.id
-    keyed = sorted(
-        ((ranked[m.device] if ranked else rank(rollout_id, m.device)), m.device, m) for m in members if not m.late
-    )
-    left = [member for _, _, member in keyed]
+    place = {member.device: (rank(rollout.id, member.device), member.device) for member in members}
+    left = sorted((member for member in members if not member.late), key=lambda member: place[member.device])
     whole = len(left)
     result: list[tuple[str, ...]] = []
     for wave in rollout.body.waves:
@@ -46,13 +37,9 @@ def waves(
             size = _size(wave.members, whole)
             taken, left = left[:size], left[size:]
         result.append(tuple(member.device for member in taken))
-    joined = sorted((rank(rollout_id, m.device), m.device) for m in members if m.late)
-    rest = [member.device for member in left] + [device for _, device in joined]
-    if rest:
-        position = {device: value for value, device, _ in keyed}
-        last = list(result[-1]) + [member.device for member in left]
-        last.sort(key=lambda device: (position[device], device))
-        result[-1] = (*last, *(device for _, device in joined))
+    last = sorted((*result[-1], *(member.device for member in left)), key=place.__getitem__)
+    joined = sorted((member.device for member in members if member.late), key=place.__getitem__)
+    result[-1] = (*last, *joined)
     return tuple(result)
 
 

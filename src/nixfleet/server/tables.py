@@ -16,13 +16,6 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
-meta = Table(
-    "meta",
-    metadata,
-    Column("key", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
-)
-
 entries = Table(
     "entries",
     metadata,

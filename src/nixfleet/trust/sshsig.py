@@ -33,7 +33,6 @@ __all__ = [
     "parse_public_key",
     "to_sign",
     "verify",
-    "verify_digest",
     "verify_raw",
 ]
 
@@ -103,13 +102,6 @@ def check(signature: Signature, sha512: bytes) -> None:
     application = hashlib.sha256(signature.key.application).digest()
     told = bytes([signature.flags]) + u32(signature.counter)
     check_ed25519(signature.key.raw, application + told + hashlib.sha256(signed).digest(), signature.raw)
-
-
-def verify_digest(blob: bytes, sha512: bytes) -> Signature:
-    """Parse and verify by the message's 64-byte SHA-512; the caller judges namespace and key. Raises: Untrusted."""
-    signature = parse(blob)
-    check(signature, sha512)
-    return signature
 
 
 def verify(blob: bytes, message: bytes, namespace: str) -> PublicKey:

@@ -219,7 +219,6 @@ def _member(device: Device, live: Live, one: Try | None, *, online: bool, now: C
         outcome=told.outcome if told else None,
         cause=told.cause if told else Cause.NONE,
         reason=told.reason if told else "",
-        outcome_s=row.outcome_s if row else None,
         healthy_s=healthy_s,
         timezone=(live.facts.timezone if live.facts else "") or "UTC",
     )

@@ -3,9 +3,6 @@
 The same queries run on SQLite and PostgreSQL. Whatever a method has written is durable when it returns.
 """
 
-from sqlalchemy import select
-
-from nixfleet.server import tables
 from nixfleet.server.store.database import Database
 from nixfleet.server.store.log import LogTables
 from nixfleet.server.store.people import PeopleTables
@@ -57,13 +54,3 @@ class Store:
     async def close(self) -> None:
         """Let go of the database."""
         await self._db.close()
-
-    async def meta(self, key: str) -> str | None:
-        """Read a value of the fleet's small facts."""
-        async with self._db.read() as connection:
-            return await connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == key))
-
-    async def set_meta(self, key: str, value: str) -> None:
-        """Write a value of the fleet's small facts."""
-        async with self._db.write() as connection:
-            await connection.execute(self._db.upsert(tables.meta).values(key=key, value=value))

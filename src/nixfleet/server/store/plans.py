@@ -20,11 +20,6 @@ class PlanTables:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    async def rollouts(self) -> list[RolloutRow]:
-        """Read every rollout's planner state."""
-        async with self._db.read() as connection:
-            return [RolloutRow(*row) for row in await connection.execute(select(_rollouts))]
-
     async def rollout(self, rollout: str) -> RolloutRow | None:
         """Read one rollout's planner state."""
         async with self._db.read() as connection:

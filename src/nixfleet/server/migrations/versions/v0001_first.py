@@ -16,9 +16,6 @@ def upgrade() -> None:
 
 def _log() -> None:
     op.create_table(
-        "meta", sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text, nullable=False)
-    )
-    op.create_table(
         "entries",
         sa.Column("index", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("leaf", sa.LargeBinary, nullable=False),
