@@ -147,7 +147,7 @@ class Flaky:
 
 async def test_a_broken_upload_goes_on_where_it_stood(cache: BinaryCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a break the next try sends from the held offset on, and the path ends up whole."""
-    monkeypatch.setattr(pushing, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(pushing, "UPLOAD_CHUNK_BYTES", 100_000)
     store, flaky = Store(os.urandom(450_000)), Flaky("", "", "break", "", "break")
     async with client_of(cache, flaky) as api:
         result, told = await pushed(api, store)
@@ -159,7 +159,7 @@ async def test_a_broken_upload_goes_on_where_it_stood(cache: BinaryCache, monkey
 
 async def test_a_push_that_died_is_taken_up_by_the_next(cache: BinaryCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """A push that gave up leaves its part; the next one sends only the rest."""
-    monkeypatch.setattr(pushing, "CHUNK_BYTES", 100_000)
+    monkeypatch.setattr(pushing, "UPLOAD_CHUNK_BYTES", 100_000)
     store, dead = Store(os.urandom(450_000)), Flaky("", "", *["break"] * 10)
     async with client_of(cache, dead) as api:
         with pytest.raises(Unreachable):
@@ -194,7 +194,7 @@ async def test_a_whole_upload_is_only_committed(cache: BinaryCache) -> None:
 
 async def test_two_pushes_at_once_both_end_well(cache: BinaryCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two admins who push the same closure at the same time both succeed."""
-    monkeypatch.setattr(pushing, "CHUNK_BYTES", 50_000)
+    monkeypatch.setattr(pushing, "UPLOAD_CHUNK_BYTES", 50_000)
     stores = Store(b"low", os.urandom(200_000)), Store()
     stores[1].contents = stores[0].contents
     async with client_of(cache) as one, client_of(cache) as other:

@@ -4,7 +4,6 @@ It must never take part of an extension, go back, or let a crash leave more than
 """
 
 import asyncio
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -16,8 +15,10 @@ from nixfleet.model.ids import MAX_NOTE_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
 from nixfleet.model.wire import Entry, Sync
-from nixfleet.trust.leaf import Leaf
+from nixfleet.trust.leaf import holds
 from nixfleet.trust.replay import State, Verdict, missing
+from nixfleet.trust.sshsig import message_digest
+from nixfleet.trust.statements import digest
 from nixfleet.trust.view import ENTRIES_MAX, Behind, Extended, Fork, LogView
 from nixfleet.trust.words import entry_view
 
@@ -201,16 +202,16 @@ class Mirror:
         if self._device is None:
             return 0
         gaps = missing(self.state, self._device)
-        for digest in gaps.releases:
-            payload = await client.payload(digest)
-            place = self.state.withheld.get(hashlib.sha512(payload).digest())
-            if place is None or hashlib.sha256(payload).hexdigest() != digest:
-                raise Untrusted(f"{client.url} sent another payload than that of {digest[:12]}")
+        for release in gaps.releases:
+            payload = await client.payload(release)
+            place = self.state.withheld.get(message_digest(payload))
+            if place is None or digest(payload) != release:
+                raise Untrusted(f"{client.url} sent another payload than that of {release[:12]}")
             self._supply(place.place.index, payload)
         for index in gaps.controls:
             entries = (await client.entries(index, 1, "mine")).entries
             held = entries[0].payload if entries else None
-            if held is None or hashlib.sha512(held).digest() != Leaf.unpack(self.leaf(index)).sha512:
+            if held is None or not holds(self.leaf(index), held):
                 raise Untrusted(f"{client.url} does not send the payload of entry {index}, which this device needs")
             self._supply(index, held)
         return len(gaps.releases) + len(gaps.controls)

@@ -15,11 +15,9 @@ from nixfleet.client.api import Client
 from nixfleet.client.upstream import signed_upstream
 from nixfleet.errors import Conflict, Unreachable, UserError
 from nixfleet.model.statements import CacheRef
-from nixfleet.model.wire import CachePath
+from nixfleet.model.wire import UPLOAD_CHUNK_BYTES, CachePath
 from nixfleet.trust.narinfo import hash_part, parse_narinfo
 
-CHUNK_BYTES: Final = 8 << 20
-"""What one request carries at most (docs/protocol.md)."""
 LEVEL: Final = 3
 """Compression must give the same bytes every time, in one thread, for a broken upload to be resumed."""
 _AT_ONCE: Final = 4
@@ -213,9 +211,9 @@ class _Push:
                 skipped = min(len(piece), max(0, held - at))
                 at += len(piece)
                 buffer += piece[skipped:]
-                while len(buffer) >= CHUNK_BYTES:
-                    await self._send(part, at - len(buffer), bytes(buffer[:CHUNK_BYTES]))
-                    del buffer[:CHUNK_BYTES]
+                while len(buffer) >= UPLOAD_CHUNK_BYTES:
+                    await self._send(part, at - len(buffer), bytes(buffer[:UPLOAD_CHUNK_BYTES]))
+                    del buffer[:UPLOAD_CHUNK_BYTES]
                 self._done(info, read_bytes)
         if held > at:
             raise _StartOverError

@@ -7,6 +7,8 @@ import msgspec
 from nixfleet.model.ids import Count, StorePath
 
 Bytes64K = Annotated[bytes, msgspec.Meta(max_length=65_536)]
+UPLOAD_CHUNK_BYTES = 8 << 20
+"""What one request of an upload to the built-in cache carries at most."""
 Leaf = Annotated[bytes, msgspec.Meta(max_length=1_024)]
 
 

@@ -18,7 +18,7 @@ from nixfleet.server.faults import Bound, Unknown, error_body, refusal
 from nixfleet.server.openapi import Description
 from nixfleet.server.routes.cache import cache_routes
 from nixfleet.server.routes.devices import device_routes
-from nixfleet.server.routes.health import health_routes
+from nixfleet.server.routes.health import ALWAYS, health_routes
 from nixfleet.server.routes.log import log_routes
 from nixfleet.server.routes.people import people_routes
 from nixfleet.server.routes.reports import report_routes
@@ -28,8 +28,6 @@ from nixfleet.server.settings import CACHE, CACHE_KEY, ServerSettings
 from nixfleet.trust.narinfo import CacheKey
 
 _QUERY_CHARS = 4_096
-ALWAYS = "always"
-"""Mark (`opt`) of routes that answer before the coordinator is ready."""
 
 
 def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:

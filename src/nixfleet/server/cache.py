@@ -18,12 +18,12 @@ from weakref import WeakValueDictionary
 
 import zstandard
 
+from nixfleet.config import sync_folder
 from nixfleet.errors import Conflict, Unreachable, Untrusted, UserError
-from nixfleet.model.wire import CachePath
+from nixfleet.model.wire import UPLOAD_CHUNK_BYTES, CachePath
 from nixfleet.server.faults import Bound, Busy
 from nixfleet.trust.narinfo import CacheKey, NarInfo, base32_encode, format_narinfo, hash_part, parse_narinfo
 
-CHUNK_BYTES_MAX: Final = 8 << 20
 _READ_BYTES: Final = 1 << 20
 _WINDOW_BYTES_MAX: Final = 128 << 20
 _NAR_MAGIC: Final = b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0"
@@ -120,8 +120,8 @@ class BinaryCache:
         held = _size(upload)
         if offset != held:
             raise Conflict(f"the upload stands at {held} bytes, not at {offset}")
-        if len(chunk) > CHUNK_BYTES_MAX:
-            raise Bound(f"a chunk is larger than {CHUNK_BYTES_MAX} bytes")
+        if len(chunk) > UPLOAD_CHUNK_BYTES:
+            raise Bound(f"a chunk is larger than {UPLOAD_CHUNK_BYTES} bytes")
         if held + len(chunk) > self._limits.nar_bytes:
             raise Bound(f"the upload is larger than the {self._limits.nar_bytes} bytes this cache takes")
         if not held and self._unfinished() >= self._limits.uploads:
@@ -177,10 +177,10 @@ class BinaryCache:
         text = format_narinfo(self._key.signed(info))
         # The NAR is durable before the narinfo that names it: a crash in between leaves a file, never a broken path.
         upload.replace(self._nars / f"{file_hash}.nar.zst")
-        _sync_folder(self._nars)
+        sync_folder(self._nars)
         _write_durably(self._partial / f"{part}.narinfo", text.encode())
         (self._partial / f"{part}.narinfo").replace(self._info_file(part))
-        _sync_folder(self._infos)
+        sync_folder(self._infos)
 
     def _published(self, part: str) -> NarInfo | None:
         """Read what is published; a narinfo that a broken disk left malformed counts as none, and is written anew."""
@@ -275,11 +275,3 @@ def _write_durably(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from nixfleet.config import sync_folder
 from nixfleet.errors import Conflict, NixfleetError, UserError
 from nixfleet.server.coordinator.judging import first_entry
 from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
@@ -128,8 +129,8 @@ def _move(building: Path, data_dir: Path) -> list[Path]:
             if (building / name).exists():
                 (building / name).rename(data_dir / name)
                 moved.append(data_dir / name)
-        _sync_folder(data_dir)
-        _sync_folder(data_dir.parent)
+        sync_folder(data_dir)
+        sync_folder(data_dir.parent)
     except OSError:
         _remove(moved)
         raise
@@ -142,11 +143,3 @@ def _remove(paths: list[Path]) -> None:
             path.rmdir()
         else:
             path.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -4,6 +4,7 @@ The namespace inside the signature tells type and subject without the payload (t
 agent can judge a leaf whose payload it does not need.
 """
 
+import hashlib
 import re
 import struct
 from typing import Final, Literal, NamedTuple, Self
@@ -44,6 +45,11 @@ class Leaf(NamedTuple):
         if log_time > MAX_INT:
             raise Untrusted("a leaf's log time is out of range")
         return cls(log_time, sha512, data[_HEAD.size :])
+
+
+def holds(leaf: bytes, payload: bytes) -> bool:
+    """Tell whether a payload is the one that a leaf's bytes name; a leaf that is malformed may name none."""
+    return hashlib.sha512(payload).digest() == leaf[8 : _HEAD.size]
 
 
 class Subject(NamedTuple):

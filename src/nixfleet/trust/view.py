@@ -4,7 +4,6 @@ The order of checks is trust.md's, What a device does, 1 and 2. It must never tr
 where known a log state, are pinned before the first byte.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -12,7 +11,7 @@ from typing import Self
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import MAX_LEAF_BYTES, FleetId
 from nixfleet.model.statements import LogState
-from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.leaf import Leaf, holds, subject_of
 from nixfleet.trust.merkle import Frontier
 from nixfleet.trust.note import Checkpoint, open_checkpoint, origin
 from nixfleet.trust.replay import ESSENTIAL, State, Verdict, Void, replay, supply
@@ -121,7 +120,7 @@ class LogView:
         for index, (data, payload) in enumerate(new, start=self.size):
             if len(data) > MAX_LEAF_BYTES:
                 raise BadEntry(index, f"its leaf is larger than {MAX_LEAF_BYTES} bytes")
-            if payload is not None and hashlib.sha512(payload).digest() != data[8:72]:
+            if payload is not None and not holds(data, payload):
                 raise BadEntry(index, "its payload is not the one that was signed")
         return new
 

@@ -3,7 +3,6 @@
 It must never judge: the verdict comes from the replay, and a payload is only described, valid or not.
 """
 
-import hashlib
 from datetime import UTC, datetime
 from typing import assert_never
 
@@ -15,7 +14,7 @@ from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, subject_of
 from nixfleet.trust.replay.rights import principal_of
 from nixfleet.trust.replay.state import State, Unknown, Valid, Verdict, Void, Waiting
-from nixfleet.trust.statements import Malformed, parse
+from nixfleet.trust.statements import Malformed, digest, parse
 
 _SHORT = 12
 
@@ -50,7 +49,7 @@ def entry_view(index: int, leaf: bytes, payload: bytes | None, verdict: Verdict,
         subject=subject,
         verdict=word,
         why=why,
-        digest="" if payload is None else hashlib.sha256(payload).hexdigest(),
+        digest="" if payload is None else digest(payload),
         note="" if statement is None or statement.note is None else statement.note,
     )
 

@@ -5,8 +5,6 @@ agent does not see other devices' statements (trust.md, Replay), so replay must 
 Pure; it must never let in what replay has voided, nor judge by anything that is not in the log.
 """
 
-import hashlib
-
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Digest, Fingerprint
 from nixfleet.model.statements import Device, Rollout, Root, Statement
@@ -52,7 +50,7 @@ def accountable(state: State, submission: Submission) -> bool:
 def verified(signature: Signature, payload: bytes) -> bool:
     """Tell whether a signature is over a payload."""
     try:
-        sshsig.check(signature, hashlib.sha512(payload).digest())
+        sshsig.check(signature, sshsig.message_digest(payload))
     except Untrusted:
         return False
     return True

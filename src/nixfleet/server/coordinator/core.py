@@ -141,14 +141,13 @@ class Coordinator:
 
     def _entries_came(self, entries: Sequence[Judged]) -> None:
         """Wake whom new entries concern, and plan again."""
-        devices = [entry.statement for entry in entries if isinstance(entry.statement, Device)]
-        for statement, entry in zip(
-            devices, (one for one in entries if isinstance(one.statement, Device)), strict=True
-        ):
-            self._device_entry(statement, entry)
+        names = []
+        for entry in entries:
+            if isinstance(entry.statement, Device):
+                self._device_entry(entry.statement, entry.before)
+                names.append(entry.statement.device)
         if any(entry.row.kind in {"revoke", "approve"} for entry in entries):
             self._drop_revoked()
-        names = [statement.device for statement in devices]
         waking = any(entry.row.kind in WAKING for entry in entries)
         if waking:
             self.agents.wake_all()
@@ -158,7 +157,7 @@ class Coordinator:
         self.views.devices.touch(names)
         self.planner.log_changed(names, everything=waking)
         for entry in entries:
-            record = self.log.state.releases.get(entry.row.sha256)  # type: ignore[call-overload]  # a digest is a str
+            record = self.log.state.releases.get(Digest(entry.row.sha256))
             if entry.row.kind == "release" and record is not None:
                 self.consoles.publish(Delta(seq=0, release=self.views.releases.head(record)))
         self._stale(devices=names, fleet=True)
@@ -170,9 +169,9 @@ class Coordinator:
             if device is not None:
                 self.agents.drop(device)
 
-    def _device_entry(self, statement: Device, entry: Judged) -> None:
+    def _device_entry(self, statement: Device, before: Device | None) -> None:
         """Let go of what belonged to a device's former key, and of its request."""
-        if entry.before is not None and entry.before.key != statement.key:
+        if before is not None and before.key != statement.key:
             self.live.forget(statement.device)
             self.agents.drop(statement.device)
             self._spawn(self._quietly(self.store.status.forget(statement.device)))

@@ -1,6 +1,5 @@
 """One entry judged by replay and described; pure, so that who follows sees what the one that appends saw."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -8,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.model.ids import Digest, FleetId, Tags, matches
+from nixfleet.model.ids import FleetId, Tags, matches
 from nixfleet.model.statements import Control, Device, Release, Rollout, Root, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.server.store import EntryRow, LineRow
@@ -118,8 +117,8 @@ def first_entry(root_payload: bytes, signature: bytes, log_key: PublicKey, now: 
         raise UserError("a fleet begins with a root statement")
     if sshsig.parse_public_key(statement.log.key) != log_key:
         raise UserError("the root statement names another log key")
-    fleet = FleetId(Digest(digest(root_payload)))
-    leaf = Leaf(now, hashlib.sha512(root_payload).digest(), signature)
+    fleet = FleetId(digest(root_payload))
+    leaf = Leaf(now, sshsig.message_digest(root_payload), signature)
     entry = judge(State(fleet=fleet), 0, leaf, root_payload)
     reason = reason_against(entry.verdict)
     if reason:

@@ -4,7 +4,6 @@ What is signed has been durable before; nothing is ever taken back. It judges by
 """
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -190,14 +189,14 @@ class LogKeeper:
         """Give the index at which this very statement by this key already stands."""
         signature = sshsig.parse(submission.signature)
         mark = b"+" if type_of(signature.namespace) == "approve" else b"="
-        sha512 = hashlib.sha512(submission.payload).digest()
+        sha512 = sshsig.message_digest(submission.payload)
         return self.state.recent.get(sha512 + mark + signature.key.fingerprint.encode())
 
     def _submit(self, state: State, submission: Submission) -> Judged:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission.lines)
-        leaf = Leaf(self._now(state), hashlib.sha512(submission.payload).digest(), submission.signature)
+        leaf = Leaf(self._now(state), sshsig.message_digest(submission.payload), submission.signature)
         entry = judge(state, state.size, leaf, submission.payload)
         reason = reason_against(entry.verdict) or admission.fault(state, statement, entry.before)
         if reason:

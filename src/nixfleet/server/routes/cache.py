@@ -8,17 +8,16 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
-import msgspec
 from litestar import Request, Response, delete, get, post, put, route
 from litestar.enums import HttpMethod
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
-from nixfleet.errors import UserError
-from nixfleet.model.wire import CachePath, Missing, UploadState
-from nixfleet.server.cache import CHUNK_BYTES_MAX, INFO, BinaryCache, NarFile
+from nixfleet.model.wire import UPLOAD_CHUNK_BYTES, CachePath, Missing, UploadState
+from nixfleet.server.cache import INFO, BinaryCache, NarFile
 from nixfleet.server.faults import Unknown
+from nixfleet.server.routes.bodies import decoded
 
 Judge = Callable[[Request[Any, Any, Any]], Awaitable[bytes]]
 """Verifies a request's signature and the right to `release`, and gives the request's body."""
@@ -26,6 +25,8 @@ Judge = Callable[[Request[Any, Any, Any]], Awaitable[bytes]]
 _READ = [HttpMethod.GET, HttpMethod.HEAD]
 _SEND_BYTES: Final = 256 << 10
 _MISSING_BYTES_MAX: Final = 64 << 20
+_PATH_BYTES_MAX: Final = 8 << 20
+"""20,000 references of at most 255 bytes, and what stands around them."""
 _RANGE: Final = re.compile(r"bytes=(?:(\d{1,19})-(\d{1,19})?|-(\d{1,19}))", re.ASCII)
 
 
@@ -38,7 +39,7 @@ def _upload_routes(cache: BinaryCache, judge: Judge) -> list[ControllerRouterHan
     @post("/v1/cache/missing", status_code=200, request_max_body_size=_MISSING_BYTES_MAX)
     async def missing(request: Request[Any, Any, Any]) -> Missing:
         """Tell which of a closure's paths the cache lacks."""
-        asked = _decoded(await judge(request), Missing)
+        asked = decoded(await judge(request), Missing)
         return Missing(paths=await cache.missing(asked.paths))
 
     @get("/v1/cache/uploads/{part:str}")
@@ -47,7 +48,7 @@ def _upload_routes(cache: BinaryCache, judge: Judge) -> list[ControllerRouterHan
         await judge(request)
         return UploadState(offset=await cache.held_bytes(part))
 
-    @put("/v1/cache/uploads/{part:str}", request_max_body_size=CHUNK_BYTES_MAX)
+    @put("/v1/cache/uploads/{part:str}", request_max_body_size=UPLOAD_CHUNK_BYTES)
     async def upload(request: Request[Any, Any, Any], part: FromPath[str], offset: FromQuery[int]) -> UploadState:
         """Take the next chunk of a zstd-compressed NAR."""
         return UploadState(offset=await cache.append(part, offset, await judge(request)))
@@ -59,10 +60,10 @@ def _upload_routes(cache: BinaryCache, judge: Judge) -> list[ControllerRouterHan
         await cache.drop(part)
         return UploadState(offset=0)
 
-    @post("/v1/cache/paths", status_code=200, request_max_body_size=CHUNK_BYTES_MAX)
+    @post("/v1/cache/paths", status_code=200, request_max_body_size=_PATH_BYTES_MAX)
     async def commit(request: Request[Any, Any, Any]) -> dict[str, str]:
         """Unpack, hash and publish an upload."""
-        await cache.commit(_decoded(await judge(request), CachePath))
+        await cache.commit(decoded(await judge(request), CachePath))
         return {}
 
     return [missing, upload_state, upload, drop, commit]
@@ -142,10 +143,3 @@ async def _nothing() -> AsyncIterator[bytes]:
     """Send no body, as HEAD demands, under the headers of the whole."""
     return
     yield b""
-
-
-def _decoded(body: bytes, shape: type[Any]) -> Any:
-    try:
-        return msgspec.json.decode(body, type=shape)
-    except msgspec.MsgspecError as error:
-        raise UserError(f"the request's body is malformed: {error}") from error

@@ -16,6 +16,8 @@ from nixfleet.model.views import FleetView
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.settings import ServerSettings
 
+ALWAYS = "always"
+"""Mark (`opt`) of routes that answer before the coordinator is ready."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
 
 
@@ -24,7 +26,7 @@ def health_routes(coordinator: Coordinator, settings: ServerSettings) -> list[Co
     registry = CollectorRegistry()
     registry.register(_Gauges(coordinator))
 
-    @get("/healthz", opt={"always": True})
+    @get("/healthz", opt={ALWAYS: True})
     async def healthz() -> dict[str, str | int]:
         """Tell whether the coordinator serves, and its database answers."""
         if not coordinator.ready:

@@ -5,11 +5,10 @@ holds only some payloads reaches the same verdicts on those (trust.md, Replay). 
 agent does not need change a verdict on one that it does.
 """
 
-import hashlib
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import BASE_WINDOW, Digest, Fingerprint
+from nixfleet.model.ids import BASE_WINDOW, Fingerprint, FleetId
 from nixfleet.model.statements import Action, Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, LeafType, Subject, subject_of
@@ -27,7 +26,7 @@ from nixfleet.trust.replay.state import (
     Withheld,
     keys_of,
 )
-from nixfleet.trust.statements import Malformed, namespace_of, parse
+from nixfleet.trust.statements import Malformed, digest, namespace_of, parse
 
 AT_BEFORE_MAX_S = 24 * 3_600
 AT_AFTER_MAX_S = 300
@@ -68,7 +67,7 @@ def _leaf(state: State, index: int, leaf: Leaf, payload: bytes | None) -> Verdic
     if subject is None:
         return Void("its namespace is not one of a statement")
     place = Place(index, leaf.log_time, Fingerprint(signature.key.fingerprint), leaf.sha512)
-    if payload is not None and hashlib.sha512(payload).digest() != leaf.sha512:
+    if payload is not None and sshsig.message_digest(payload) != leaf.sha512:
         payload = None
     unheard = _unheard(state, place, subject, held=payload is not None)
     if unheard is not None:
@@ -223,9 +222,7 @@ def envelope_fault(state: State, place: Place, subject: Subject, statement: Stat
     if statement.by != place.signer:
         return "it is signed by another key than it names"
     if place.index == 0:
-        return (
-            "" if hashlib.sha256(payload).hexdigest() == state.fleet else "it is not the root that the fleet id names"
-        )
+        return "" if FleetId(digest(payload)) == state.fleet else "it is not the root that the fleet id names"
     if statement.fleet != state.fleet:
         return "it is for another fleet"
     if not -AT_AFTER_MAX_S <= place.log_time - statement.at <= AT_BEFORE_MAX_S:
@@ -250,10 +247,10 @@ def _apply(state: State, at: Place, statement: Statement, payload: bytes | None 
             return rules.device(state, at, statement)
         case Release():
             assert payload is not None
-            return updates.release(state, at, statement, _digest(payload), state.root)
+            return updates.release(state, at, statement, digest(payload), state.root)
         case Rollout():
             assert payload is not None
-            return updates.rollout(state, at, statement, _digest(payload))
+            return updates.rollout(state, at, statement, digest(payload))
         case Control():
             raise AssertionError("controls are judged by their leaf")
         case _:
@@ -262,7 +259,7 @@ def _apply(state: State, at: Place, statement: Statement, payload: bytes | None 
 
 def supply(state: State, payload: bytes) -> Verdict:
     """Judge a release or control payload that came later than its leaf: the same verdict as in its place."""
-    sha512 = hashlib.sha512(payload).digest()
+    sha512 = sshsig.message_digest(payload)
     try:
         statement = parse(payload)
     except Malformed as error:
@@ -275,14 +272,10 @@ def supply(state: State, payload: bytes) -> Verdict:
             return Void("no entry waits for this payload")
         fault = envelope_fault(state, withheld.place, subject, statement, payload)
         return (
-            Void(fault) if fault else updates.release(state, withheld.place, statement, _digest(payload), withheld.root)
+            Void(fault) if fault else updates.release(state, withheld.place, statement, digest(payload), withheld.root)
         )
     if isinstance(statement, Control):
         return updates.read_control(
             state, sha512, statement, lambda place: envelope_fault(state, place, subject, statement, payload)
         )
     return Void("only releases and controls may come later")
-
-
-def _digest(payload: bytes) -> Digest:
-    return Digest(hashlib.sha256(payload).hexdigest())
