@@ -37,8 +37,8 @@ from nixfleet.agent.update import (
     Withdrawn,
 )
 from nixfleet.errors import NixfleetError, Untrusted
-from nixfleet.model.device import Attempt, Cause, Facts, Outcome, Phase, Progress, Report
-from nixfleet.model.ids import PROTOCOL, Digest
+from nixfleet.model.device import SHORT_CHARS, Attempt, Cause, Facts, Outcome, Phase, Progress, Report
+from nixfleet.model.ids import PROTOCOL, Digest, store_name
 from nixfleet.model.statements import TargetLine, Targets
 from nixfleet.model.wire import LineAnswer, Signed, Sync
 from nixfleet.trust.lines import verify_absence, verify_line
@@ -305,7 +305,7 @@ class Agent:
             await self.link.sync()
         except NixfleetError as error:
             if offer.contact != "none":
-                return Trouble(cause=Cause.NETWORK, reason=f"no sync before the switch: {error}"[:300], later=True)
+                return Trouble(cause=Cause.NETWORK, reason=f"no sync before the switch: {error}", later=True)
         return decide.still(self._mirror.state, self._me(), self.service.state, offer, self._lines) or ready
 
     async def _contact(self, offer: Offer) -> Event:
@@ -330,8 +330,8 @@ class Agent:
         old, new = before.update, after.update
         if new is None or (old is not None and _shown(old) == _shown(new)):
             return
-        name, why = new.offer.path[44:] or new.offer.path, f": {new.reason}" if new.reason else ""
-        log.info("%s %s%s", name, new.phase.value, why)
+        why = f": {new.reason}" if new.reason else ""
+        log.info("%s %s%s", store_name(new.offer.path), new.phase.value, why)
         self._reporter.want()
         if new.phase in ENDED:
             self._consider_soon()
@@ -363,10 +363,10 @@ class Agent:
             log=self._mirror.log_state,
             protocol=PROTOCOL,
             boot_id=host.boot_id(),
-            system=host.current_system()[:300],
-            booted=host.booted_system()[:300],
+            system=host.current_system()[:SHORT_CHARS],
+            booted=host.booted_system()[:SHORT_CHARS],
             healthy=not new,
-            note=(f"failed units: {', '.join(new)}" if new else self.waits)[:300],
+            note=(f"failed units: {', '.join(new)}" if new else self.waits)[:SHORT_CHARS],
             attempt=attempt,
             facts=None if _same(told, self._told) else told,
         )

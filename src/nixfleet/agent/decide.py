@@ -13,7 +13,7 @@ from nixfleet.agent import machine
 from nixfleet.agent.update import Held, Offer, State, Withdrawn
 from nixfleet.errors import Untrusted
 from nixfleet.model.device import Outcome
-from nixfleet.model.ids import Digest
+from nixfleet.model.ids import Digest, store_name
 from nixfleet.model.statements import CacheRef, Closure, Rollout, TargetLine
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 from nixfleet.trust import replay as logs
@@ -157,7 +157,7 @@ def _follow(
     if not machine.fresh(state, offer):
         return Wait()
     if isinstance(right, Denied):
-        return Proceed(offer=offer, refusal=f"{right.reason}: this device has left {offer.path[44:]}")
+        return Proceed(offer=offer, refusal=f"{right.reason}: this device has left {store_name(offer.path)}")
     if one.statement.mode == "test":
         return Proceed(offer=offer, refusal="this agent does not try systems for a time (mode test)")
     return _window(one.statement, me, log) or Proceed(offer=offer)

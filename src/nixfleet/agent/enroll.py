@@ -8,7 +8,7 @@ import re
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.settings import Settings
 from nixfleet.errors import Refused, UserError
-from nixfleet.model.device import EnrollRequest, Facts, JoinToken
+from nixfleet.model.device import SHORT_CHARS, EnrollRequest, Facts, JoinToken
 from nixfleet.model.ids import NAME, Fingerprint, Tags
 from nixfleet.model.statements import Device, Grant, LogState
 from nixfleet.model.wire import Signed, Submission
@@ -108,7 +108,7 @@ def request(
         at=now,
         tags=settings.tags,
         facts=facts,
-        reason=reason[:300],
+        reason=reason[:SHORT_CHARS],
     )
     return reports.sign_enroll(asked, key)
 

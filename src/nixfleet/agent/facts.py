@@ -10,9 +10,8 @@ from pathlib import PurePosixPath
 
 from nixfleet import __version__
 from nixfleet.agent.host import Host
-from nixfleet.model.device import Facts
+from nixfleet.model.device import SHORT_CHARS, Facts
 
-_SHORT_CHARS = 300
 _ADDRESSES = 16
 
 
@@ -77,4 +76,4 @@ def _local_addresses(host: Host) -> tuple[str, ...]:
 
 
 def _short(text: str) -> str:
-    return " ".join(text.split())[:_SHORT_CHARS]
+    return " ".join(text.split())[:SHORT_CHARS]

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from nixfleet.agent.host import Host, printable
 from nixfleet.config import sync_folder, write_atomic
+from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS
 
 KEPT_JOBS = 8
 TAIL_BYTES = 64 << 10
-LINES = 40
-LINE_CHARS = 500
 
 # `set -C` opens with O_EXCL: of two supervisors of one folder, only one runs the command.
 SUPERVISOR = """\
@@ -86,7 +85,7 @@ class Job:
             with (self.folder / "output").open("rb") as file:
                 size = file.seek(0, 2)
                 file.seek(max(0, size - TAIL_BYTES))
-                return _split(file.read(TAIL_BYTES))[-LINES:]
+                return _split(file.read(TAIL_BYTES))[-ATTEMPT_LINES:]
         except OSError:
             return ()
 
@@ -102,7 +101,7 @@ class Job:
             return ()
         whole = data[: data.rfind(b"\n") + 1]
         self._read_bytes += len(whole)
-        return _split(whole)[-LINES:]
+        return _split(whole)[-ATTEMPT_LINES:]
 
 
 def _split(data: bytes) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ SKEW_MOST_S = 100 * 366 * 86_400
 """A clock that begins in 1970 is put right; a correction beyond this is no clock's."""
 
 
-class NotAdmitted(NixfleetError):
+class NotAdmitted(Refused):
     """The coordinator does not let this key read the log: the device is not enrolled, or no longer."""
 
 
@@ -118,7 +118,7 @@ class Link:
     async def session(self, instead: Callable[[], Awaitable[None]] | None = None) -> None:
         """Connect, be admitted, catch up, and listen until the connection breaks, or do something else `instead`.
 
-        Raises: Unreachable, Untrusted, Refused, NotAdmitted, UserError.
+        Raises: Unreachable, Untrusted, Refused (NotAdmitted), UserError.
         """
         urls = self.urls()
         await self._use(urls)

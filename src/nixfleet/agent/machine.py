@@ -60,7 +60,17 @@ from nixfleet.agent.update import (
     Verify,
     Withdrawn,
 )
-from nixfleet.model.device import Attempt, Cause, Outcome, Phase
+from nixfleet.model.device import (
+    ATTEMPT_LINES,
+    LINE_CHARS,
+    SHORT_CHARS,
+    Attempt,
+    Cause,
+    Outcome,
+    Phase,
+    mends_itself,
+)
+from nixfleet.model.ids import store_name
 
 BACK_TRIES = 3
 """How often going back is tried before the device is given up as failed."""
@@ -73,9 +83,6 @@ HELD_RETRY_S = 60
 OUTBOX_ENTRIES = 64
 HISTORY_ENTRIES = 64
 LEFT_ENTRIES = 4_096
-REASON_CHARS = 300
-LINE_CHARS = 500
-LINES = 40
 
 BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
 """Nothing is changed yet: the update can be dropped, superseded and retried without going back."""
@@ -160,7 +167,8 @@ def resume(state: State, event: Restarted, now: int) -> Next:
     if phase is Phase.REBOOT_PENDING and not rebooted:
         return state, []
     if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and event.current != offer.path:
-        return _go_back(state, update, Cause.ACTIVATION, f"the device runs {_short(event.current)} after a restart")
+        runs = store_name(event.current) or "an unknown system"
+        return _go_back(state, update, Cause.ACTIVATION, f"the device runs {runs} after a restart")
     if phase is Phase.REBOOT_PENDING:
         return _enter(state, _to(update, Phase.CHECKING))
     return _enter(state, update)
@@ -190,11 +198,8 @@ def fresh(state: State, offer: Offer) -> bool:
 
 
 def _mends(update: Update) -> bool:
-    """Tell whether an end says nothing of the release: no network, no space, or a coordinator that was out."""
-    return update.number < AGAIN_MOST and (
-        (update.outcome is Outcome.FAILED and update.cause in {Cause.NETWORK, Cause.SPACE})
-        or (update.outcome is Outcome.REVERTED and update.cause is Cause.NETWORK)
-    )
+    """Tell whether an end is to be tried again by itself, and has not been too often."""
+    return update.number < AGAIN_MOST and mends_itself(update.outcome, update.cause)
 
 
 def attempt(update: Update) -> Attempt:
@@ -205,11 +210,11 @@ def attempt(update: Update) -> Attempt:
         phase=update.phase,
         outcome=update.outcome,
         cause=update.cause,
-        reason=update.reason[:REASON_CHARS],
+        reason=update.reason[:SHORT_CHARS],
         path=update.offer.path,
         previous=update.previous,
         exit_code=update.exit_code,
-        lines=tuple(line[:LINE_CHARS] for line in update.lines[-LINES:]),
+        lines=tuple(line[:LINE_CHARS] for line in update.lines[-ATTEMPT_LINES:]),
     )
 
 
@@ -409,7 +414,7 @@ def _enter(state: State, update: Update) -> Next:
 
 
 def _go_back(state: State, update: Update, cause: Cause, reason: str) -> Next:
-    back = replace(_to(update, Phase.REVERTING), cause=cause, reason=reason[:REASON_CHARS])
+    back = replace(_to(update, Phase.REVERTING), cause=cause, reason=reason[:SHORT_CHARS])
     return _enter(state, back)
 
 
@@ -422,7 +427,7 @@ def _end(
         _to(update, Phase(outcome.value)),
         outcome=outcome,
         cause=cause,
-        reason=reason[:REASON_CHARS],
+        reason=reason[:SHORT_CHARS],
         lines=update.lines if lines is None else lines,
         settling=False,
         # What is tried again soon stays: its digest covers all of the closure when it is complete.
@@ -458,8 +463,3 @@ def _without(outbox: tuple[Attempt, ...], event: Delivered) -> tuple[Attempt, ..
         if (one.rollout, one.run) == (event.rollout, event.run):
             return (*outbox[:number], *outbox[number + 1 :])
     return outbox
-
-
-def _short(path: str) -> str:
-    """Name a store path without its hash."""
-    return path.removeprefix("/nix/store/")[33:] or path or "an unknown system"

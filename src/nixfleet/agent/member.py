@@ -113,7 +113,7 @@ class Member:
                 now=link.signing_s(),
             )
             await link.client.append([submission])
-        except (Refused, UserError, NotAdmitted) as error:
+        except (Refused, UserError) as error:
             ended = "the join token has ended, was revoked or is of another fleet: "
             self._token_spent = f"{ended if isinstance(error, NotAdmitted) else ''}{error}"
             log.warning("cannot join by token: %s", self._token_spent)

@@ -12,6 +12,8 @@ from typing import Final
 import click
 import msgspec
 
+from nixfleet.model.ids import store_name
+
 WIDE: Final = {"W", "F"}
 MAX_LINE_CHARS: Final = 2_000
 _BEYOND: Final = re.compile(r"[^\x00-\x7e]")
@@ -99,8 +101,8 @@ def age(then: int | None, now: int) -> str:
 
 def system_name(path: str) -> str:
     """Give a store path's name without its hash, and the hash's first digits: what a person can tell apart."""
-    base = path.rpartition("/")[2]
-    return f"{base[33:]} ({base[:6]})" if len(base) > 33 else base
+    base, name = path.rpartition("/")[2], store_name(path)
+    return f"{name} ({base[:6]})" if name != base else base
 
 
 class Meter:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from nixfleet.errors import UserError
-from nixfleet.model.ids import PROTOCOL, Digest, Selector, Tags, matches
+from nixfleet.model.ids import PROTOCOL, Digest, Selector, Tags
 from nixfleet.model.statements import (
     Activation,
     CacheRef,
@@ -39,7 +39,7 @@ from nixfleet.rollout import DEFAULT_SOAK_S, at_once, default_in_flight, default
 from nixfleet.trust.fields import unchecked_gate
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT
-from nixfleet.trust.replay import Over, State
+from nixfleet.trust.replay import Over, State, selected
 from nixfleet.trust.replay.rights import rules
 
 DAY_S: Final = 86_400
@@ -268,10 +268,7 @@ def rollout_of(
 
 def set_size(state: State, select: Selector, release: str | None) -> int:
     """Count the devices that a rollout is for, as far as the log tells: those without a line cannot be told apart."""
-    matching = sum(
-        record.statement.state != "retired" and matches(select, record.statement.tags)
-        for record in state.devices.values()
-    )
+    matching = len(selected(state, select))
     known = state.releases.get(Digest(release)) if release is not None else None
     if known is not None and known.statement.targets is not None:
         return min(matching, known.statement.targets.size)

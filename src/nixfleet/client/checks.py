@@ -8,7 +8,7 @@ from nixfleet.model.ids import Digest, Selector, matches
 from nixfleet.model.statements import SelectLine, TargetLine
 from nixfleet.model.views import EnrollView, ReleaseLineView, ReleaseView
 from nixfleet.trust.lines import LineTree
-from nixfleet.trust.replay import State
+from nixfleet.trust.replay import State, selected
 from nixfleet.trust.sshsig import parse_public_key
 
 
@@ -50,10 +50,7 @@ def members_of(release: ReleaseView, state: State, select: Selector) -> dict[str
     A device's own line counts, or the first selector that matches it (trust.md, release).
     """
     found: dict[str, ReleaseLineView] = {}
-    for device, record in state.devices.items():
-        tags = record.statement.tags
-        if record.statement.state == "retired" or not matches(select, tags):
-            continue
+    for device, tags in selected(state, select).items():
         for line in release.lines:
             if line.device == device or (line.select is not None and matches(line.select, tags)):
                 found[device] = line

@@ -1,7 +1,7 @@
 """What devices say: phases, outcomes, facts, signed reports, and unsigned progress; never what anybody may do."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final, assert_never
 
 import msgspec
 
@@ -52,9 +52,31 @@ class Cause(StrEnum):
     INTERNAL = "internal"
 
 
-Line = Annotated[str, msgspec.Meta(max_length=500)]
-Short = Annotated[str, msgspec.Meta(max_length=300)]
-PathText = Annotated[str, msgspec.Meta(max_length=300)]
+def mends_itself(outcome: Outcome | None, cause: Cause) -> bool:
+    """Tell whether a failure says nothing of the release: the device tries again by itself until its time is over.
+
+    Network or space before the switch; after it, a coordinator that was silent on the old system too, which a device
+    reports as reverted for the network (rollouts-and-agent.md, Confirm).
+    """
+    match outcome:
+        case Outcome.FAILED:
+            return cause in {Cause.NETWORK, Cause.SPACE}
+        case Outcome.REVERTED:
+            return cause is Cause.NETWORK
+        case Outcome.CONFIRMED | Outcome.REFUSED | None:
+            return False
+        case _:
+            assert_never(outcome)
+
+
+SHORT_CHARS: Final = 300
+LINE_CHARS: Final = 500
+ATTEMPT_LINES: Final = 40
+"""How much a device may say at once; its agent cuts to these, its coordinator refuses more."""
+
+Line = Annotated[str, msgspec.Meta(max_length=LINE_CHARS)]
+Short = Annotated[str, msgspec.Meta(max_length=SHORT_CHARS)]
+PathText = Annotated[str, msgspec.Meta(max_length=SHORT_CHARS)]
 
 
 class Attempt(Wire, frozen=True, kw_only=True):
@@ -69,7 +91,7 @@ class Attempt(Wire, frozen=True, kw_only=True):
     path: PathText = ""
     previous: PathText = ""
     exit_code: int | None = None
-    lines: Annotated[tuple[Line, ...], msgspec.Meta(max_length=40)] = ()
+    lines: Annotated[tuple[Line, ...], msgspec.Meta(max_length=ATTEMPT_LINES)] = ()
 
 
 class Facts(Wire, frozen=True, kw_only=True):

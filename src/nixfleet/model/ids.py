@@ -63,3 +63,9 @@ def matches(select: Selector, tags: Tags) -> bool:
 def covers(wide: Selector, narrow: Selector) -> bool:
     """Tell whether every device that `narrow` could ever select is selected by `wide` (trust.md, Statements)."""
     return all(tag in narrow and set(narrow[tag]) <= set(values) for tag, values in wide.items())
+
+
+def store_name(path: str) -> str:
+    """Name a store path without its folder and hash, by what people tell systems apart; any other by its last part."""
+    base = path.rpartition("/")[2]
+    return base[33:] if base[32:33] == "-" else base

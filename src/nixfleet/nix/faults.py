@@ -13,6 +13,7 @@ from typing import assert_never
 import msgspec
 
 from nixfleet.errors import NixFailed
+from nixfleet.model.ids import store_name
 
 REASON_CHARS = 300
 
@@ -139,7 +140,7 @@ def _last_error(lines: list[str]) -> str:
 def _sentence(kind: FaultKind, line: str) -> str:
     """Say the fault in a person's words, with the path's name and the cache where the line has them."""
     found = _STORE_PATH.search(line)
-    what = found.group(1)[33:] if found else "a path"
+    what = store_name(found.group()) if found else "a path"
     match kind:
         case FaultKind.untrusted:
             source = _FROM.search(line)

@@ -2,11 +2,10 @@
 
 from collections.abc import Sequence
 from enum import IntEnum, auto
-from typing import assert_never
 
 import msgspec
 
-from nixfleet.model.device import Cause, Outcome, Phase
+from nixfleet.model.device import Outcome, Phase, mends_itself
 from nixfleet.model.statements import StopAt
 from nixfleet.rollout.types import Clock, Member, RolloutState, Status
 
@@ -32,23 +31,6 @@ class Standing(IntEnum):
     FAILED = auto()
 
 
-def transient(member: Member) -> bool:
-    """Tell whether its failure mends itself: the device tries again by itself, in its place, until its time is over.
-
-    Network or space before the switch; after it, a coordinator that was silent on the old system too (which the
-    device reports as reverted for the network: rollouts-and-agent.md, Confirm).
-    """
-    match member.outcome:
-        case Outcome.FAILED:
-            return member.cause in {Cause.NETWORK, Cause.SPACE}
-        case Outcome.REVERTED:
-            return member.cause is Cause.NETWORK
-        case Outcome.CONFIRMED | Outcome.REFUSED | None:
-            return False
-        case _:
-            assert_never(member.outcome)
-
-
 def deadline_s(since_s: int, rollout: RolloutState) -> int:
     """Tell until when a device that was offered an update may be silent; never before the fleet could reconnect."""
     return max(since_s + rollout.body.device_timeout_s, rollout.reconnect_s or 0)
@@ -65,7 +47,7 @@ def standings(members: Sequence[Member], rollout: RolloutState, now: Clock) -> l
             where = Standing.GONE
         elif member.outcome is confirmed:
             where = Standing.CONFIRMED
-        elif member.outcome is not None and not transient(member):
+        elif member.outcome is not None and not mends_itself(member.outcome, member.cause):
             where = Standing.FAILED
         elif member.offered_s is not None:
             where = in_flight

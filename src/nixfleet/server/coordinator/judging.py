@@ -7,8 +7,8 @@ from typing import assert_never
 import msgspec
 
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.model.ids import FleetId, Tags, matches
-from nixfleet.model.statements import Control, Device, Release, Rollout, Root, Statement
+from nixfleet.model.ids import FleetId
+from nixfleet.model.statements import Control, Device, Release, Root, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.server.store import EntryRow, LineRow
 from nixfleet.trust import sshsig
@@ -52,15 +52,6 @@ def follow(state: State, row: EntryRow) -> Judged:
     record = state.devices.get(statement.device) if isinstance(statement, Device) else None
     verdict = replay(state, row.index, row.leaf, row.payload)
     return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
-
-
-def reach_of(state: State, rollout: Rollout) -> dict[str, Tags]:
-    """Give the active devices that a rollout's selector matches now, with their tags."""
-    return {
-        device: record.statement.tags
-        for device, record in state.devices.items()
-        if record.statement.state != "retired" and matches(rollout.select, record.statement.tags)
-    }
 
 
 def reason_against(verdict: Verdict) -> str:

@@ -8,18 +8,19 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from nixfleet.errors import Conflict, Refused, Unreachable, UserError
-from nixfleet.model.ids import FleetId, Tags
+from nixfleet.model.ids import Fingerprint, FleetId, Tags
 from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
 from nixfleet.server.coordinator import admission
-from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reach_of, reason_against
+from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reason_against
 from nixfleet.server.faults import Bound, Unknown
 from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
 from nixfleet.server.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
-from nixfleet.trust.replay import State
+from nixfleet.trust.replay import State, selected
+from nixfleet.trust.replay.state import mark_of
 from nixfleet.trust.sshsig import PublicKey, SecretKey
 from nixfleet.trust.statements import digest, parse
 
@@ -188,9 +189,8 @@ class LogKeeper:
     def _repeat(self, submission: Submission) -> int | None:
         """Give the index at which this very statement by this key already stands."""
         signature = sshsig.parse(submission.signature)
-        mark = b"+" if type_of(signature.namespace) == "approve" else b"="
-        sha512 = sshsig.message_digest(submission.payload)
-        return self.state.recent.get(sha512 + mark + signature.key.fingerprint.encode())
+        sha512, signer = sshsig.message_digest(submission.payload), Fingerprint(signature.key.fingerprint)
+        return self.state.recent.get(mark_of(sha512, signer, approves=type_of(signature.namespace) == "approve"))
 
     def _submit(self, state: State, submission: Submission) -> Judged:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
@@ -229,7 +229,7 @@ class LogKeeper:
         if isinstance(statement, Rollout):
             if statement.release is not None:
                 self.named.add(statement.release)
-            self.sets.setdefault(entry.row.sha256, reach_of(self.state, statement))
+            self.sets.setdefault(entry.row.sha256, selected(self.state, statement.select))
 
     def _learn_key(self, device: str) -> None:
         record = self.state.devices.get(device)

@@ -32,6 +32,7 @@ from nixfleet.trust.replay.select import (
     is_left,
     release_for,
     right_of,
+    selected,
 )
 from nixfleet.trust.replay.state import (
     DeviceRecord,
@@ -88,5 +89,6 @@ __all__ = [
     "release_for",
     "replay",
     "right_of",
+    "selected",
     "supply",
 ]

@@ -25,6 +25,7 @@ from nixfleet.trust.replay.state import (
     Waiting,
     Withheld,
     keys_of,
+    mark_of,
 )
 from nixfleet.trust.statements import Malformed, digest, namespace_of, parse
 
@@ -129,7 +130,7 @@ def _remember(state: State, place: Place, subject: Subject) -> int | None:
         if waiting is not None and waiting.place.index <= index:
             del state.pending[old]  # no approval can complete it any more
     approve = subject.type == "approve"
-    key = place.sha512 + (b"+" if approve else b"=") + place.signer.encode()
+    key = mark_of(place.sha512, place.signer, approves=approve)
     repeat = state.recent.get(key)
     if repeat is not None:
         return repeat

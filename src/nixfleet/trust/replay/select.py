@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from nixfleet.model.ids import Digest, Tags, matches
+from nixfleet.model.ids import Digest, Selector, Tags, matches
 from nixfleet.model.statements import CacheRef, Closure, Release, Rollout
 from nixfleet.trust.replay import rights
 from nixfleet.trust.replay.rights import Allowed, Denied, Over
@@ -261,6 +261,15 @@ def first_wave(state: State, one: RolloutState, device: str) -> int:
             if not isinstance(wave.members, dict) or matches(wave.members, record.statement.tags):
                 return number
     return len(waves)
+
+
+def selected(state: State, select: Selector) -> dict[str, Tags]:
+    """Give the unretired devices that a selector matches now, with their tags."""
+    return {
+        device: record.statement.tags
+        for device, record in state.devices.items()
+        if record.statement.state != "retired" and matches(select, record.statement.tags)
+    }
 
 
 def is_left(confirmed: Sequence[str], path: str) -> bool:

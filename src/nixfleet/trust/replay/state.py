@@ -245,6 +245,11 @@ class State:
         return self.device_keys.get(key)
 
 
+def mark_of(sha512: bytes, signer: Fingerprint, *, approves: bool) -> bytes:
+    """Make the key in `State.recent` by which a repeat of a statement, or of an approval of it, is known."""
+    return sha512 + (b"+" if approves else b"=") + signer.encode()
+
+
 def keys_of(root: Root) -> dict[Fingerprint, str]:
     """Map a root's keys to their principals' names."""
     return {fields.fingerprint(key): principal.name for principal in root.principals for key in principal.keys}
