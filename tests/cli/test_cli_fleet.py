@@ -154,6 +154,20 @@ def test_a_coordinator_is_started_as_its_options_say(nixfleet: Commands, monkeyp
     assert expected == started
 
 
+def test_a_coordinator_serves_the_fleet_named_before_the_command(
+    nixfleet: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`nixfleet --context NAME coordinator` serves that fleet, as `coordinator --context NAME` does."""
+    nixfleet.init()
+    nixfleet("init", "beta", "--url", nixfleet.url)
+    started: list[ServerSettings] = []
+    monkeypatch.setattr(serve, "run_forever", lambda settings, _: started.append(settings))
+    nixfleet("coordinator")
+    nixfleet("--context", "acme", "coordinator")
+    nixfleet("--context", "beta", "coordinator", "--context", "acme")
+    assert ["beta", "acme", "acme"] == [settings.data_dir.name for settings in started]
+
+
 def test_init_without_a_way_to_remember_the_fleet_takes_it_back(nixfleet: Commands) -> None:
     """When the settings cannot be written, the fleet that nobody could use is taken away again."""
     nixfleet.home.mkdir()

@@ -16,7 +16,7 @@ import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import PORT, checked_url, is_loopback, listen_for
-from nixfleet.cli.options import Globals, command
+from nixfleet.cli.options import Globals, command, said_before
 from nixfleet.cli.session import now, signer_of
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
@@ -188,7 +188,7 @@ def coordinator(
     if folder := os.environ.get("NIXFLEET_DATA_DIR"):
         data_dir, listen = Path(folder), listen or f"127.0.0.1:{PORT}"
     else:
-        name, chosen = choose_context(context)
+        name, chosen = choose_context(context or said_before().get("context"))
         data_dir, listen = coordinator_dir(name), listen or listen_for(chosen.urls[0])
         if not data_dir.exists():
             raise UserError(f"the fleet {name} is not served from this machine: {data_dir} is not here")

@@ -72,6 +72,12 @@ def before_commands(function: Callable[[], None]) -> Callable[..., None]:
     return _with_options(run, OPTIONS)
 
 
+def said_before() -> dict[str, Any]:
+    """Give the global options that stand before the command's name, by `Globals`' names."""
+    before: dict[str, Any] = click.get_current_context().meta.get(_META, {})
+    return before
+
+
 def command(
     function: Callable[Concatenate[Globals, P], Coroutine[Any, Any, int | None]],
 ) -> Callable[P, int | None]:
@@ -90,9 +96,8 @@ def _command(function: Callable[..., Coroutine[Any, Any, int | None]], names: An
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> int | None:
         said = {name: kwargs.pop(name) for name in names}
-        before: dict[str, Any] = click.get_current_context().meta.get(_META, {})
         # What stands nearer to the command wins.
-        given = Globals(**{**before, **{name: value for name, value in said.items() if value}})
+        given = Globals(**{**said_before(), **{name: value for name, value in said.items() if value}})
         return asyncio.run(function(given, *args, **kwargs))
 
     return _with_options(run, names)
