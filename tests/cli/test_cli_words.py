@@ -9,8 +9,8 @@ from tests.factories import store_path
 
 from nixfleet.cli.addresses import checked_url, is_loopback, listen_for
 from nixfleet.cli.plan import Plan, read_plan
-from nixfleet.cli.releases import check_release_name, read_release_file
-from nixfleet.cli.words import duration, parse_duration, parse_tags, parse_targets
+from nixfleet.cli.releases import read_release_file
+from nixfleet.cli.words import check_name, duration, parse_duration, parse_tags, parse_targets
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
 
@@ -171,7 +171,7 @@ def test_a_file_that_is_no_release_file_is_named(tmp_path: Path, text: str) -> N
 def test_what_is_no_release_name(name: str) -> None:
     """A name that the log would refuse is refused before anything is pushed."""
     with pytest.raises(UserError, match="no release name"):
-        check_release_name(name)
+        check_name(name, "release")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,14 @@ async def closures_of(nix: Nix, paths: Iterable[str]) -> dict[str, Closure]:
     return found
 
 
-async def _closure(nix: Nix, path: str) -> Closure:
+async def check_here(nix: Nix, path: str) -> None:
+    """Check that a path is in the local store, with all it needs. Raises: UserError, NixFailed."""
     if not await nix.is_valid(path):
         raise UserError(f"{path} is not in this machine's Nix store; build it here, or copy it with 'nix copy'")
+
+
+async def _closure(nix: Nix, path: str) -> Closure:
+    await check_here(nix, path)
     platform = _platform(Path(path))
     digest, nar_bytes = await nix.digest(path)
     return Closure(path=path, system=platform, digest=digest, nar_size=nar_bytes)

@@ -10,6 +10,7 @@ from nixfleet.cli.addresses import checked_url
 from nixfleet.cli.fleet import signer_for_new
 from nixfleet.cli.options import Globals, Group, command, confirm
 from nixfleet.cli.session import client_of, keeper_of
+from nixfleet.cli.words import check_name
 from nixfleet.client.mirror import Mirror
 from nixfleet.config import Context, choose_context, mirror_dir, put_context, read_admin, use_context
 from nixfleet.errors import Untrusted, UserError
@@ -108,8 +109,7 @@ async def add(given: Globals, url: str, fleet: str | None, name: str | None) -> 
 
 def _check_name(name: str, fleet: str, given: Globals) -> None:
     """Check that a fleet may be called so here. Raises: UserError."""
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"{name!r} is no fleet name; use lower-case letters, digits, '-', '_' and '.'")
+    check_name(name, "fleet")
     known = read_admin(given.env).contexts.get(name)
     if known is not None and known.fleet != fleet:
         raise UserError(f"another fleet is known here as {name!r}; choose a name with --name")

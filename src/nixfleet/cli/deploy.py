@@ -16,15 +16,16 @@ from nixfleet.cli import output
 from nixfleet.cli.closures import closures_of
 from nixfleet.cli.options import Globals, command, confirm
 from nixfleet.cli.plan import Plan, plan_options, preview, wishes
-from nixfleet.cli.releases import check_release_name, push_all, read_release_file
+from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
-from nixfleet.cli.words import parse_targets
+from nixfleet.cli.words import check_name, parse_targets
 from nixfleet.client.acts import find_device
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import matches
 from nixfleet.nix import Nix, toplevel_attr
 from nixfleet.trust.replay import State
+from nixfleet.trust.words import counted
 
 NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
 _META: Final = "nixfleet.nix-args"
@@ -78,7 +79,7 @@ async def deploy(
     if (devices or file) and (flake or nix_args or no_build):
         raise UserError("say a flake, or finished systems with --device and -f, not both")
     chosen = name or datetime.fromtimestamp(now(), UTC).strftime("deploy-%Y%m%d-%H%M%S")
-    check_release_name(chosen)
+    check_name(chosen, "release")
     finished = {**(read_release_file(file) if file else {}), **parse_targets(devices)}
     closures = await closures_of(Nix(), finished.values())
     async with connected(given, catch_up=True) as fleet:
@@ -92,7 +93,7 @@ async def deploy(
             return None
         if sys.stdin.isatty() and not given.yes:
             await preview(given, fleet, targets, plan)
-            confirm(given, f"Deploy to {len(targets)} device{'s' if len(targets) > 1 else ''}?")
+            confirm(given, f"Deploy to {counted(len(targets), 'device')}?")
         await push_all(given, fleet, sorted(set(targets.values())))
         made = await fleet.admin.release(
             chosen, devices={device: closures[path] for device, path in targets.items()}, note=given.note

@@ -15,8 +15,8 @@ from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.answers import Lines
-from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
+from nixfleet.trust.words import tag_words
 
 FOLLOW_EVERY_S: Final = 0.5
 FOLLOW_TRIES: Final = 240
@@ -51,7 +51,7 @@ async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
                 status_of(device),
                 output.system_name(device.system),
                 "online" if device.online else output.age(device.seen_at, time),
-                tags_of(device),
+                tag_words(device.tags),
                 device.reason or device.waits,
             )
             for device in devices
@@ -70,11 +70,6 @@ def check_query(text: str) -> None:
         raise UserError(f"{error.plain} in {word[:80]!r}; the fields are {QUERY_FIELDS}") from error
 
 
-def tags_of(device: DeviceView) -> str:
-    """Give a device's tags as they are typed."""
-    return " ".join(f"{key}={value}" for key, value in sorted(device.tags.items()))
-
-
 @device.command("show")
 @click.argument("name")
 @command
@@ -91,7 +86,7 @@ async def show(given: Globals, name: str) -> None:
             ("name", view.name),
             ("id", view.id),
             ("key", view.key),
-            ("tags", tags_of(view) or "none"),
+            ("tags", tag_words(view.tags) or "none"),
             ("state", status_of(view)),
             ("link", "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"),
             ("system", view.system or "unknown"),
@@ -195,10 +190,8 @@ async def tag(given: Globals, name: str, tags: tuple[str, ...]) -> None:
     async with connected(given) as fleet:
         (acted,) = await fleet.admin.tag([name], changes, note=given.note)
         statement = fleet.state.devices[find_device(fleet.state, name)].statement
-    told = " ".join(f"{key}={value}" for key, value in sorted(statement.tags.items()))
-    _done(
-        given, acted, {"name": statement.name, "tags": statement.tags}, f"{statement.name} now has {told or 'no tags'}"
-    )
+    told = tag_words(statement.tags) or "no tags"
+    _done(given, acted, {"name": statement.name, "tags": statement.tags}, f"{statement.name} now has {told}")
 
 
 def _done(given: Globals, acted: Acted, value: dict[str, object], text: str) -> None:

@@ -12,6 +12,7 @@ from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
 from nixfleet.errors import UserError
 from nixfleet.model.views import EnrollView
+from nixfleet.trust.words import tag_words
 
 COMMANDS: Final = ("list", "token")
 
@@ -103,7 +104,7 @@ async def one(given: Globals, name: str, shown: str | None, tags: tuple[str, ...
     async with connected(given) as fleet:
         request = _pick(await fleet.client.enroll_requests(), name, shown)
         signed = {**request.tags, **chosen}
-        told = " ".join(f"{key}={value}" for key, value in sorted(signed.items())) or "no tags"
+        told = tag_words(signed) or "no tags"
         if shown is None:
             click.echo(output.clean(f"{request.name} shows the key {request.fingerprint}; it gets {told}"), err=True)
             confirm(given, "Is this the key that the device itself logs, or 'ssh-keygen -lf' shows of its host key?")

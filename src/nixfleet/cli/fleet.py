@@ -18,6 +18,7 @@ from nixfleet.cli import output
 from nixfleet.cli.addresses import PORT, checked_url, is_loopback, listen_for
 from nixfleet.cli.options import Globals, command, said_before
 from nixfleet.cli.session import now, signer_of
+from nixfleet.cli.words import check_name
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
 from nixfleet.client.upstream import BUILT_IN
@@ -31,7 +32,7 @@ from nixfleet.config import (
     write_atomic,
 )
 from nixfleet.errors import UserError
-from nixfleet.model.ids import NAME, PRINCIPAL
+from nixfleet.model.ids import PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
 from nixfleet.trust.signers import MemorySigner, Signer, seal
 from nixfleet.trust.sshsig import SecretKey
@@ -88,8 +89,7 @@ def check_new(name: str, env: Mapping[str, str], database: str | None = None) ->
     from nixfleet.server.settings import ServerSettings
     from nixfleet.server.setup import check_empty
 
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"{name!r} is no fleet name; use lower-case letters, digits, '-', '_' and '.'")
+    check_name(name, "fleet")
     if name in read_admin(env).contexts:
         raise UserError(f"a fleet named {name!r} is already known here; see 'nixfleet context list'")
     folder = coordinator_dir(name, env)

@@ -16,6 +16,7 @@ from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.views import DeviceView
+from nixfleet.trust.words import counted
 
 MIN_TIMEOUT_S: Final = 10
 
@@ -155,9 +156,8 @@ async def preview(given: Globals, fleet: Fleet, targets: Mapping[str, str], plan
     output.table(
         ("DEVICE", "CHANGE", "LINK"), [(name, _change(view, path), _link(view, time)) for name, path, view in rows], ""
     )
-    count = len(targets)
     click.echo(
-        f"{count} device{'s' if count > 1 else ''}; waves {', '.join(str(wave.members) for wave in shape.waves)}; "
+        f"{counted(len(targets), 'device')}; waves {', '.join(str(wave.members) for wave in shape.waves)}; "
         f"at most {shape.max_in_flight} in flight; soak {duration(shape.soak_s)}"
     )
 

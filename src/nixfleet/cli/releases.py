@@ -8,17 +8,17 @@ from typing import Final
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.closures import closures_of
+from nixfleet.cli.closures import check_here, closures_of
 from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.words import parse_targets
+from nixfleet.cli.words import check_name, parse_targets
 from nixfleet.client.acts import find_release
 from nixfleet.client.checks import check_lines
 from nixfleet.client.push import PushResult, push
 from nixfleet.errors import UserError
-from nixfleet.model.ids import NAME, STORE_PATH
-from nixfleet.model.views import ReleaseLineView
+from nixfleet.model.ids import STORE_PATH
 from nixfleet.nix import Nix
+from nixfleet.trust.words import select_words
 
 MAX_FILE_BYTES: Final = 16 << 20
 
@@ -47,12 +47,6 @@ def read_release_file(path: Path) -> dict[str, str]:
     return parse_targets(f"{name}={system}" for name, system in agents.items())
 
 
-def check_release_name(name: str) -> None:
-    """Check a release's name before anything is built, pushed or signed for it. Raises: UserError."""
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"{name!r} is no release name; use lower-case letters, digits, '-', '_' and '.', 63 at most")
-
-
 async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> PushResult:
     """Push closures into the built-in cache, with progress. Raises: UserError, NixFailed, Unreachable."""
     root = fleet.state.root
@@ -78,7 +72,7 @@ async def push_all(given: Globals, fleet: Fleet, paths: list[str]) -> PushResult
 @command
 async def create(given: Globals, name: str, devices: tuple[str, ...], file: Path | None) -> None:
     """Publish a release: which device gets which system of this machine's Nix store."""
-    check_release_name(name)
+    check_name(name, "release")
     targets = {**(read_release_file(file) if file else {}), **parse_targets(devices)}
     if not targets:
         raise UserError("nothing to release; say --device NAME=PATH or -f FILE")
@@ -133,7 +127,7 @@ async def show(given: Globals, name: str) -> None:
         ("DEVICE", "SYSTEM", "SIZE", "PATH"),
         [
             (
-                line.name or line.device[:12] or _selector(line),
+                line.name or line.device[:12] or select_words(line.select or {}),
                 output.system_name(line.path),
                 output.size(line.nar_size),
                 line.path,
@@ -142,12 +136,6 @@ async def show(given: Globals, name: str) -> None:
         ],
         "no lines",
     )
-
-
-def _selector(line: ReleaseLineView) -> str:
-    """Give a selector as it is typed: ``env=prod site=oslo|bergen``, ``all`` for the empty one."""
-    select = line.select or {}
-    return " ".join(f"{tag}={'|'.join(values)}" for tag, values in sorted(select.items())) or "all"
 
 
 @click.group(cls=Group)
@@ -163,8 +151,7 @@ async def push_paths(given: Globals, paths: tuple[str, ...]) -> None:
     for path in paths:
         if not re.fullmatch(STORE_PATH, path):
             raise UserError(f"{path!r} is no store path; it must be /nix/store/HASH-NAME itself, not a link to it")
-        if not await Nix().is_valid(path):
-            raise UserError(f"{path} is not in this machine's Nix store; build it here, or copy it with 'nix copy'")
+        await check_here(Nix(), path)
     async with connected(given, catch_up=True) as fleet:
         result = await push_all(given, fleet, list(paths))
     if given.json:

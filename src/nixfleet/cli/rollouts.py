@@ -21,6 +21,7 @@ from nixfleet.model.statements import Closure, Verb
 from nixfleet.model.views import MemberView, ReleaseLineView, ReleaseView, RolloutDetail, RolloutView
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
+from nixfleet.trust.words import counted
 
 PART_CHARS: Final = 55
 """What a release's name may take of 63 characters for ``-part`` to fit behind it."""
@@ -57,8 +58,7 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         if dry_run:
             return None
         if asked:
-            count = f"{len(lines)} device{'s' if len(lines) > 1 else ''}"
-            confirm(given, f"Start the rollout of {view.name} to {count}?")
+            confirm(given, f"Start the rollout of {view.name} to {counted(len(lines), 'device')}?")
         if plan.names:
             digest = await _part(given, fleet, view.name, lines)
         acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note)

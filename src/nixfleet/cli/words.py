@@ -11,6 +11,12 @@ UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 DURATION_MAX_S: Final = 31_536_000
 
 
+def check_name(name: str, what: str) -> None:
+    """Check a name for a `what` (fleet, release) before anything is made under it. Raises: UserError."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"{name!r} is no {what} name; use lower-case letters, digits, '-', '_' and '.', 63 at most")
+
+
 def parse_tags(texts: Iterable[str]) -> dict[str, str]:
     """Read ``key=value`` tags. Raises: UserError."""
     tags: dict[str, str] = {}

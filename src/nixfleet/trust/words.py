@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import Digest, Fingerprint, Selector
+from nixfleet.model.ids import Digest, Fingerprint, Selector, Tags
 from nixfleet.model.statements import Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
 from nixfleet.model.views import EntryView
 from nixfleet.trust import sshsig
@@ -101,7 +101,7 @@ def _root(root: Root) -> str:
 
 def _grant(grant: Grant) -> str:
     actions = " ".join(grant.actions) or "read"
-    uses = "" if grant.max_uses is None else f", {_count(grant.max_uses, 'use')}"
+    uses = "" if grant.max_uses is None else f", {counted(grant.max_uses, 'use')}"
     return f"allow {grant.to.name} to {actions} on {select_words(grant.select)}{uses}, until {_day(grant.not_after)}"
 
 
@@ -111,12 +111,11 @@ def _grant_name(ended: str, state: State) -> str:
 
 
 def _device(device: Device) -> str:
-    tags = " ".join(f"{tag}={value}" for tag, value in sorted(device.tags.items())) or "no tags"
     if device.state == "retired":
         return f"retire {device.name}"
     if device.state == "held":
         return f"hold {device.name} until {_day(device.until or 0)}"
-    return f"{'enrol' if device.version == 1 else 'set'} {device.name} ({tags})"
+    return f"{'enrol' if device.version == 1 else 'set'} {device.name} ({tag_words(device.tags) or 'no tags'})"
 
 
 def _rollout(rollout: Rollout, state: State) -> str:
@@ -128,17 +127,17 @@ def _rollout(rollout: Rollout, state: State) -> str:
     named = release[:_SHORT] if record is None else record.statement.name
     if record is not None and record.statement.targets is not None and not rollout.select:
         onto = f"its {_devices_or_lines(record.statement)}"  # all that have a line are those of the release
-    return f"roll out {named} to {onto} in {_count(len(rollout.waves), 'wave')}"
+    return f"roll out {named} to {onto} in {counted(len(rollout.waves), 'wave')}"
 
 
 def _devices_or_lines(release: Release) -> str:
     """Count what a release has something for."""
     if release.targets is not None:
-        return _count(release.targets.size, "device")
-    return _count(len(release.lines or ()), "line")
+        return counted(release.targets.size, "device")
+    return counted(len(release.lines or ()), "line")
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
     """Count in words: ``1 wave``, ``2 waves``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
@@ -158,6 +157,11 @@ def _control(control: Control, state: State) -> str:
             return f"{control.verb} {onto}"
         case _:
             assert_never(control.verb)
+
+
+def tag_words(tags: Tags) -> str:
+    """Write a device's tags as they are typed."""
+    return " ".join(f"{tag}={value}" for tag, value in sorted(tags.items()))
 
 
 def select_words(select: Selector) -> str:
