@@ -20,10 +20,19 @@ def member(
     return MemberView(device=name, name=name, wave=1, outcome=outcome, online=online, phase=phase, overdue=overdue)
 
 
-def detail(state: str, *members: MemberView) -> RolloutDetail:
+def detail(state: str, *members: MemberView, judged: bool = True) -> RolloutDetail:
     """Make a rollout in a state."""
     view = RolloutView(
-        id="r", index=1, kind="deploy", release="", release_name="", by="", principal="", at=0, state=state
+        id="r",
+        index=1,
+        kind="deploy",
+        release="",
+        release_name="",
+        by="",
+        principal="",
+        at=0,
+        state=state,
+        judged=judged,
     )
     return RolloutDetail(rollout=view, members=members)
 
@@ -43,6 +52,7 @@ OK, BAD = Outcome.CONFIRMED, Outcome.REVERTED
         (detail("running", member("a", OK), member("b", online=False, phase=Phase.ACTIVATING)), "online", None),
         (detail("running", member("a", OK), member("b", phase=Phase.FETCHING, overdue=True)), "online", Ending.FAILED),
         (detail("running", member("a", BAD)), "online", Ending.FAILED),
+        (detail("running", member("a", BAD), judged=False), "online", None),
         (detail("paused", member("a")), "online", None),
         (detail("halted", member("a", BAD), member("b")), "online", Ending.HALTED),
         (detail("cancelled", member("a", OK)), "online", Ending.FAILED),
@@ -92,8 +102,8 @@ async def test_only_changes_are_given_and_the_end_is_the_last() -> None:
 
 async def test_outcomes_may_come_before_their_judgement() -> None:
     """A failure that the next plan turns into a halt is seen as the halt, not as an end before it."""
-    before, after = detail("running", member("a", BAD)), detail("halted", member("a", BAD))
-    assert [before, after] == await follow([before, after])
+    before, after = detail("running", member("a", BAD), judged=False), detail("halted", member("a", BAD))
+    assert [before, after] == await follow([before, before, before, after])
 
 
 async def test_all_outcomes_end_a_watch_during_the_soak() -> None:

@@ -1,11 +1,14 @@
 """Rollouts through the coordinator: starts, gates, waves, halts, restarts; decided by the planner, told by HTTP."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.factories import device_id, store_path
-from tests.server.harness import Rig, rig, until
+from tests.server.harness import DEADLINE_S, Rig, rig, until
 
 from nixfleet.client.api import Client
 from nixfleet.model.device import Cause, Outcome, Phase
@@ -13,6 +16,8 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.views import RolloutDetail, RolloutView
 from nixfleet.model.wire import Sync
+from nixfleet.server.store import AttemptRow, RolloutRow
+from nixfleet.server.store.plans import PlanTables
 from nixfleet.trust.gate import Gate, open_gate
 
 CANARY = (Wave(members=1), Wave(members="100%"))
@@ -95,6 +100,28 @@ async def test_only_started_devices_get_a_gate(tmp_path: Path) -> None:
         assert later.waits.startswith("wave 2 of 2 waits: wave 1 is not")
         await _report(one, canary.name, rollout, Outcome.CONFIRMED)
         assert [gate.wave for gate in await _gated(one, later.name)] == [2]
+
+
+async def test_an_outcome_is_judged_once_its_plan_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the decision on a failure is still being written, the rollout says that more is to come."""
+    decide, held, go = PlanTables.decide, threading.Event(), threading.Event()
+
+    async def slowly(self: PlanTables, row: RolloutRow, tries: Sequence[AttemptRow]) -> None:
+        if held.is_set():
+            await asyncio.to_thread(go.wait, DEADLINE_S)
+        await decide(self, row, tries)
+
+    monkeypatch.setattr(PlanTables, "decide", slowly)
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        await _online(one, "web-01")
+        rollout = await _begin(one, admin, "web-01")
+        await _gated(one, "web-01")
+        held.set()
+        await _report(one, "web-01", rollout, Outcome.REVERTED, cause=Cause.HEALTH)
+        detail = await until(lambda: admin.rollout(rollout), lambda said: said.members[0].outcome is not None)
+        assert ("running", False) == (detail.rollout.state, detail.rollout.judged)
+        go.set()
+        assert (await _rollout(admin, rollout, "halted")).judged
 
 
 async def test_failure_halts_and_says_why(tmp_path: Path) -> None:

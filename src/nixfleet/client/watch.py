@@ -13,9 +13,6 @@ from nixfleet.model.views import MemberView, RolloutDetail
 EVERY_S: Final = 1.0
 PATIENCE_S: Final = 120.0
 """How long a coordinator may be out of reach before a watch gives up."""
-_SETTLED: Final = 2
-"""One that is not final must look done so many times in a row: outcomes arrive before the plan that judges them."""
-
 Wait = Literal["all", "online"]
 
 
@@ -37,14 +34,14 @@ def ending(detail: RolloutDetail, wait: Wait = "online") -> Ending | None:
         case "finished":
             return _sum(detail)
         case _:
-            if not detail.members or any(_pending(member, wait) for member in detail.members):
+            # Outcomes arrive before the plan that judges them: a failure may yet halt it.
+            if (
+                not detail.rollout.judged
+                or not detail.members
+                or any(_pending(member, wait) for member in detail.members)
+            ):
                 return None
             return _sum(detail)
-
-
-def is_final(detail: RolloutDetail) -> bool:
-    """Tell whether nothing more will happen without another act."""
-    return detail.rollout.state in {"halted", "cancelled", "superseded", "expired", "finished"}
 
 
 def unreached(detail: RolloutDetail) -> tuple[MemberView, ...]:
@@ -88,7 +85,7 @@ async def watch(
     Raises: Unreachable once the coordinator was out of reach for `patience_s`; UserError for an unknown rollout.
     """
     last: RolloutDetail | None = None
-    settled, silent_s = 0, 0.0
+    silent_s = 0.0
     while True:
         try:
             detail = await client.rollout(rollout)
@@ -102,7 +99,6 @@ async def watch(
         if detail != last:
             yield detail
             last = detail
-        settled = settled + 1 if ending(detail, wait) is not None else 0
-        if settled and (is_final(detail) or settled >= _SETTLED):
+        if ending(detail, wait) is not None:
             return
         await sleep(every_s)

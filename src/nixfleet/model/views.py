@@ -90,7 +90,10 @@ class WaveView(_View, frozen=True, kw_only=True):
 
 
 class RolloutView(_View, frozen=True, kw_only=True):
-    """A rollout: `state` is one of waiting, running, paused, halted, finished, cancelled, superseded, expired."""
+    """A rollout: `state` is one of waiting, running, paused, halted, finished, cancelled, superseded, expired.
+
+    `judged`: the plan has seen every outcome that was told; until then a failure may yet turn into a halt.
+    """
 
     id: str
     index: int
@@ -116,6 +119,7 @@ class RolloutView(_View, frozen=True, kw_only=True):
     started_at: int | None = None
     finished_at: int | None = None
     controls: int = 0
+    judged: bool = True
 
 
 class RolloutDetail(_View, frozen=True, kw_only=True):

@@ -165,6 +165,8 @@ class Planner:
             for work in self.open():
                 for device in dirty:
                     self._refresh(work, device, now)
+        for work in self.open():
+            work.seen = work.outcomes
         delay_s = float(REFRESH_S)
         for work in self.open():
             delay_s = min(delay_s, await self._plan(work, now))
@@ -264,7 +266,7 @@ class Planner:
     # One rollout
 
     async def _plan(self, work: Work, now: Clock) -> float:
-        state = work.state(self._clock.reconnect_s)
+        state, seen = work.state(self._clock.reconnect_s), work.seen
         members = tuple(work.members.values())
         lineup = work.lineup()
         decisions = plan(state, members, now, lineup)
@@ -272,6 +274,7 @@ class Planner:
         after, folded = apply(state, members, lasting, now)
         if lasting and not await self._store_decision(work, after, members, folded, now):
             return 0.0
+        work.judged = seen
         before = (work.waits, work.standings)
         work.waits = waiting(decisions)
         result = summary(after, folded, now, lineup)

@@ -71,6 +71,7 @@ class RolloutViews:
             started_at=stored.started_at,
             finished_at=stored.finished_at,
             controls=logged.controls,
+            judged=work.judged == work.outcomes,
         )
 
     def _wave(self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts) -> WaveView:

@@ -64,6 +64,12 @@ class Work:
         self.members: dict[str, Member] = {}
         self.waits: dict[Subject, Reason] = {}
         self.superseded = False
+        self.outcomes = 0
+        """Counts what was told of outcomes."""
+        self.seen = 0
+        """`outcomes` as of when all members were last brought up to date."""
+        self.judged = 0
+        """`seen` as of the newest plan whose decisions are stored."""
         self.standings: dict[str, Standing] = {}
         self.counts = Counts()
         self.wave_of: dict[str, int] = {}
@@ -181,7 +187,10 @@ class Work:
         key = (row.device, row.run)
         held = self.tries.get(key)
         whole = row if held is None else merged(held.row, row)
-        self.tries[key] = Try.of(whole) if told is None else Try(whole, told)
+        one = self.tries[key] = Try.of(whole) if told is None else Try(whole, told)
+        before = held.told if held is not None else None
+        if one.told is not None and one.told.outcome is not (before.outcome if before is not None else None):
+            self.outcomes += 1
 
 
 def merged(old: AttemptRow, new: AttemptRow) -> AttemptRow:
