@@ -19,7 +19,7 @@ from nixfleet.cli.options import Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.mirror import Mirror
-from nixfleet.config import admin_dirs, choose_context, coordinator_dir, log_dir, mirror_dir, read_admin
+from nixfleet.config import Context, admin_dirs, choose_context, coordinator_dir, log_dir, mirror_dir, read_admin
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.views import Delta, Snapshot
@@ -60,13 +60,7 @@ async def console(
 
 
 async def _open(
-    given: Globals,
-    signer: Signer | None,
-    address: str,
-    theme: str,
-    mouse: bool,
-    refresh: int,
-    listen: str | None,
+    given: Globals, signer: Signer | None, address: str, theme: str, mouse: bool, refresh: int, listen: str | None
 ) -> int:
     """Connect, or start the coordinator first, and show the fleet until the person leaves.
 
@@ -82,10 +76,7 @@ async def _open(
     if asks:
         signer = ForegroundSigner(signer, foreground)
     fingerprint = Fingerprint(signer.key.fingerprint)
-    folder = coordinator_dir(name, given.env)
-    served = running(folder)
-    embedded = Embedded(folder, listen or listen_for(context.urls[0])) if _is_here(folder) and served is None else None
-    urls = (embedded.address,) if embedded else (served,) if served else context.urls
+    embedded, urls = _coordinator(coordinator_dir(name, given.env), context, listen)
     mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
     view, _, query = address.partition(" ")
     try:
@@ -123,9 +114,15 @@ async def _open(
             await asyncio.to_thread(embedded.stop)
 
 
-def _is_here(folder: Path) -> bool:
-    """Tell whether this machine holds the fleet's database."""
-    return (folder / DATABASE).exists()
+def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["Embedded | None", tuple[str, ...]]:
+    """Find who serves the fleet: a coordinator here already, one to start where its database is, or its addresses."""
+    served = running(folder)
+    if served is not None:
+        return None, (served,)
+    if not (folder / DATABASE).exists():
+        return None, context.urls
+    embedded = Embedded(folder, listen or listen_for(context.urls[0]))
+    return embedded, (embedded.address,)
 
 
 class Embedded:
