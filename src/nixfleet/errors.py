@@ -9,7 +9,9 @@
     └── NixFailed               a Nix command failed; carries argv, exit code and last lines      (exit 1)
 
 Every text is one sentence that says what is wrong and, where there is a way on, what to do next.
-A broken invariant is an ``assert`` instead. Foreign exceptions never cross the module that owns their library.
+A module may refine a leaf where a caller must tell cases apart (`trust.view.Fork` is `Untrusted`, `nix.NixError` is
+`NixFailed`); none adds a branch. A broken invariant is an ``assert`` instead. Foreign exceptions never cross the module
+that owns their library.
 """
 
 from typing import ClassVar

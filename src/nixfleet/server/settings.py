@@ -1,4 +1,4 @@
-"""What a coordinator is started with; reading it from files is `config`'s work, never done here."""
+"""What a coordinator is started with; flags and environment are read by `cli`, never here."""
 
 from dataclasses import dataclass
 from pathlib import Path
