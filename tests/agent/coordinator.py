@@ -139,8 +139,7 @@ class MadeUpClient:
             raise Unknown("the release has no line for this device")
         if lines.index_of(device) is None:
             return LineAnswer(absence=lines.absence(device))
-        text, index, hashes = lines.proof(device)
-        return LineAnswer(line=self._server.spoil(LineProof(line=text, index=index, size=lines.size, hashes=hashes)))
+        return LineAnswer(line=self._server.spoil(lines.proof(device)))
 
     async def report(self, signed: Signed) -> None:
         """Take a report that verifies under the device's key."""

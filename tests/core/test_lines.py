@@ -18,18 +18,17 @@ def test_every_device_proves_its_own_line_and_no_other(count: int, data: st.Data
     names = [f"host-{number}" for number in range(count)]
     tree = LineTree([target_line(name, name) for name in names])
     name = data.draw(st.sampled_from(names))
-    text, index, hashes = tree.proof(device_id(name))
-    line = verify_line(text, index, count, hashes, tree.targets, device_id(name))
-    assert target_line(name, name) == line
+    proof = tree.proof(device_id(name))
+    assert target_line(name, name) == verify_line(proof, tree.targets, device_id(name))
     with pytest.raises(Untrusted):
-        verify_line(text, index, count, hashes, tree.targets, device_id("another"))
+        verify_line(proof, tree.targets, device_id("another"))
     with pytest.raises(Untrusted):
-        verify_line(text.replace("host", "hast"), index, count, hashes, tree.targets, device_id(name))
+        verify_line(replace(proof, line=proof.line.replace("host", "hast")), tree.targets, device_id(name))
     with pytest.raises(Untrusted):
-        verify_line(text, index, count + 1, hashes, tree.targets, device_id(name))
+        verify_line(replace(proof, size=count + 1), tree.targets, device_id(name))
     other = LineTree([target_line(name, "other")]).targets
     with pytest.raises(Untrusted):
-        verify_line(text, index, count, hashes, other, device_id(name))
+        verify_line(proof, other, device_id(name))
 
 
 def test_lines_are_sorted_and_unique() -> None:
@@ -61,8 +60,7 @@ def test_a_device_without_a_line_is_told_so() -> None:
 
 
 def _proof(tree: LineTree, index: int) -> LineProof:
-    text, place, hashes = tree.proof(tree.devices[index])
-    return LineProof(line=text, index=place, size=tree.size, hashes=hashes)
+    return tree.proof(tree.devices[index])
 
 
 @given(st.integers(1, 40), st.integers(0, 60))

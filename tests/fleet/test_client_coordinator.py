@@ -185,7 +185,7 @@ async def test_a_device_syncs_asks_for_its_line_and_reports(running: Running) ->
         record = next(iter(mirror.state.releases.values()))
         assert line is not None
         assert record.statement.targets is not None
-        own = verify_line(line.line, line.index, line.size, line.hashes, record.statement.targets, device_id("web-01"))
+        own = verify_line(line, record.statement.targets, device_id("web-01"))
         assert system("a").path == own.path
         report = Report(
             v=1, fleet=running.fleet, device=device_id("web-01"), seq=1, at=now(), log=mirror.log_state, protocol=1,

@@ -385,7 +385,7 @@ def _proven(told: LineAnswer, targets: Targets | None, device: str) -> TargetLin
     if targets is None:
         raise Untrusted("the release has no device lines")
     if told.line is not None:
-        return verify_line(told.line.line, told.line.index, told.line.size, told.line.hashes, targets, device)
+        return verify_line(told.line, targets, device)
     if told.absence is None:
         raise Untrusted("it is neither a line nor a proof that there is none")
     verify_absence(told.absence, targets, device)

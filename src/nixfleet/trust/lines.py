@@ -82,12 +82,12 @@ class LineTree:
         """Return the place of a device's line, None when it has none."""
         return self._index.get(DeviceId(device))
 
-    def proof(self, device: str) -> tuple[str, int, tuple[bytes, ...]]:
-        """Return a device's line as text, its place and its inclusion proof. Raises: UserError without a line."""
+    def proof(self, device: str) -> LineProof:
+        """Return a device's line with its place and its inclusion proof. Raises: UserError without a line."""
         index = self.index_of(device)
         if index is None:
             raise UserError(f"the release has no line for device {device}")
-        return self.texts[index], index, tuple(self._tree.inclusion(index, self.size))
+        return self._proven(index)
 
     def absence(self, device: str) -> LineAbsence:
         """Return the neighbours between which a device's line would stand. Raises: UserError when it has one."""
@@ -104,9 +104,9 @@ class LineTree:
         return LineProof(line=self.texts[index], index=index, size=self.size, hashes=hashes)
 
 
-def verify_line(text: str, index: int, size: int, hashes: Sequence[bytes], targets: Targets, device: str) -> TargetLine:
+def verify_line(proof: LineProof, targets: Targets, device: str) -> TargetLine:
     """Return a device's own line, proven to be part of the signed release. Raises: Untrusted."""
-    line = _included(text, index, size, hashes, targets)
+    line = _included(proof, targets)
     if line.device != device:
         raise Untrusted(f"the line is for device {line.device}, not for this one")
     return line
@@ -123,15 +123,15 @@ def verify_absence(absence: LineAbsence, targets: Targets, device: str) -> None:
     for proof, is_left in ((left, True), (right, False)):
         if proof is None:
             continue
-        other = _included(proof.line, proof.index, proof.size, proof.hashes, targets).device
+        other = _included(proof, targets).device
         if not (other < device if is_left else device < other):
             raise Untrusted(f"the line for device {other} does not prove that there is none for this one")
 
 
-def _included(text: str, index: int, size: int, hashes: Sequence[bytes], targets: Targets) -> TargetLine:
+def _included(proof: LineProof, targets: Targets) -> TargetLine:
     """Read a line that the signed release has at this place. Raises: Untrusted."""
-    if size != targets.size:
-        raise Untrusted(f"the line's proof is for {size} lines, the release has {targets.size}")
-    data = text.encode(errors="surrogatepass")
-    verify_inclusion(leaf_hash(data), index, size, hashes, bytes.fromhex(targets.root))
+    if proof.size != targets.size:
+        raise Untrusted(f"the line's proof is for {proof.size} lines, the release has {targets.size}")
+    data = proof.line.encode(errors="surrogatepass")
+    verify_inclusion(leaf_hash(data), proof.index, proof.size, proof.hashes, bytes.fromhex(targets.root))
     return decode_line(data)

@@ -4,13 +4,14 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from nixfleet.model.ids import Digest, Tags, matches
+from nixfleet.model.ids import Digest, Tags
 from nixfleet.model.statements import Closure, Release, TargetLine
-from nixfleet.model.wire import LineAnswer, LineProof
+from nixfleet.model.wire import LineAnswer
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import Store
 from nixfleet.trust.lines import LineTree, decode_line
+from nixfleet.trust.replay import closure_for
 
 _KEPT = 16
 
@@ -28,10 +29,7 @@ class ReleaseLines:
         """Give what a device gets, None when the release has nothing for it; the first matching selector wins."""
         if self.statement.targets is not None:
             return self.lines.get(device)
-        for line in self.statement.lines or ():
-            if matches(line.select, tags):
-                return line.closure
-        return None
+        return closure_for(self.statement, tags)
 
     def answer(self, device: str) -> LineAnswer:
         """Prove a device's own target line, or that it has none. Raises: Unknown for a release without device lines."""
@@ -39,8 +37,7 @@ class ReleaseLines:
             raise Unknown("the release has no device lines")
         if self.tree.index_of(device) is None:
             return LineAnswer(absence=self.tree.absence(device))
-        text, index, hashes = self.tree.proof(device)
-        return LineAnswer(line=LineProof(line=text, index=index, size=self.tree.size, hashes=hashes))
+        return LineAnswer(line=self.tree.proof(device))
 
 
 class Releases:
