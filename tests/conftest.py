@@ -1,8 +1,9 @@
 """Settings of the whole test run: imports from the checkout, and no skips where everything is required."""
 
+import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,15 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"NIXFLEET_REQUIRE_ALL=1 allows no skip: {report.longrepr}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_found() -> Iterator[None]:
+    """Undo what a program that a test ran in this process did to the loggers: another test reads what they say."""
+    known = logging.root.manager.loggerDict.values()
+    loggers = [logging.root, *(one for one in known if isinstance(one, logging.Logger))]
+    before = [(one, one.level, one.propagate, one.handlers[:]) for one in loggers]
+    yield
+    for one, level, propagate, handlers in before:
+        one.setLevel(level)
+        one.propagate, one.handlers = propagate, handlers

@@ -1,6 +1,9 @@
 """The form of the first run: what it takes, what it says of a wrong answer, and where it lets one go."""
 
+import asyncio
+
 import pytest
+from textual import events
 
 from nixfleet.errors import UserError
 from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, check_name, check_url
@@ -24,6 +27,20 @@ async def test_three_answers_are_given_back() -> None:
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.press(*"acme_2", "enter", "enter", "enter")
     assert FirstRun(name="acme_2", url=URL, key="new") == app.return_value
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_keys_that_come_in_bursts_are_taken_in_their_order(turns: int) -> None:
+    """What was typed while the machine was busy ends as if it had been typed slowly: the address is replaced."""
+    app = form(url="http://127.0.0.1:1")
+    typed = [*"acme", "enter", "ctrl+u", *"http://desk:80", "enter", "enter"]
+    async with app.run_test(size=(80, 24)) as pilot:
+        for key in typed:
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+            for _ in range(turns):  # that many turns of the loop before the next key
+                await asyncio.sleep(0)
+        await pilot.pause()
+    assert FirstRun(name="acme", url="http://desk:80", key="new") == app.return_value
 
 
 @pytest.mark.parametrize("leave", ["enter", "tab", "down"])

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import msgspec
 from textual import events
 from textual.app import App, ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
@@ -62,11 +63,17 @@ _CHECKS: Final[dict[str, Callable[[str], None]]] = {"name": check_name, "url": c
 """What is asked in a field of text, in the order of the form."""
 
 
+_EDITS: Final = {binding.key: binding.action for binding in Binding.make_bindings(Input.BINDINGS)}
+
+
 class Answer(Input):
     """A field of text; keys typed ahead go to the field that is next by then."""
 
-    def on_key(self, event: events.Key) -> None:
-        """Go on at Enter at once, not by a message that later keys overtake; pass on what came for another field."""
+    async def on_key(self, event: events.Key) -> None:
+        """Act on a key at once; pass on what came for another field.
+
+        Textual looks for a binding only once a key has come up to the app: keys typed behind it would overtake it.
+        """
         focused = self.screen.focused
         if focused is not None and focused is not self:
             event.stop()
@@ -76,6 +83,10 @@ class Answer(Input):
             event.stop()
             event.prevent_default()
             self.app.action_focus_next()
+        elif event.key in _EDITS:
+            event.stop()
+            event.prevent_default()
+            await self.run_action(_EDITS[event.key])
 
 
 class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
