@@ -4,13 +4,14 @@ It never touches the signals of a program that embeds it.
 """
 
 import asyncio
+import contextlib
 import logging
+import resource
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import uvicorn
 
@@ -19,6 +20,7 @@ from nixfleet.server.app import make_app
 from nixfleet.server.coordinator.clock import Wall
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.lock import FolderLock, running
+from nixfleet.server.punctual import HEAD_BYTES, Punctual
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.setup import keep_private
 
@@ -30,7 +32,6 @@ _START_S = 120
 _STOP_S = 15
 _GRACE_S = 5
 _BACKLOG = 4_096
-_HEAD_BYTES = 32_768
 
 
 class Server:
@@ -97,9 +98,17 @@ def run_forever(settings: ServerSettings, ready: Callable[[str], None], *, wall:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        _allow_files()
         await serve(settings, wall, ready, stop)
 
     asyncio.run(main())
+
+
+def _allow_files() -> None:
+    """Let the program open as many files as the system permits it: each connected agent is one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS says "unlimited" and does not mean it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def serve(settings: ServerSettings, wall: Wall, ready: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -137,7 +146,7 @@ class _Web(uvicorn.Server):
         config = uvicorn.Config(
             app,  # type: ignore[arg-type]  # an ASGI application; uvicorn types it by its own protocol
             loop="none",
-            http="h11",
+            http=Punctual,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -146,12 +155,12 @@ class _Web(uvicorn.Server):
             proxy_headers=False,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_S,
-            h11_max_incomplete_event_size=_HEAD_BYTES,
+            h11_max_incomplete_event_size=HEAD_BYTES,
             backlog=_BACKLOG,
         )
         super().__init__(config)
 
-    @contextmanager
+    @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the program's signals alone."""
         yield
