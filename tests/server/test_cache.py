@@ -229,6 +229,22 @@ async def test_a_full_disk_takes_a_half_chunk_back(cache: BinaryCache, monkeypat
     assert 3 == await cache.held_bytes(part)
 
 
+async def test_an_empty_chunk_leaves_nothing(cache: BinaryCache, tmp_path: Path) -> None:
+    """A chunk of no bytes is taken, and begins no upload."""
+    assert 0 == await cache.append(hash_part(path_of(THING).store_path), 0, b"")
+    assert [] == files_in(tmp_path)
+
+
+async def test_no_narinfo_is_written_that_readers_refuse(cache: BinaryCache, tmp_path: Path) -> None:
+    """References that make a narinfo larger than what is ever read are refused, and nothing is published."""
+    many = [f"/nix/store/{'a' * 32}-{number:0>200}" for number in range(20_000)]
+    said = msgspec.structs.replace(path_of(THING), references=tuple(many))
+    await upload(cache, said, packed(THING))
+    with pytest.raises(Bound, match="more references"):
+        await cache.commit(said)
+    assert [] == files_in(tmp_path / "nar") + files_in(tmp_path / "narinfo")
+
+
 async def test_forgotten_uploads_are_removed_at_the_start(cache: BinaryCache, tmp_path: Path) -> None:
     """An upload that nobody touched for a week is gone after a restart; a young one stays."""
     part = hash_part(path_of(THING).store_path)
@@ -285,7 +301,8 @@ async def test_a_nar_is_served_whole_and_by_ranges(cache: BinaryCache, host: htt
         assert f"bytes {start}-{end - 1}/{size}" == part.headers["content-range"]
     beyond = await host.get(url, headers={"range": f"bytes={size}-"})
     assert (416, f"bytes */{size}") == (beyond.status_code, beyond.headers["content-range"])
-    assert 304 == (await host.get(url, headers={"if-none-match": etag})).status_code
+    for held in (etag, f'"other", W/{etag}', "*"):
+        assert 304 == (await host.get(url, headers={"if-none-match": held})).status_code
     other = await host.get(url, headers={"range": "bytes=0-0", "if-range": '"other"'})
     assert (200, size) == (other.status_code, len(other.content))
 

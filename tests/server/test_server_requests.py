@@ -312,6 +312,22 @@ async def test_every_body_has_a_bound(tmp_path: Path) -> None:
         assert _error(await _ask(one, "/v1/log", "admin", method="POST", body=large)) == (400, "user")
 
 
+@pytest.mark.parametrize("body", [b'{"x":' + b"[" * 80_000, b'{"x": "\xff"}', b'{"paths": ["\xff"]}', b"[]", b""])
+async def test_body_that_cannot_be_read_is_the_senders_fault(tmp_path: Path, body: bytes) -> None:
+    """Nesting without end, bytes that are no text and other shapes are 400 on every route that takes JSON."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        for who, path in (
+            (None, "/v1/log"),
+            (None, "/v1/reports"),
+            (None, "/v1/enroll"),
+            (None, "/v1/sessions"),
+            ("web-01", "/v1/progress"),
+            ("admin", "/v1/cache/missing"),
+            ("admin", "/v1/cache/paths"),
+        ):
+            assert _error(await _ask(one, path, who, method="POST", body=body)) == (400, "user"), path
+
+
 async def test_every_query_has_a_bound(tmp_path: Path) -> None:
     """Numbers out of range, words that are no numbers, unknown paths and long queries are told apart."""
     async with rig(tmp_path / "data", "web-01") as one:

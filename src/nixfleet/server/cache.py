@@ -22,7 +22,15 @@ from nixfleet.config import sync_folder
 from nixfleet.errors import Conflict, Unreachable, Untrusted, UserError
 from nixfleet.model.wire import UPLOAD_CHUNK_BYTES, CachePath
 from nixfleet.server.faults import Bound, Busy
-from nixfleet.trust.narinfo import CacheKey, NarInfo, base32_encode, format_narinfo, hash_part, parse_narinfo
+from nixfleet.trust.narinfo import (
+    NARINFO_BYTES_MAX,
+    CacheKey,
+    NarInfo,
+    base32_encode,
+    format_narinfo,
+    hash_part,
+    parse_narinfo,
+)
 
 _READ_BYTES: Final = 1 << 20
 _WINDOW_BYTES_MAX: Final = 128 << 20
@@ -124,6 +132,8 @@ class BinaryCache:
             raise Bound(f"a chunk is larger than {UPLOAD_CHUNK_BYTES} bytes")
         if held + len(chunk) > self._limits.nar_bytes:
             raise Bound(f"the upload is larger than the {self._limits.nar_bytes} bytes this cache takes")
+        if not chunk:
+            return held
         if not held and self._unfinished() >= self._limits.uploads:
             self._forget_old()
             if self._unfinished() >= self._limits.uploads:
@@ -175,6 +185,8 @@ class BinaryCache:
             deriver=said.deriver,
         )
         text = format_narinfo(self._key.signed(info))
+        if len(text) > NARINFO_BYTES_MAX:
+            raise Bound(f"{said.store_path} has more references than a narinfo of {NARINFO_BYTES_MAX} bytes holds")
         # The NAR is durable before the narinfo that names it: a crash in between leaves a file, never a broken path.
         upload.replace(self._nars / f"{file_hash}.nar.zst")
         sync_folder(self._nars)

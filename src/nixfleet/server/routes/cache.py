@@ -99,7 +99,8 @@ def _nar_answer(request: Request[Any, Any, Any], file: NarFile) -> Response[byte
     """Answer with the whole file or one range of it (RFC 9110 section 14); several ranges get the whole."""
     etag = f'"{file.path.name[:52]}"'  # the name is the hash of the content
     headers = {"etag": etag, "accept-ranges": "bytes", "cache-control": "public, max-age=31536000, immutable"}
-    if etag in request.headers.get("if-none-match", ""):
+    held = request.headers.get("if-none-match", "")
+    if etag in held or held.strip() == "*":
         return Response(b"", status_code=304, headers=headers)
     status, start, end = 200, 0, file.size_bytes
     if request.headers.get("if-range", etag) == etag and (wanted := request.headers.get("range")):
