@@ -11,7 +11,7 @@ from tests.factories import device_id, store_path
 from tests.server.harness import DEADLINE_S, Rig, rig, until
 
 from nixfleet.client.api import Client
-from nixfleet.model.device import Cause, Outcome, Phase
+from nixfleet.model.device import Attempt, Cause, Outcome, Phase
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.views import RolloutDetail, RolloutView
@@ -318,3 +318,23 @@ async def test_unauthorised_or_cancelled_rollout_supersedes_nothing(tmp_path: Pa
         await _rollout(admin, first, "running")
         await _online(one, "web-01")
         assert [gate.rollout for gate in await _gated(one, "web-01")] == [first]
+
+
+async def test_late_report_takes_no_outcome_back(tmp_path: Path) -> None:
+    """Of reports that arrive at once the newest tells how each try ended, now and after a restart."""
+    names = [f"d{number}" for number in range(8)]
+    async with rig(tmp_path / "data", *names) as one, one.client("admin") as admin, one.client(None) as device:
+        await _online(one, *names)
+        rollout = await _begin(one, admin, *names)
+        for name in names:
+            await _gated(one, name)
+        fetching = Attempt(rollout=rollout, run=1, phase=Phase.FETCHING)
+        older = [one.report(name, attempt=fetching) for name in names]
+        newer = [one.outcome(name, rollout, Outcome.CONFIRMED) for name in names]
+        pairs = zip(newer, older, strict=True)
+        await asyncio.gather(*(device.report(signed) for pair in pairs for signed in pair))
+        await _rollout(admin, rollout, "finished")
+        await asyncio.to_thread(one.restart)
+        async with one.client("admin") as again:
+            detail = await again.rollout(rollout)
+        assert {member.outcome for member in detail.members} == {Outcome.CONFIRMED}

@@ -66,6 +66,22 @@ async def test_reports_keep_the_highest_seq(store: Store) -> None:
     assert await store.status.devices(changed_after=10) == []
 
 
+async def test_late_report_takes_nothing_back(store: Store) -> None:
+    """What a newer report told of a try stays, whether an older one comes in its group or after it."""
+    ended, begun = AttemptRow("r", "a", 1, b"ended", 12, outcome_s=20), AttemptRow("r", "a", 1, b"begun", 13)
+    await store.status.save([Told(_device("a", 6), ended), Told(_device("a", 5), begun)])
+    assert [row.told for row in await store.status.attempts(["r"])] == [b"ended"]
+    await store.status.save([Told(_device("a", 4), begun), Told(_device("a", 6), begun)])
+    assert [row.told for row in await store.status.attempts(["r"])] == [b"ended"]
+
+
+async def test_reports_of_one_group_are_all_kept(store: Store) -> None:
+    """Two reports of a device on different tries in one group both leave theirs."""
+    first, second = AttemptRow("r", "a", 1, b"one", 1), AttemptRow("q", "a", 1, b"two", 1)
+    await store.status.save([Told(_device("a", 2), second), Told(_device("a", 1), first)])
+    assert [row.told for row in await store.status.attempts(["r", "q"])] == [b"one", b"two"]
+
+
 async def test_first_outcome_time_and_offer_stay(store: Store) -> None:
     """A start after a start keeps the first offer; a later report keeps the first outcome's time."""
     start = AttemptRow("r", "a", 1, b"offered", 10, offered_s=7, offered_at=17)

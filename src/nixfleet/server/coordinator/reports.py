@@ -10,7 +10,7 @@ from nixfleet.model.ids import Hex32
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.groups import GroupWriter
-from nixfleet.server.coordinator.live import LiveDevices
+from nixfleet.server.coordinator.live import Live, LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.store import AttemptRow, DeviceRow, Store, Told
 from nixfleet.trust.reports import open_report
@@ -59,8 +59,8 @@ class ReportDesk:
         )
         attempt = await self._attempt(report, now.run_s, now.wall_s)
         await self._group.put(Told(row, attempt))
-        self._apply(report, facts, now.wall_s, now.run_s)
-        self._heard(report, attempt)
+        if self._apply(report, facts, now.wall_s, now.run_s) or not _same_try(self._live.get(report.device), attempt):
+            self._heard(report, attempt)
 
     async def close(self) -> None:
         """Wait for what is being written."""
@@ -93,10 +93,11 @@ class ReportDesk:
             healthy_s=run_s if report.healthy and told.outcome is Outcome.CONFIRMED else None,
         )
 
-    def _apply(self, report: Report, facts: Facts | None, wall_s: int, run_s: int) -> None:
+    def _apply(self, report: Report, facts: Facts | None, wall_s: int, run_s: int) -> bool:
+        """Take a stored report up; False when a newer one was in the same group, which the store prefers too."""
         live = self._live.get(report.device)
         if report.seq <= live.seq:
-            return  # a newer one was in the same group
+            return False
         live.seq = report.seq
         live.report = report
         live.facts = facts
@@ -105,6 +106,13 @@ class ReportDesk:
             live.healthy_s = run_s
         if _ended(report.attempt):
             live.progress = None
+        return True
+
+
+def _same_try(live: Live, row: AttemptRow | None) -> bool:
+    """Tell whether a device's newest report speaks of the same try."""
+    told = live.report.attempt if live.report is not None else None
+    return told is not None and row is not None and (told.rollout, told.run) == (row.rollout, row.run)
 
 
 def _ended(attempt: Attempt | None) -> bool:

@@ -1,9 +1,10 @@
 """The devices' tables: newest signed reports and the history of attempts."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database, Insert, many
@@ -29,12 +30,21 @@ class StatusTables:
         self._db = database
 
     async def save(self, told: Sequence[Told]) -> None:
-        """Write reports durably in one transaction; a row with a higher `seq` stays."""
-        newest = {item.device.device: item.device for item in sorted(told, key=lambda item: item.device.seq)}
-        tries = {(row.rollout, row.device, row.run): row for row in (item.attempt for item in told) if row is not None}
+        """Write reports durably in one transaction; one that is not above what its device's row has changes nothing."""
+        told = sorted(told, key=lambda item: (item.device.device, item.device.seq))
         async with self._db.write() as connection:
-            await many(connection, self._report(), [values(newest[device]) for device in sorted(newest)])
-            await many(connection, self._try(), [values(tries[key]) for key in sorted(tries)])
+            # Another coordinator may have had a newer one, and whoever delays messages may bring an old one late.
+            held = await self._seqs(connection, {item.device.device for item in told})
+            fresh = [item for item in told if item.device.seq > held.get(item.device.device, -1)]
+            await many(connection, self._report(), [values(item.device) for item in fresh])
+            tries = [item.attempt for item in fresh if item.attempt is not None]
+            await many(connection, self._try(), [values(row) for row in tries])
+
+    async def _seqs(self, connection: AsyncConnection, devices: Collection[str]) -> dict[str, int]:
+        """Read the newest seq of these devices, and lock their rows where several coordinators write."""
+        query = select(_devices.c.device, _devices.c.seq).where(_devices.c.device.in_(devices))
+        found = await connection.execute(query.order_by(_devices.c.device).with_for_update())
+        return {str(row.device): int(row.seq) for row in found}
 
     def _report(self) -> Insert:
         statement = self._db.insert(_devices)
