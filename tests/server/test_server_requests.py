@@ -11,13 +11,14 @@ import httpx
 import msgspec
 import pytest
 from tests.factories import device_id, fingerprint, key
-from tests.server.harness import DEADLINE_S, Rig, rig
+from tests.server.harness import DEADLINE_S, Rig, rig, until
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.device import EnrollRequest, Facts, Session
 from nixfleet.model.wire import ErrorBody, Signed
 from nixfleet.server.coordinator import people
+from nixfleet.server.coordinator.planner import Planner
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 from nixfleet.trust.statements import digest
@@ -43,6 +44,25 @@ def _error(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, body.kind
 
 
+async def test_health_tells_that_a_part_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A coordinator that plans no more, because planning met a bug, is not well, though it still serves the log."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        assert (await _ask(one, "/healthz")).status_code == 200
+
+        async def broken(_: Planner) -> float:
+            raise AssertionError("a bug")
+
+        monkeypatch.setattr(Planner, "tick", broken)
+        one.fleet.device("web-01")
+        await one.send(admin)
+        answer = await until(lambda: _ask(one, "/healthz"), lambda answer: answer.status_code != 200)
+        assert _error(answer) == (503, "unavailable")
+        assert (await admin.fleet()).log_size == 2
+    assert "a task of the coordinator failed" in caplog.text
+
+
 async def test_open_routes_need_no_signature(tmp_path: Path) -> None:
     """Health, checkpoint, fleet, metrics and the API's description are for everybody."""
     async with rig(tmp_path / "data", "web-01") as one:
@@ -53,28 +73,39 @@ async def test_open_routes_need_no_signature(tmp_path: Path) -> None:
         assert "/v1/log/entries" in (await _ask(one, "/schema/openapi.json")).json()["paths"]
 
 
-READS = (
-    "/v1/log/entries",
-    "/v1/log/inclusion?index=0&size=1",
-    "/v1/log/consistency?old=1&new=1",
-    "/v1/sync?size=0",
-    "/v1/devices",
-    "/v1/rollouts",
-    "/v1/releases",
-    "/v1/audit",
-    "/v1/snapshot",
-    "/v1/enroll",
-    "/v1/events?since=0",
-    "/v1/agent/events?size=0",
-)
+OPEN = {
+    ("get", "/healthz"),
+    ("get", "/v1/checkpoint"),
+    ("get", "/v1/fleet"),
+    ("get", "/metrics"),
+    ("get", "/cache/nix-cache-info"),
+    ("get", "/cache/{name}"),
+    ("get", "/cache/nar/{name}"),
+    ("head", "/cache/nix-cache-info"),
+    ("head", "/cache/{name}"),
+    ("head", "/cache/nar/{name}"),
+}
+"""What docs/protocol.md lets anybody ask."""
+SIGNED_BODIES = {("post", f"/v1/{name}") for name in ("log", "reports", "enroll", "sessions")}
+"""What is signed in itself."""
 
 
-async def test_reads_need_a_known_key(tmp_path: Path) -> None:
-    """Without a signature, and with the key of a stranger, nothing is read."""
+async def test_every_other_request_needs_a_known_key(tmp_path: Path) -> None:
+    """Without a signature, and with a stranger's key, no route but the named ones answers, whatever is asked of it."""
     async with rig(tmp_path / "data") as one:
-        for path in READS:
-            assert _error(await _ask(one, path)) == (401, "untrusted")
-            assert _error(await _ask(one, path, "stranger")) == (401, "untrusted")
+        document = (await _ask(one, "/schema/openapi.json")).json()
+        asked = {(method, path): part for path, item in document["paths"].items() for method, part in item.items()}
+        assert OPEN | SIGNED_BODIES < asked.keys()
+        for (method, path), part in asked.items():
+            if (method, path) in OPEN | SIGNED_BODIES:
+                continue
+            numbers = [
+                each["name"] for each in part.get("parameters", ()) if each["in"] == "query" and each["required"]
+            ]
+            url = f"{path.partition('{')[0]}{'x' + path.rpartition('}')[2] if '{' in path else ''}"
+            url += "?" + "&".join(f"{name}=0" for name in numbers) if numbers else ""
+            for who in (None, "stranger"):
+                assert _error(await _ask(one, url, who, method=method.upper())) == (401, "untrusted"), (method, url)
 
 
 async def test_forged_requests_are_refused(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ class Coordinator:
 
     def __init__(self, settings: ServerSettings, wall: Wall) -> None:
         self.ready = False
+        self.failed = False
+        """Whether one of its tasks has ended by a failure of its own: what it did is not done any more."""
         self.settings = settings
         self.store = Store(settings.url())
         self.clock = RunClock(self.store, wall)
@@ -129,6 +131,7 @@ class Coordinator:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            self.failed = True
             _log.error("a task of the coordinator failed", exc_info=error)
 
     # The log

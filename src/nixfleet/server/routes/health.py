@@ -28,9 +28,11 @@ def health_routes(coordinator: Coordinator, settings: ServerSettings) -> list[Co
 
     @get("/healthz", opt={ALWAYS: True})
     async def healthz() -> dict[str, str | int]:
-        """Tell whether the coordinator serves, and its database answers."""
+        """Tell whether the coordinator serves with all its parts, and its database answers."""
         if not coordinator.ready:
             raise Unreachable("the coordinator is starting")
+        if coordinator.failed:
+            raise Unreachable("a part of the coordinator has failed; its journal says why: restart it")
         await coordinator.store.log.size()
         return {"status": "ok", "version": nixfleet.__version__, "log_size": coordinator.log.size}
 
