@@ -11,6 +11,7 @@ from nixfleet.model.statements import StopAt, Wave
 from nixfleet.rollout import (
     Ask,
     Await,
+    Counts,
     Decision,
     Done,
     Finish,
@@ -20,11 +21,13 @@ from nixfleet.rollout import (
     Parked,
     Passed,
     Resumed,
+    Standing,
     Start,
     Wait,
     apply,
     next_wake,
     plan,
+    standing,
     status,
     summary,
     waiting,
@@ -338,6 +341,14 @@ def test_nothing_starts_while_the_whole_rollout_is_stopped(changes: dict[str, An
     assert word == status(fleet.state, fleet.now)
 
 
+@pytest.mark.parametrize("changes", [{"not_before": NOON_S}, {"not_after": NOON_S}])
+def test_its_first_and_its_last_second_are_the_rollouts(changes: dict[str, Any]) -> None:
+    """A rollout starts devices, and is said to run, from the very second of `not_before` to that of `not_after`."""
+    fleet = Fleet(rollout(**changes), members(1))
+    assert [member(0).device] == _started(fleet.tick())
+    assert "running" == status(fleet.state, fleet.now)
+
+
 def test_devices_of_a_stopped_rollout_still_run_out_of_time() -> None:
     """A cancelled rollout does not stay in flight for ever."""
     fleet = Fleet(rollout(), members(1))
@@ -434,6 +445,14 @@ def test_the_next_wake_is_the_next_thing_that_time_brings() -> None:
     assert 77 == next_wake(early, members(1), at(0))
 
 
+def test_who_sleeps_until_an_offline_devices_time_is_over_is_not_late() -> None:
+    """The time for which others wait for an offline device is over `device_timeout_s` after its turn, however late."""
+    fleet = Fleet(rollout(), members(1, online=False))
+    fleet.tick(500)
+    fleet.tick(100)
+    assert 3_500 == next_wake(fleet.state, fleet.members, fleet.now)
+
+
 def test_a_lineup_of_other_members_is_a_mistake_of_the_caller() -> None:
     """A kept line-up that misses a joiner must not make it disappear."""
     with pytest.raises(AssertionError, match="line-up"):
@@ -453,6 +472,15 @@ def test_summary_counts_add_up() -> None:
     assert 6 == result.total.total
     assert "running" == result.status
     assert msgspec.json.encode(result.total)
+
+
+def test_summary_counts_whoever_was_not_started_as_pending() -> None:
+    """Those whose turn has not come, those who were offline for too long, and the held ones."""
+    away = member(1, online=False, waiting_s=0)
+    fleet = (member(0), away, member(2, held_until_wall_s=NOON_S + 9_000))
+    state, now = rollout(), at(3_600)
+    assert [Standing.PENDING, Standing.AWAY, Standing.HELD] == [standing(each, state, now) for each in fleet]
+    assert Counts(total=3, pending=3) == summary(state, fleet, now, waves(state, fleet)).total
 
 
 def test_a_repeated_decision_moves_no_clock() -> None:

@@ -55,6 +55,14 @@ def test_the_remainder_and_late_joiners_are_in_the_last_wave() -> None:
     assert member(9).device == lineup[-1][-1]
 
 
+def test_the_remainder_takes_its_turn_by_rank_too() -> None:
+    """Whom a selector of the last wave leaves over is not behind those whom it takes."""
+    fleet = [member(number, tags={"env": "prod" if number % 2 else "test"}) for number in range(20)]
+    (lineup,) = waves(rollout([Wave(members={"env": ("prod",)})]), fleet)
+    kept = ranks(ID, [each.device for each in fleet])
+    assert tuple(sorted(kept, key=kept.__getitem__)) == lineup
+
+
 def test_a_late_joiner_moves_nobody() -> None:
     """Percentages are of the set at the rollout's index."""
     state = rollout(default_waves(21))
