@@ -4,12 +4,19 @@ from pathlib import Path
 
 import pytest
 from tests.factories import Fleet, device_id
-from tests.server.harness import rig
+from tests.server.harness import Rig, rig
 
 from nixfleet.errors import Conflict, Refused, UserError
-from nixfleet.trust.merkle import leaf_hash, verify_consistency, verify_inclusion
+from nixfleet.model.statements import LogState
+from nixfleet.model.wire import AppendRequest
+from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.settings import ServerSettings
+from nixfleet.server.store import Store
+from nixfleet.trust.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
 from nixfleet.trust.note import open_checkpoint, origin
 from nixfleet.trust.view import LogView
+
+BEGINNING = LogState(size=0, root=EMPTY_ROOT.hex())
 
 
 async def test_log_is_served_as_it_was_made(tmp_path: Path) -> None:
@@ -101,3 +108,26 @@ async def test_audit_says_who_did_what(tmp_path: Path) -> None:
         entry = audit.entries[1]
         assert (entry.index, entry.principal, entry.type, entry.verdict) == (1, "admin", "device", "valid")
         assert "web-01" in entry.what
+
+
+async def test_set_of_a_rollout_is_that_of_its_index(tmp_path: Path) -> None:
+    """What follows a rollout in the same request is in nobody's set of it, nor after a restart."""
+    fleet = Fleet()
+    one = Rig(tmp_path / "data", fleet)
+    one.create()
+    for name in ("web-01", "web-02"):
+        fleet.device(name, tags={"env": "prod"}, base=BEGINNING)
+    rollout = fleet.rollout(fleet.release("a", base=BEGINNING)[0], select={"env": ("prod",)}, base=BEGINNING)
+    fleet.device("web-02", tags={"env": "test"}, base=BEGINNING)
+    fleet.device("web-03", tags={"env": "prod"}, base=BEGINNING)
+    store = Store(ServerSettings(data_dir=one.data_dir).url())
+    try:
+        keepers = [LogKeeper(store, fleet.log_key, lambda: int(fleet.now)) for _ in range(2)]
+        await keepers[0].load()
+        every = tuple(one.submission(index) for index in range(1, fleet.size))
+        await keepers[0].append(AppendRequest(statements=every))
+        await keepers[1].load()
+    finally:
+        await store.close()
+    tags = {"env": "prod"}
+    assert [{rollout: {device_id("web-01"): tags, device_id("web-02"): tags}}] * 2 == [each.sets for each in keepers]

@@ -1,20 +1,20 @@
 """One entry judged by replay and described; pure, so that who follows sees what the one that appends saw."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
 import msgspec
 
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.model.ids import FleetId
-from nixfleet.model.statements import Control, Device, Release, Root, Statement
+from nixfleet.model.ids import FleetId, Tags
+from nixfleet.model.statements import Control, Device, Release, Rollout, Root, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.server.store import EntryRow, LineRow
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, LeafType, type_of
 from nixfleet.trust.lines import LineTree
-from nixfleet.trust.replay import State, Unknown, Valid, Verdict, Void, Waiting, replay
+from nixfleet.trust.replay import DeviceRecord, State, Unknown, Valid, Verdict, Void, Waiting, replay, selected
 from nixfleet.trust.sshsig import PublicKey
 from nixfleet.trust.statements import digest, parse
 from nixfleet.trust.words import entry_view
@@ -30,6 +30,8 @@ class Judged:
     verdict: Verdict
     before: Device | None = None
     """The device's statement before this one."""
+    reach: Mapping[str, Tags] = field(default_factory=dict)
+    """Of a rollout: the active devices that it matches at its index, with the tags they have there."""
 
 
 def judge(state: State, index: int, leaf: Leaf, payload: bytes) -> Judged:
@@ -43,7 +45,7 @@ def judge(state: State, index: int, leaf: Leaf, payload: bytes) -> Judged:
     view = entry_view(index, data, payload, verdict, state)
     sha256 = digest(payload)
     row = EntryRow(index, data, sha256, payload, kind, subject_of(statement, kind, sha256), msgspec.json.encode(view))
-    return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
+    return _judged(state, row, leaf, statement, verdict, record)
 
 
 def follow(state: State, row: EntryRow) -> Judged:
@@ -51,7 +53,16 @@ def follow(state: State, row: EntryRow) -> Judged:
     leaf, statement = Leaf.unpack(row.leaf), parse(row.payload)
     record = state.devices.get(statement.device) if isinstance(statement, Device) else None
     verdict = replay(state, row.index, row.leaf, row.payload)
-    return Judged(row, leaf.log_time, statement, verdict, None if record is None else record.statement)
+    return _judged(state, row, leaf, statement, verdict, record)
+
+
+def _judged(
+    state: State, row: EntryRow, leaf: Leaf, statement: Statement, verdict: Verdict, record: DeviceRecord | None
+) -> Judged:
+    before = None if record is None else record.statement
+    # Now, while the state is that of the entry's index: what comes after it in a batch must not move anybody.
+    reach = selected(state, statement.select) if isinstance(statement, Rollout) and row.kind == "rollout" else {}
+    return Judged(row, leaf.log_time, statement, verdict, before, reach)
 
 
 def reason_against(verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ What is signed has been durable before; nothing is ever taken back. It judges by
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import Fingerprint, FleetId, Tags
@@ -19,7 +19,7 @@ from nixfleet.server.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
-from nixfleet.trust.replay import State, selected
+from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import mark_of
 from nixfleet.trust.sshsig import PublicKey, SecretKey
 from nixfleet.trust.statements import digest, parse
@@ -63,7 +63,7 @@ class LogKeeper:
         """Indexes of each device's own statements."""
         self.named: set[str] = set()
         """Releases that a rollout names: every agent needs their payloads."""
-        self.sets: dict[str, dict[str, Tags]] = {}
+        self.sets: dict[str, Mapping[str, Tags]] = {}
         """Active devices that matched each rollout at its index, with the tags they had."""
         self.times: dict[int, int] = {}
         """Log times of controls, by index."""
@@ -229,7 +229,8 @@ class LogKeeper:
         if isinstance(statement, Rollout):
             if statement.release is not None:
                 self.named.add(statement.release)
-            self.sets.setdefault(entry.row.sha256, selected(self.state, statement.select))
+            if entry.row.kind == "rollout":
+                self.sets.setdefault(entry.row.sha256, entry.reach)
 
     def _learn_key(self, device: str) -> None:
         record = self.state.devices.get(device)
