@@ -34,6 +34,12 @@ def test_percentages_are_of_the_whole_set_rounded_up() -> None:
     assert [1, 3, 11, 6] == [len(wave) for wave in waves(rollout(default_waves(21)), members(21))]
 
 
+@pytest.mark.parametrize(("percent", "expected"), [(1, 10), (50, 500), (99, 990), (100, 1_000)])
+def test_a_percentage_of_a_large_set_is_exact(percent: int, expected: int) -> None:
+    """Nothing is rounded where nothing needs to be."""
+    assert expected == len(waves(rollout([Wave(members=f"{percent}%"), Wave(members=1)]), members(1_000))[0])
+
+
 def test_a_percentage_is_never_zero() -> None:
     """One per cent of three devices is one device."""
     assert [1, 2] == [len(wave) for wave in waves(rollout([Wave(members="1%"), Wave(members="100%")]), members(3))]
