@@ -183,7 +183,10 @@ class MadeUpClient:
     async def payload(self, digest: str) -> bytes:
         """Read a payload."""
         await self._reach()
-        return next(one for _, one in self._server.fleet.entries if hashlib.sha256(one).hexdigest() == digest)
+        for _, payload in self._server.fleet.entries:
+            if hashlib.sha256(payload).hexdigest() == digest:
+                return payload
+        raise Unknown("no entry has this payload")
 
     def _device(self) -> str:
         """Name the caller by its key. Raises: Refused for a stranger's."""

@@ -17,6 +17,7 @@ from nixfleet.client import logfile, mirror
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.model.ids import Digest
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Entry, Sync
 from nixfleet.trust.replay import missing
@@ -260,6 +261,19 @@ async def test_payloads_that_came_late_are_filled_in_and_kept(tmp_path: Path, fl
     for one in (made, again):
         assert (False, True) == (bool(missing(one.state, device)), one.state.rollouts[rollout].paused)
         assert fleet.entries[3][1] == one.payload(3)
+
+
+async def test_a_release_of_no_log_keeps_nothing_else_from_being_filled_in(tmp_path: Path, fleet: Fleet) -> None:
+    """Anybody who may deploy something can name one; it stays missing, and the rest comes."""
+    fleet.rollout(Digest("0" * 64))
+    device = device_id("web-01")
+    async with serving(fleet) as (log, api):
+        log.wanted = lambda index: index != 3
+        made = opened(tmp_path, fleet, device=device)
+        await made.catch_up(api)
+        log.wanted = lambda _: True
+        assert (1, 0) == (await made.fill(api), await made.fill(api))
+    assert missing(made.state, device).releases == ("0" * 64,)
 
 
 # Crashes and company

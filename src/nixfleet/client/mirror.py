@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from nixfleet.client.api import Client, Payloads
+from nixfleet.client.faults import Unknown
 from nixfleet.client.logfile import LogFile
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.ids import MAX_NOTE_BYTES
@@ -197,24 +198,30 @@ class Mirror:
     async def fill(self, client: Client) -> int:
         """Fetch the payloads that this device needs by now and did not get with their leaves; gives how many.
 
-        Raises: Untrusted for a payload that does not fit, Unreachable, UserError.
+        A release that the coordinator does not know stays missing: a rollout can name one that is in no log, and what
+        it keeps from starting is the replay's to judge. Raises: Untrusted for a payload that does not fit,
+        Unreachable, UserError.
         """
         if self._device is None:
             return 0
-        gaps = missing(self.state, self._device)
+        gaps, filled = missing(self.state, self._device), 0
         for release in gaps.releases:
-            payload = await client.payload(release)
+            try:
+                payload = await client.payload(release)
+            except Unknown:
+                continue
             place = self.state.withheld.get(message_digest(payload))
             if place is None or digest(payload) != release:
                 raise Untrusted(f"{client.url} sent another payload than that of {release[:12]}")
             self._supply(place.place.index, payload)
+            filled += 1
         for index in gaps.controls:
             entries = (await client.entries(index, 1, "mine")).entries
             held = entries[0].payload if entries else None
             if held is None or not holds(self.leaf(index), held):
                 raise Untrusted(f"{client.url} does not send the payload of entry {index}, which this device needs")
             self._supply(index, held)
-        return len(gaps.releases) + len(gaps.controls)
+        return filled + len(gaps.controls)
 
     def _supply(self, index: int, payload: bytes) -> None:
         """Keep a payload before it counts, so that the next opening judges as this one does."""
