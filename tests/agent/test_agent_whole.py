@@ -25,7 +25,7 @@ from nixfleet.agent.update import Tick
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
-from nixfleet.model.ids import Tags
+from nixfleet.model.ids import Digest, Tags
 from nixfleet.model.statements import Activation, Rollout, TargetLine, Window
 from nixfleet.model.wire import Sync
 from nixfleet.nix import Fault, FaultKind
@@ -429,6 +429,50 @@ async def test_a_revoked_signature_stops_an_update_before_the_switch(tmp_path: P
     assert ([(rollout, 1, "refused")], []) == (site.server.outcomes(), site.machine.switches())
 
 
+@pytest.mark.parametrize(("forked", "outcomes"), [(False, ["confirmed"]), (True, [])])
+async def test_contact_none_does_without_a_silent_coordinator_and_never_with_another_log(
+    tmp_path: Path, outcomes: list[str], *, forked: bool
+) -> None:
+    """An update that asks for nobody's contact goes on offline; a fork seen right before the switch stops it."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    site.store.fetch_fault = Fault(FaultKind.unreachable, "the cache is gone for a while")
+    async with site.running() as agent:
+        device = await site.member()
+        rollout = site.deploy(device, new, activation=Activation(contact="none"))
+        site.server.open_gate(rollout, device)
+        await until(lambda: retrying(agent))
+        size = site.fleet.size
+        rewritten = sign_checkpoint(Checkpoint(origin(site.fleet.fleet, 0), size, b"\1" * 32), site.fleet.log_key)
+        if forked:
+            site.server.tamper = lambda sync: replace(sync, checkpoint=rewritten, start=size, entries=())
+        else:
+            site.server.down = "the network is gone"
+        site.store.fetch_fault = None
+        site.boot_s += 400
+        agent.service.feed(Tick())
+        await until(lambda: phase(agent) is Phase.CONFIRMED or (phase(agent) is Phase.STAGED and retrying(agent)))
+        site.server.down = ""
+        site.server.wake()
+        await until(lambda: len(site.server.outcomes()) == len(outcomes))
+    assert [(rollout, 1, outcome) for outcome in outcomes] == site.server.outcomes()
+    assert ([] if forked else [f"switch {new}"]) == site.machine.switches()
+
+
+async def test_a_rollout_of_no_release_by_somebody_without_the_right_here_stops_nobody(tmp_path: Path) -> None:
+    """Who may deploy elsewhere can name a release that is in no log, for all devices: it only does not count here."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    site.fleet.grant("dev", "deploy", select={"env": ["dev"]})
+    async with site.running():
+        device = await site.member()
+        rollout = site.deploy(device, new)
+        site.fleet.rollout(Digest("0" * 64), by="dev", select={})
+        site.server.open_gate(rollout, device)
+        await until(lambda: bool(site.server.outcomes()))
+    assert [(rollout, 1, "confirmed")] == site.server.outcomes()
+
+
 async def test_once_brings_one_update_to_its_end_and_returns(tmp_path: Path) -> None:
     """`run --once` needs no service: sync, update, report, exit."""
     site = Site(tmp_path)
@@ -528,6 +572,11 @@ def test_a_device_never_trusts_on_first_use(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no fleet is pinned"):
         site.parts()
     assert list(site.machine.state_dir.iterdir()) == []
+
+
+def retrying(agent: Agent) -> bool:
+    """Tell whether the update under way waits to be tried again."""
+    return agent.service.state.update is not None and agent.service.state.update.retry_s is not None
 
 
 def phase(agent: Agent) -> Phase:

@@ -36,7 +36,7 @@ from nixfleet.agent.update import (
     Update,
     Withdrawn,
 )
-from nixfleet.errors import NixfleetError, Untrusted
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted
 from nixfleet.model.device import SHORT_CHARS, Attempt, Cause, Facts, Outcome, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL, Digest, store_name
 from nixfleet.model.statements import TargetLine, Targets
@@ -304,8 +304,11 @@ class Agent:
         try:
             await self.link.sync()
         except NixfleetError as error:
-            if offer.contact != "none":
+            # `none` does without a coordinator that is silent, never without one that shows another log.
+            if offer.contact != "none" or not isinstance(error, Unreachable):
                 return Trouble(cause=Cause.NETWORK, reason=f"no sync before the switch: {error}", later=True)
+        if self.link.trouble:
+            return Trouble(cause=Cause.NETWORK, reason=self.link.trouble, later=True)
         return decide.still(self._mirror.state, self._me(), self.service.state, offer, self._lines) or ready
 
     async def _contact(self, offer: Offer) -> Event:
