@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from msgspec.structs import replace
@@ -222,6 +223,21 @@ async def test_mode_boot_waits_for_the_reboot(bench: Bench) -> None:
     answer = await bench.runner().perform(Activate(offer=offer))
     assert isinstance(answer, Switched)
     assert (Result.REBOOT, bench.old) == (answer.result, bench.host.current_system())
+
+
+@pytest.mark.parametrize(("verb", "code"), [("boot", 0), ("switch", 100)])
+@pytest.mark.parametrize("booted", [True, False])
+async def test_a_reboot_before_its_need_was_noted_is_the_one_that_was_needed(
+    bench: Bench, verb: Literal["boot", "switch"], code: int, *, booted: bool
+) -> None:
+    """The switch ended, the machine rebooted, and only then an agent collects the end: it must not wait for another."""
+    offer = replace(bench.machine.offer(bench.machine.system("new", code=code)), verb=verb)
+    await bench.runner().perform(Activate(offer=offer))
+    bench.machine.write("/proc/sys/kernel/random/boot_id", "boot-2\n")
+    bench.machine.boot(offer.path if booted else bench.old)
+    answer = await bench.runner().perform(Activate(offer=offer))
+    assert isinstance(answer, Switched)
+    assert (Result.DONE if booted else Result.ELSEWHERE) == answer.result
 
 
 async def test_a_switch_outlives_the_agent_and_its_end_is_collected(bench: Bench) -> None:

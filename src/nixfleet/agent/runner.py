@@ -343,15 +343,17 @@ class Runner:
                 reason = f"the switch did not end within {SWITCH_S:.0f} s"
                 return Switched(result=Result.INTERRUPTED, reason=reason, lines=self._told(job.lines()))
         self._watcher.on_lines(offer, job.new_lines())
-        return self._judge(code, path, verb, job.lines())
+        return self._judge(code, path, verb, job.lines(), same_boot=same_boot)
 
-    def _judge(self, code: int, path: str, verb: str, lines: tuple[str, ...]) -> Switched:
+    def _judge(self, code: int, path: str, verb: str, lines: tuple[str, ...], *, same_boot: bool) -> Switched:
         """Tell the ways apart in which a switch ends; exit 0 alone does not prove that the system runs."""
         result, reason = _REASONS.get(code, (Result.ERROR, f"the switch ended with exit code {code}"))
         current = self._host.current_system()
         if verb == "boot" and result is Result.DONE:
             result = Result.REBOOT
-        elif result in {Result.DONE, Result.UNITS} and current != path:
+        if result is Result.REBOOT and not same_boot:
+            result = Result.DONE  # the machine has booted since, before anybody could note that it must
+        if result in {Result.DONE, Result.UNITS} and current != path:
             result, reason = Result.ELSEWHERE, f"the switch says it is done, but {current or 'nothing known'} runs"
         return Switched(result=result, exit_code=code, reason=reason, lines=self._told(lines))
 
