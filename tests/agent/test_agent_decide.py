@@ -320,6 +320,17 @@ def test_caches_that_the_root_no_longer_names_are_not_used() -> None:
     assert Wait(reason="the root no longer names any of its release's caches") == world.decide()
 
 
+def test_an_agent_below_the_protocol_begins_what_is_older_and_says_that_it_is_too_old() -> None:
+    """A rollout below the root that raised the protocol may bring the newer agent; without one, the reason is told."""
+    world = World()
+    raised = world.fleet.size
+    world.fleet.root(protocol=2)
+    world.fleet.rollout(world.release)
+    assert world.offer().index < raised
+    expected = Wait(reason=f"agent too old: entry {raised} raised the protocol")
+    assert expected == world.decide(state=attempted(raised - 1))
+
+
 def test_a_retry_raises_the_run_only_as_far_as_somebody_signed() -> None:
     """The gate's run counts when signatures cover it; a gate for an old run of an attempted rollout is nothing."""
     world = World()

@@ -60,6 +60,16 @@ Decision = Proceed | NeedLine | Wait
 
 def decide(log: logs.State, log_key: PublicKey, me: Me, state: State, gates: Sequence[bytes], lines: Lines) -> Decision:
     """Choose, authorise and pace: the next update of this device, a line to fetch, or the reason to wait."""
+    decision = _decide(log, log_key, me, state, gates, lines)
+    if log.stopped_at is not None and isinstance(decision, Wait):
+        # trust.md, Versions: only what is older than that root may still begin, and may bring the newer agent.
+        return msgspec.structs.replace(decision, reason=f"agent too old: entry {log.stopped_at} raised the protocol")
+    return decision
+
+
+def _decide(
+    log: logs.State, log_key: PublicKey, me: Me, state: State, gates: Sequence[bytes], lines: Lines
+) -> Decision:
     choice = _choose(log, me, state, lines)
     match choice:
         case Hold(kind="line", rollout=one) if one is not None and one.statement.release is not None:
