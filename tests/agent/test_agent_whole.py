@@ -565,6 +565,17 @@ def test_settings_that_contradict_the_identity_stop_the_agent(tmp_path: Path) ->
         site.parts()
 
 
+def test_a_machine_id_that_is_gone_makes_no_new_device(tmp_path: Path) -> None:
+    """Nothing tells that the disk was moved; the agent says so and stops, and the identity stays."""
+    site = Site(tmp_path)
+    before = site.parts().identity
+    site.machine.write("/etc/machine-id", "")
+    with pytest.raises(UserError, match="/etc/machine-id is missing or empty"):
+        site.parts()
+    site.machine.write("/etc/machine-id", "machine-1\n")
+    assert before == site.parts().identity
+
+
 def test_a_device_never_trusts_on_first_use(tmp_path: Path) -> None:
     """Without a token and without a pinned checkpoint there is no identity, and nothing is left behind."""
     site = Site(tmp_path)

@@ -57,6 +57,9 @@ def establish(host: Host, settings: Settings) -> tuple[Identity, SecretKey, Join
         found = _first(host, settings, token)
         write_atomic(folder / "identity.json", msgspec.json.encode(found))
     _check_unchanged(found, settings)
+    if found.machine_id and not host.machine_id():
+        # No id is no other id: a file that is late or lost must not cost the device its membership.
+        raise UserError("/etc/machine-id is missing or empty: whether this is the machine that joined cannot be told")
     if found.machine_id and found.machine_id != host.machine_id():
         found = _cloned(host, folder, found)
         write_atomic(folder / "identity.json", msgspec.json.encode(found))
