@@ -67,6 +67,18 @@ def test_without_a_pinned_fleet_nothing_is_made(tmp_path: Path) -> None:
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_state_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    """Its owner could put another memory in it at any time."""
+    joined(tmp_path)
+    program = (
+        "import os, sys; os.geteuid = lambda: 4711; from nixfleet.agent.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", program, "run", "--once", "--config", str(tmp_path / "agent.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"nixfleet agent: {tmp_path}/state belongs to user {os.getuid()}, ")
+
+
 def test_a_second_agent_on_the_same_state_refuses(tmp_path: Path) -> None:
     """Two agents would fight over one device."""
     joined(tmp_path)

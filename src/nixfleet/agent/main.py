@@ -129,7 +129,10 @@ def _state_folder(settings: Settings) -> Path:
     folder = Path(settings.state_dir)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_mode & 0o077:
+        found = folder.stat()
+        if found.st_uid != os.geteuid():
+            raise UserError(f"{folder} belongs to user {found.st_uid}, who could change the agent's memory; chown it")
+        if found.st_mode & 0o077:
             folder.chmod(0o700)
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror or error}") from error
