@@ -1,59 +1,111 @@
-"""Run one update on a made-up machine and die by SIGKILL at a chosen write of its journal (for test_agent_kill).
+"""Run an update on made-up machines and die by SIGKILL at each point of it in turn (for test_agent_kill).
 
-Usage: kill_driver.py ROOT PATH NUMBER before|after
+A point is just before or after anything that lasts: a write of the journal or of a switch's folder, a command of Nix,
+the start of a switch; and one is amid the switch. Each try has a machine of its own; when it has died, a second one
+goes on from what the first left. The last try meets no point any more.
+
+Usage: kill_driver.py FOLDER CODE; CODE is what the new system's switch exits with. Prints one JSON object a try.
 """
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.agent.made_up import Machine, MadeUpStore, Silent, append_line
 
 from nixfleet import config
-from nixfleet.agent import journal as journals
-from nixfleet.agent import machine
+from nixfleet.agent import jobs, journal, machine
 from nixfleet.agent.journal import Journal
-from nixfleet.agent.runner import Runner
+from nixfleet.agent.runner import Runner, Store
 from nixfleet.agent.service import Clock, Service
 from nixfleet.agent.settings import Settings
-from nixfleet.agent.update import Contact, Contacted, Delivered, Effect, Event, Offered, Restarted, State
-
-_save = config.write_atomic
+from nixfleet.agent.update import Contact, Contacted, Delivered, Effect, Event, Offer, Offered, Restarted, State
 
 
-def die_at(number: int, when: str) -> None:
-    """Make the process kill itself just before or just after its `number`-th write."""
-    writes = 0
+class Points:
+    """Counts what is reached, and ends this process at the chosen one."""
 
-    def save(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-        nonlocal writes
-        writes += 1
-        if writes == number and when == "before":
+    def __init__(self, root: Path, number: int) -> None:
+        self._root = root
+        self._number = number
+        self._reached = 0
+
+    def reach(self, name: str) -> None:
+        """Die here, if this is the chosen point; its name is left for the parent."""
+        self._reached += 1
+        if self._reached == self._number:
+            (self._root / "died").write_text(name)
             os.kill(os.getpid(), signal.SIGKILL)
-        _save(path, data, mode=mode)
-        if writes == number and when == "after":
-            os.kill(os.getpid(), signal.SIGKILL)
 
-    setattr(journals, "write_atomic", save)  # noqa: B010 - a name that the module does not export
+    def around(self, name: str, act: Callable[..., None]) -> Callable[..., None]:
+        """Put a point before and one after a call."""
+
+        def call(*args: Any, **rest: Any) -> None:
+            self.reach(f"before {name}")
+            act(*args, **rest)
+            self.reach(f"after {name}")
+
+        return call
 
 
-async def update(root: Path, path: str) -> None:
+class WatchedStore:
+    """The made-up Nix with a point before and after each of its commands."""
+
+    def __init__(self, store: MadeUpStore, points: Points) -> None:
+        self._store = store
+        self._points = points
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Give a command."""
+        act = getattr(self._store, name)
+
+        async def call(*args: Any, **rest: Any) -> Any:
+            self._points.reach(f"before {name}")
+            answer = await act(*args, **rest)
+            self._points.reach(f"after {name}")
+            return answer
+
+        return call
+
+
+class Watcher(Silent):
+    """A watcher with one point amid the first switch."""
+
+    def __init__(self, points: Points) -> None:
+        super().__init__()
+        self._points = points
+        self._seen = False
+
+    def on_lines(self, offer: Offer, lines: tuple[str, ...]) -> None:
+        """Reach the point, once."""
+        super().on_lines(offer, lines)
+        if not self._seen:
+            self._seen = True
+            self._points.reach("amid the switch")
+
+
+async def update(made: Machine, path: str, points: Points) -> None:
     """Resume, offer the update, and run until its outcome is delivered."""
-    made = Machine(root)
-    settings = Settings(state_dir=str(made.state_dir), volatile_state=True)
     runner = Runner(
         host=made.host,
-        store=MadeUpStore(made),
-        settings=settings,
-        watcher=Silent(),
+        store=cast("Store", WatchedStore(MadeUpStore(made), points)),
+        settings=Settings(state_dir=str(made.state_dir), volatile_state=True),
+        watcher=Watcher(points),
         cache_base=lambda: "http://coordinator.example",
         names=lambda: {"web-01"},
     )
+    setattr(runner, "_start", points.around("starting the switch", runner._start))  # noqa: B010 - a point
+    for module, what in ((journal, "writing the journal"), (jobs, "writing a switch's folder")):
+        setattr(module, "write_atomic", points.around(what, config.write_atomic))  # noqa: B010 - a name it does not export
     done = asyncio.Event()
 
     async def perform(effect: Effect) -> Event | None:
@@ -61,9 +113,9 @@ async def update(root: Path, path: str) -> None:
             return Contacted(by="coordinator")
         return await runner.perform(effect)
 
-    def changed(before: State, after: State) -> None:
+    def changed(_: State, after: State) -> None:
         for one in after.outbox:
-            append_line(root / "outcomes", [one.rollout, one.run, one.outcome])
+            append_line(made.root / "outcomes", [one.rollout, one.run, one.outcome])
             asyncio.get_running_loop().call_soon(service.feed, Delivered(rollout=one.rollout, run=one.run))
         if after.update is not None and after.update.phase in machine.ENDED and not after.outbox:
             done.set()
@@ -73,13 +125,46 @@ async def update(root: Path, path: str) -> None:
     service.start(Restarted(boot_id=made.host.boot_id(), current=made.host.current_system()))
     changed(service.state, service.state)
     service.feed(Offered(offer=made.offer(path), boot_id=made.host.boot_id()))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await done.wait()
         await service.idle()
     await service.close()
 
 
+def forked(made: Machine, path: str, number: int) -> bool:
+    """Run the update in a process of its own; tell whether it died at a point."""
+    child = os.fork()
+    if child == 0:
+        asyncio.run(update(made, path, Points(made.root, number)))
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in {0, -signal.SIGKILL}, f"try {number} ended with {code}"
+    return code != 0
+
+
+def tried(root: Path, code: int, number: int) -> dict[str, object]:
+    """Update a new machine, dying at one point; say where that was and what it came to in the end."""
+    made = Machine(root)
+    old, new = made.system("old"), made.system("new", at="cache", code=code, before="sleep 0.1")
+    made.boot(old)
+    died = forked(made, new, number)
+    last = Journal(made.state_dir).state.update
+    if died:
+        assert not forked(made, new, 0)
+    names = {old: "old", new: "new"}
+    return {
+        "point": (root / "died").read_text() if died else None,
+        "phase": last.phase if last is not None else None,
+        "outcomes": sorted({json.loads(line)[2] for line in (root / "outcomes").read_text().splitlines()}),
+        "switches": [names[one.removeprefix("switch ")] for one in made.switches()],
+        "runs": [names[made.host.current_system()], names[made.host.profile_system()]],
+        "confirmed": len(Journal(made.state_dir).state.confirmed),
+    }
+
+
 if __name__ == "__main__":
-    die_at(int(sys.argv[3]), sys.argv[4])
-    asyncio.run(update(Path(sys.argv[1]), sys.argv[2]))
-    sys.exit(0)
+    for attempt in itertools.count(1):
+        told = tried(Path(sys.argv[1]) / str(attempt), int(sys.argv[2]), attempt)
+        print(json.dumps(told), flush=True)
+        if told["point"] is None:
+            break
