@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from tests.factories import Fleet, key
 
@@ -16,7 +17,9 @@ from nixfleet.agent.host import Host
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import Offer, State, Update
+from nixfleet.client.mirror import Mirror
 from nixfleet.model.device import Attempt, Cause, JoinToken, Outcome, Phase
+from nixfleet.model.wire import Entry
 from nixfleet.trust import token as tokens
 
 NEVER = ("textual", "litestar", "sqlalchemy", "aiosqlite", "click", "uvicorn", "alembic")
@@ -77,6 +80,26 @@ def test_a_state_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(f"nixfleet agent: {tmp_path}/state belongs to user {os.getuid()}, ")
+
+
+@pytest.mark.parametrize("damaged", ["leaves", "meta.json"])
+def test_a_damaged_copy_of_the_log_is_put_aside_and_its_state_pinned(tmp_path: Path, damaged: str) -> None:
+    """The agent starts all the same; what comes must extend what was verified, where the files still tell it."""
+    settings = joined(tmp_path)
+    state, fleet = tmp_path / "state", Fleet()
+    fleet.device("web-01")
+    before, _, _ = identities.establish(Host(), settings)
+    mirror = Mirror.open(state / "log", fleet.fleet, pin=before.pin, device=before.device)
+    mirror.extend(fleet.checkpoint, 0, [Entry(leaf=leaf, payload=payload) for leaf, payload in fleet.entries])
+    place = state / "log" / damaged
+    place.write_bytes(place.read_bytes()[:-9] + b"\0" * 9)
+    done = agent(tmp_path, "run", "--once")
+    assert done.returncode == 5
+    assert "ERROR the copy of the log is put aside, and fetched anew: " in done.stderr
+    assert (state / "log.damaged" / damaged).read_bytes().endswith(b"\0" * 9)
+    after, _, _ = identities.establish(Host(), settings)
+    assert after == msgspec.structs.replace(before, pin=before.pin if damaged == "meta.json" else fleet.log)
+    assert Mirror.open(state / "log", fleet.fleet, pin=after.pin, device=after.device).size == 0
 
 
 def test_a_second_agent_on_the_same_state_refuses(tmp_path: Path) -> None:

@@ -66,6 +66,15 @@ def establish(host: Host, settings: Settings) -> tuple[Identity, SecretKey, Join
     return found, read_key(host, found), token
 
 
+def pin(folder: Path, found: Identity, state: LogState | None) -> Identity:
+    """Record a verified state of the log that is newer than the pinned one. Raises: UserError."""
+    if state is None or state.size <= found.pin.size:
+        return found
+    found = msgspec.structs.replace(found, pin=state)
+    write_atomic(folder / "identity.json", msgspec.json.encode(found))
+    return found
+
+
 def effective(settings: Settings, identity: Identity) -> Settings:
     """Fill in what the identity recorded, so that a new system's settings are compared with what is in force."""
     return msgspec.structs.replace(settings, fleet=identity.fleet, key_file=identity.key_file)

@@ -9,6 +9,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -23,13 +24,15 @@ from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.host import Host
+from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal, Record, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.preflight import VOLATILE, filesystem_of
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
+from nixfleet.client.logfile import known_state
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import NixfleetError, UserError
+from nixfleet.errors import NixfleetError, Untrusted, UserError
 from nixfleet.nix import Nix
 
 log = logging.getLogger("nixfleet.agent")
@@ -92,6 +95,7 @@ def _run(settings: Settings, *, once: bool) -> int:
 
 def _parts(settings: Settings, host: Host, folder: Path) -> Parts:
     found, key, token = identities.establish(host, settings)
+    mirror = _open_log(folder, found)
     rate = settings.fetch.rate_bytes_s
     # Nix counts in KiB a second; versions without the setting warn and go on.
     options = (("download-speed", str(max(rate >> 10, 1))),) if rate else ()
@@ -103,10 +107,27 @@ def _parts(settings: Settings, host: Host, folder: Path) -> Parts:
         identity=found,
         key=key,
         token=token,
-        mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
+        mirror=mirror,
         journal=Journal(folder),
         supervised="INVOCATION_ID" in os.environ,
     )
+
+
+def _open_log(folder: Path, found: Identity) -> Mirror:
+    """Open the copy of the log; one that the disk has damaged is put aside, and fetched anew.
+
+    Nobody may have to travel for it. The newest state that was verified, as far as the files still tell it, is pinned
+    first: the log that comes must extend that one.
+    """
+    place = folder / "log"
+    try:
+        return Mirror.open(place, found.fleet, pin=found.pin, device=found.device)
+    except Untrusted as error:
+        log.error("the copy of the log is put aside, and fetched anew: %s", error)  # noqa: TRY400 - one line, no trace
+    found = identities.pin(folder, found, known_state(place, found.fleet))
+    shutil.rmtree(folder / "log.damaged", ignore_errors=True)
+    place.rename(folder / "log.damaged")
+    return Mirror.open(place, found.fleet, pin=found.pin, device=found.device)
 
 
 async def _serve(parts: Parts, *, once: bool) -> int:

@@ -209,6 +209,15 @@ class LogFile:
             os.close(handle)
 
 
+def known_state(folder: Path, fleet: str) -> LogState | None:
+    """Tell which state of a fleet's log the files say was verified, though they may be damaged otherwise."""
+    try:
+        meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=Meta)
+        return msgspec.convert({"size": meta.size, "root": meta.root}, LogState) if meta.fleet == fleet else None
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def _append(path: Path, data: bytes | bytearray) -> int:
     """Append durably and give the number of bytes; nothing costs no sync."""
     if not data and path.exists():
