@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, key, store_path, target_line
 
-from nixfleet.agent.decide import Decision, Me, NeedLine, Proceed, Wait, decide, still
+from nixfleet.agent.decide import GATES_MOST, Decision, Me, NeedLine, Proceed, Wait, decide, still
 from nixfleet.agent.update import Confirmed, Held, Offer, State, Withdrawn
 from nixfleet.model.statements import Activation, LogKey, Statement, TargetLine, Wave, Window
 from nixfleet.trust.gate import Gate, sign_gate
@@ -105,7 +105,7 @@ def test_an_unknown_line_is_fetched_first_and_none_means_nothing_to_do() -> None
         ({"rollout": "0" * 64}, "its wave is not open yet"),
         ({"fleet": "0" * 64}, "its wave is not open yet"),
         ({"time": T0 - 700}, "the word that its wave is open is older than 10 minutes"),
-        ({"log_size": 1}, "the word that its wave is open is older than the rollout"),
+        ({"log_size": 4}, "the word that its wave is open is older than the rollout"),
         ({"run": 2}, "nobody signed try 2 on this device"),
     ],
 )
@@ -131,6 +131,14 @@ def test_a_device_whose_clock_begins_in_1970_updates_by_a_fresh_gate_only() -> N
 def test_without_any_gate_the_wave_is_closed() -> None:
     """No word, no start."""
     assert Wait(reason="its wave is not open yet") == World().decide(b"garbage")
+
+
+def test_only_so_many_gates_are_looked_at() -> None:
+    """Each costs a signature check, and a coordinator could send a bodyful of them."""
+    world = World()
+    junk = [b"garbage"] * GATES_MOST
+    assert Wait(reason="its wave is not open yet") == world.decide(*junk, world.gate())
+    assert isinstance(world.decide(*junk[1:], world.gate()), Proceed)
 
 
 def test_a_signed_wave_needs_its_signature() -> None:
@@ -268,6 +276,7 @@ def test_a_path_that_was_left_comes_back_only_by_who_may_roll_back() -> None:
     old, new = store_path("a"), store_path("b")
     confirmed = Confirmed(rollout="0" * 64, path=new, previous=old)
     state = State(attempted=(0, 1), confirmed=(confirmed,), left=(old,))
+    assert Withdrawn(reason="ops lacks the right to rollback here") == world.still(world.offer(), state)
     decision = world.decide(state=state)
     assert isinstance(decision, Proceed)
     assert decision.refusal == "ops lacks the right to rollback here: this device has left a"

@@ -21,6 +21,8 @@ from nixfleet.trust.gate import Gate, fresh, open_gate
 from nixfleet.trust.replay import Denied, Follow, Hold, Idle, RolloutState
 from nixfleet.trust.sshsig import PublicKey
 
+GATES_MOST = 256
+"""Gates of one answer that are looked at: a device is in few rollouts at a time."""
 Lines = Mapping[str, TargetLine | None]
 """This device's own proven line by release digest; None: proven that the release has none for it."""
 
@@ -111,7 +113,7 @@ def still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> 
 def gates_for(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str) -> list[Gate]:
     """Open the gates for this device; one that does not verify is no gate."""
     found: list[Gate] = []
-    for data in gates:
+    for data in gates[:GATES_MOST]:
         try:
             gate = open_gate(data, log_key, fleet)
         except Untrusted:
