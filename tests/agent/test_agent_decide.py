@@ -312,7 +312,10 @@ def test_a_closed_window_waits_until_it_opens() -> None:
     assert decision.reason == "outside its window (22:00 to 23:00 Europe/Berlin)"
     assert decision.until_s is not None
     world.wall_s = decision.until_s
-    assert isinstance(world.decide(world.gate()), Proceed)
+    offer = world.offer()
+    assert world.still(offer) is None
+    world.wall_s += 3_600
+    assert Held(reason=decision.reason) == world.still(offer)
 
 
 def test_a_mode_that_this_agent_cannot_do_is_refused_not_ignored() -> None:
@@ -327,6 +330,14 @@ def test_caches_that_the_root_no_longer_names_are_not_used() -> None:
     world = World()
     world.fleet.root(caches=())
     assert Wait(reason="the root no longer names any of its release's caches") == world.decide()
+    world = World()
+    other = replace(CACHE, url="https://other.example")
+    world.fleet.root(caches=(CACHE, other))
+    world.release, _ = world.fleet.release("b", caches=(CACHE, other))
+    world.rollout = world.fleet.rollout(world.release)
+    assert (CACHE, other) == world.offer().caches
+    world.fleet.root(caches=(other,))
+    assert (other,) == world.offer().caches
 
 
 def test_an_agent_below_the_protocol_begins_what_is_older_and_says_that_it_is_too_old() -> None:

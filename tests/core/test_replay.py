@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from tests.factories import T0, YEAR_S, Fleet, device_id, fingerprint, key, principal
 
+from nixfleet.model.ids import Digest
 from nixfleet.model.statements import CacheRef, LogKey, LogState, Rule
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.replay import (
@@ -49,7 +50,9 @@ def test_the_first_root_makes_the_fleet() -> None:
     other = State(fleet.state.fleet.replace(fleet.fleet[0], "0" if fleet.fleet[0] != "0" else "1"))  # type: ignore[arg-type]  # an id
     verdict = replay(other, 0, *fleet.entries[0])
     assert verdict == Void("it is not the root that the fleet id names")
-    assert isinstance(replay(other, 1, *fleet.entries[0]), Void)
+    assert replay(other, 1, *fleet.entries[0]) == Void("the log does not begin with root 1")
+    fleet.device("web-01")
+    assert replay(State(fleet.state.fleet), 0, *fleet.entries[1]) == Void("the log does not begin with root 1")
 
 
 def test_a_root_by_a_stranger_makes_no_fleet() -> None:
@@ -183,6 +186,9 @@ def test_a_strangers_leaf_needs_no_payload_and_freezes_nobody() -> None:
     known = fleet.leaf(b"x", "nixfleet-root-v1", "admin")
     assert replay(fleet.state, 2, known, None) == Unknown(needed=True)
     assert fleet.state.blind_at == 2
+    payload = encode(fleet.rollout_statement(Digest("0" * 64)))
+    assert replay(fleet.state, 3, fleet.leaf(payload, "nixfleet-rollout-v1", "admin"), payload) == Unknown(needed=True)
+    assert not fleet.state.rollouts
 
 
 def test_malformed_content_is_void_and_the_replay_goes_on() -> None:
