@@ -7,6 +7,7 @@ from tests.factories import T0, device_id, key
 
 from nixfleet.errors import Untrusted
 from nixfleet.trust.gate import Gate, fresh, open_gate, sign_gate
+from nixfleet.trust.note import sign_note
 
 FLEET = "f" * 64
 GATE = Gate(FLEET, "a" * 64, device_id("web-01"), run=2, log_size=7, time=T0, wave=3)
@@ -24,6 +25,20 @@ def test_another_key_or_fleet_opens_nothing() -> None:
         open_gate(note, key("log").public, FLEET)
     with pytest.raises(Untrusted):
         open_gate(sign_gate(GATE, key("log")), key("log").public, "0" * 64)
+
+
+def test_the_text_names_the_fleet_too() -> None:
+    """One log key may serve two fleets: the name it signs under does not stand for what the gate says."""
+    text = sign_gate(GATE, key("log")).decode().partition("\n\n")[0] + "\n"
+    with pytest.raises(Untrusted, match="another fleet"):
+        open_gate(sign_note(text, key("log"), f"nixfleet/{'0' * 64}/gate"), key("log").public, "0" * 64)
+
+
+@pytest.mark.parametrize("gate", [GATE._replace(run=0), GATE._replace(wave=0)])
+def test_runs_and_waves_are_counted_from_1(gate: Gate) -> None:
+    """A zero is no number of either."""
+    with pytest.raises(Untrusted, match="out of range"):
+        open_gate(sign_gate(gate, key("log")), key("log").public, FLEET)
 
 
 @given(st.data())

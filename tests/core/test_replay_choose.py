@@ -301,6 +301,7 @@ def test_late_payloads_are_judged_as_in_their_place() -> None:
     release = next(iter(fleet.state.releases))
     assert Missing((release,), (4, 6)) == missing(agent, WEB)
     assert isinstance(supply(agent, fleet.entries[2][1]), Valid)
+    assert said(choose(agent, WEB, fleet.now)) == "missing"  # it could be paused
     assert isinstance(supply(agent, fleet.entries[6][1]), Unknown)
     assert isinstance(supply(agent, fleet.entries[4][1]), Valid)
     assert not missing(agent, WEB)

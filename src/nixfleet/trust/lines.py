@@ -115,10 +115,11 @@ def verify_line(proof: LineProof, targets: Targets, device: str) -> TargetLine:
 def verify_absence(absence: LineAbsence, targets: Targets, device: str) -> None:
     """Accept that a release has no line for a device, proven by the lines around its place. Raises: Untrusted."""
     left, right = absence.left, absence.right
-    # The place is at an end of the lines, or between two that follow each other: nothing fits in between.
+    # The place is at an end of the lines, or between two that follow each other: nothing fits in between. A release
+    # has a line, so no neighbour at all is a gap too.
     after = left.index + 1 if left is not None else 0
     before = right.index if right is not None else targets.size
-    if after != before or (left is None and right is None):
+    if after != before:
         raise Untrusted("the lines that are to prove that there is none for this device are not next to each other")
     for proof, is_left in ((left, True), (right, False)):
         if proof is None:
