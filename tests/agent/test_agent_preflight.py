@@ -124,6 +124,27 @@ def test_a_root_file_system_that_is_not_here_is_another_machine(machine: Machine
     assert judge(machine, new) is None
 
 
+def test_an_agent_of_an_older_protocol_would_leave_the_fleet(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not read the log from the root on that raised the protocol."""
+    monkeypatch.setattr(preflight, "PROTOCOL", 2)
+    toml = f'state_dir = "{machine.state_dir}"\nprotocol = '
+    older, same = (machine.system(f"new-{number}", agent_toml=f"{toml}{number}\n") for number in (1, 2))
+    assert refusal("would leave the fleet: its agent follows protocol 1, this one 2") == judge(machine, older)
+    assert judge(machine, same) is None
+
+
+def test_a_boot_partition_that_is_too_small_is_waited_for(machine: Machine) -> None:
+    """A new kernel needs room beside the old one; the same kernel, or a /boot on the root disk, needs none."""
+    new = machine.system("new")
+    machine.write(f"{new}/kernel", "k" * (1 << 20))
+    assert judge(machine, new) is None
+    machine.host.at("/boot").symlink_to("/proc")  # another file system, and a full one
+    expected = Trouble(cause=Cause.SPACE, reason="/boot is short of 5 MiB for the new kernel and initrd", later=True)
+    assert expected == judge(machine, new)
+    machine.host.at(f"{new}/kernel").unlink()
+    assert judge(machine, new) is None
+
+
 def test_links_of_a_system_never_lead_out_of_the_machine(machine: Machine, tmp_path: Path) -> None:
     """An absolute link is followed inside the machine's tree, `..` stops at its root, a loop leads nowhere."""
     new = machine.system("new")

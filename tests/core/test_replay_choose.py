@@ -233,6 +233,22 @@ def test_rules_bind_rollouts_at_use() -> None:
     assert said(chosen(fleet)) == "idle approvals approvals approvals"
 
 
+def test_a_rule_on_releases_binds_what_was_published_before_it() -> None:
+    """A release without a note is not used where the root in force asks for one."""
+    fleet = Fleet("lead", "security", threshold=2)
+    fleet.approve(_digest(fleet), "security")
+    fleet.approve(fleet.device("web-01", by="lead"), "security")
+    for note in (None, "OPS-7"):
+        release = fleet.release("a", by="lead", note=note)[0]
+        fleet.approve(release, "security")
+        fleet.approve(fleet.rollout(release, by="lead"), "security")
+    rule = Rule(select={}, actions=("release",), note_required=True)
+    fleet.approve(fleet.root(by="lead", rules=(rule,)), "security")
+    assert said(chosen(fleet)) == "follow 10"
+    fleet.approve(fleet.control(list(fleet.state.rollouts)[-1], "cancel", by="lead"), "security")
+    assert said(chosen(fleet)) == "idle cancelled release"
+
+
 def _digest(fleet: Fleet) -> Any:
     return hashlib.sha256(fleet.entries[-1][1]).hexdigest()
 
@@ -269,6 +285,10 @@ def test_a_limited_signer_takes_back_only_what_had_few_lines() -> None:
         fleet.rollout(None, kind="rollback", of=first, by="ops")
         choice = chosen(fleet, covers=lambda _: True, attempted_index=fleet.size - 1)
         assert expected in said(choice)
+    again = next(one for one in fleet.state.rollouts.values() if one.statement.kind == "rollback")
+    fleet.rollout(None, kind="rollback", of=again.digest, by="ops")
+    choice = chosen(fleet, covers=lambda _: True, attempted_index=fleet.size - 1)
+    assert said(choice) == "idle unauthorised"  # how many devices that touches, no release tells
 
 
 def test_signed_gates_open_in_order() -> None:
