@@ -120,7 +120,7 @@ async def update(made: Machine, path: str, points: Points) -> None:
         if after.update is not None and after.update.phase in machine.ENDED and not after.outbox:
             done.set()
 
-    clock = Clock(wall=lambda: int(time.time()), boot=lambda: int(time.clock_gettime(time.CLOCK_BOOTTIME)))
+    clock = Clock(wall=lambda: int(time.time()), boot=lambda: int(time.clock_gettime(time.CLOCK_MONOTONIC)))
     service = Service(Journal(made.state_dir), perform, clock, changed)
     service.start(Restarted(boot_id=made.host.boot_id(), current=made.host.current_system()))
     changed(service.state, service.state)

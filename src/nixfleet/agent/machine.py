@@ -4,8 +4,9 @@ Pure: it must never read a clock, a file or chance. The caller writes the new st
 effects, and performs at most one effect at a time; so a crash at any point repeats at most the effect of the last
 journalled state, and every effect is safe to repeat.
 
-`now` counts seconds of a clock that never jumps while the machine is up (CLOCK_BOOTTIME): deadlines survive a restart
-of the agent and a battery that thinks it is 1970; after a reboot, `resume` starts them afresh.
+`now` counts the seconds that the machine was awake since it booted (CLOCK_MONOTONIC): deadlines survive a restart of
+the agent and a battery that thinks it is 1970, and a laptop that slept has not let one pass; after a reboot, `resume`
+starts them afresh.
 
     phase           does (again after a restart)        then
     offered         look what runs                      preflight

@@ -234,4 +234,4 @@ def _wall_s() -> int:
 
 
 def _boot_s() -> int:
-    return int(time.clock_gettime(time.CLOCK_BOOTTIME))
+    return int(time.clock_gettime(time.CLOCK_MONOTONIC))

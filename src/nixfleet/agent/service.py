@@ -25,7 +25,7 @@ Perform = Callable[[Effect], Awaitable[Event | None]]
 
 
 class Clock(msgspec.Struct, frozen=True, kw_only=True):
-    """The clocks of the device: `wall` in unix seconds, `boot` in seconds since boot (CLOCK_BOOTTIME)."""
+    """The clocks of the device: `wall` in unix seconds, `boot` in seconds awake since boot (CLOCK_MONOTONIC)."""
 
     wall: Callable[[], int]
     boot: Callable[[], int]
