@@ -178,6 +178,7 @@ class Fleet:
     def grant(
         self,
         to: str,
+        /,
         *actions: Action,
         by: str = "admin",
         select: Mapping[str, Sequence[str]] | None = None,

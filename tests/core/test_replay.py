@@ -23,7 +23,7 @@ from nixfleet.trust.replay import (
     principal_of,
     replay,
 )
-from nixfleet.trust.statements import encode, namespace_of
+from nixfleet.trust.statements import Malformed, digest, encode, namespace_of
 
 
 def last(fleet: Fleet) -> str:
@@ -333,6 +333,16 @@ def test_an_issuer_ends_its_grants_and_never_a_key_that_they_name(name: str) -> 
     assert last(fleet) == "Valid"
 
 
+def test_a_revoked_grant_is_handed_on_no_more() -> None:
+    """Another live grant of the same key does not stand in for it."""
+    fleet = Fleet()
+    parent = fleet.grant("ops", "grant", "deploy", depth=1)
+    fleet.grant("ops", "deploy")
+    fleet.revoke(grant=parent)
+    fleet.grant("crew", "deploy", by="ops", parent=parent)
+    assert last(fleet) == "its parent is not live"
+
+
 def test_who_may_end_a_key() -> None:
     """Itself, the root, or `revoke` over everything; a root key by its own person only, and no narrower right."""
     fleet = Fleet()
@@ -362,6 +372,14 @@ def test_the_last_root_key_cannot_be_revoked() -> None:
 
 
 # Roots and thresholds
+
+
+def test_a_root_of_revoked_keys_is_void() -> None:
+    """Nobody could sign the one after it."""
+    fleet = Fleet("admin", "boss")
+    fleet.revoke(key_name="boss")
+    fleet.root(principals=(principal("boss"),))
+    assert last(fleet) == "too few of its principals have a key that is not revoked"
 
 
 def test_a_root_follows_the_one_before() -> None:
@@ -544,6 +562,8 @@ def test_controls_come_in_sequence() -> None:
     """`seq` is 1 + the controls in effect: a withheld resume cannot surface later."""
     fleet = prod()
     rollout = fleet.rollout(fleet.release("a")[0])
+    fleet.control(Digest(rollout[:32] + "0" * 32), "pause")
+    assert last(fleet) == "the rollout that it controls is not of this log"  # its signature tells 32 digits alone
     fleet.control(rollout, "pause", seq=2)
     assert "does not follow" in last(fleet)
     fleet.control(rollout, "pause")
@@ -560,6 +580,20 @@ def test_controls_come_in_sequence() -> None:
     fleet.control(rollout, "cancel")
     fleet.control(rollout, "resume")
     assert last(fleet) == "the rollout is cancelled"
+
+
+def test_a_rule_may_ask_controls_for_a_note() -> None:
+    """Where it could touch what the rule selects, a control without a reason is void, and uses up no `seq`."""
+    rule = Rule(select={"env": ("prod",)}, actions=("control",), note_required=True)
+    fleet = Fleet("lead", "security", threshold=2, rules=(rule,))
+    fleet.approve(digest(fleet.entries[0][1]), "security")
+    fleet.approve(fleet.device("web-01", by="lead", tags={"env": "prod"}), "security")
+    release, _ = fleet.release("a", by="lead")
+    rollout, elsewhere = (fleet.rollout(release, by="lead", select={"env": [env]}) for env in ("prod", "dev"))
+    for one, note in ((rollout, " "), (rollout, "OPS-7"), (elsewhere, None)):
+        fleet.approve(fleet.control(one, "pause", by="lead", note=note), "security")
+        assert last(fleet) == ("a rule asks for a note" if note == " " else "Valid")
+    assert (1, 1) == (fleet.state.rollouts[rollout].controls, fleet.state.rollouts[elsewhere].controls)
 
 
 def test_a_control_needs_the_right_over_the_whole_selection() -> None:
@@ -604,6 +638,35 @@ def test_an_act_under_a_rule_waits_for_another_principal() -> None:
     assert "names its key" in last(fleet)
     fleet.approve(pause, "oncall")
     assert fleet.state.rollouts[rollout].paused
+
+
+def test_approvals_are_counted_by_principal() -> None:
+    """Two keys of one person are one approval; it takes somebody else for the second."""
+    fleet = ruled(approvals=2)
+    for name, approver in (("oncall", "oncall-2"), ("night", "night")):
+        fleet.grant(name, "approve", by="lead", to=principal(name, approver))
+        fleet.approve(digest(fleet.entries[-1][1]), "security")
+    rollout = fleet.rollout(fleet.release("a", by="ops")[0], by="ops", select={"env": ["prod"]})
+    pause = fleet.control(rollout, "pause", by="ops")
+    for approver, paused in (("oncall", False), ("oncall-2", False), ("night", True)):
+        fleet.approve(pause, approver)
+        assert paused == fleet.state.rollouts[rollout].paused
+
+
+def test_who_handed_a_right_on_does_not_approve_its_use_nor_hand_on_approving() -> None:
+    """An issuer below the root is no second pair of eyes; approving is given by the root's threshold alone."""
+    fleet = ruled()
+    parent = fleet.grant("boss", "grant", "control", "approve", by="lead", depth=1)
+    fleet.approve(digest(fleet.entries[-1][1]), "security")
+    fleet.grant("crew", "control", by="boss", parent=parent)
+    assert last(fleet) == "Valid"
+    rollout = fleet.rollout(fleet.release("a", by="ops")[0], by="ops", select={"env": ["prod"]})
+    pause = fleet.control(rollout, "pause", by="crew")
+    for approver, paused in (("boss", False), ("oncall", True)):
+        fleet.approve(pause, approver)
+        assert paused == fleet.state.rollouts[rollout].paused
+    with pytest.raises(Malformed, match="approve is given by the root alone"):
+        fleet.grant("crew", "approve", by="boss", parent=parent)
 
 
 def test_a_rule_binds_only_what_it_selects() -> None:

