@@ -22,6 +22,7 @@ from nixfleet.trust.replay import (
     authorise,
     principal_of,
     replay,
+    rules,
 )
 from nixfleet.trust.statements import Malformed, digest, encode, namespace_of
 
@@ -374,6 +375,37 @@ def test_the_last_root_key_cannot_be_revoked() -> None:
 # Roots and thresholds
 
 
+def test_a_root_needs_the_threshold_of_the_one_before() -> None:
+    """One of two cannot lower the threshold alone, nor can who is no root principal propose it."""
+    fleet = Fleet("lead", "security", threshold=2)
+    fleet.approve(digest(fleet.entries[0][1]), "security")
+    fleet.grant("ops", "deploy", by="lead")
+    fleet.approve(digest(fleet.entries[-1][1]), "security")
+    before = fleet.state.root
+    for by, said in (("ops", "a root is signed by a root principal"), ("lead", "1 more root signatures are needed")):
+        fleet.root_statement = before or fleet.root_statement
+        changed = fleet.root(by=by, threshold=1, principals=(principal("lead"),))
+        assert (said, before) == (last(fleet), fleet.state.root)
+    fleet.approve(changed, "security")
+    assert (fleet.state.root and fleet.state.root.threshold) == 1
+
+
+def test_root_1_is_signed_by_one_of_its_principals() -> None:
+    """Whoever makes a fleet for others has no part in it."""
+    fleet = Fleet("admin", principals=(principal("boss"),))
+    assert (last(fleet), fleet.state.root) == ("root 1 is signed by none of its principals", None)
+
+
+def test_the_protocol_never_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was judged by newer rules stays so."""
+    monkeypatch.setattr(rules, "PROTOCOL", 2)
+    fleet = Fleet()
+    fleet.root(protocol=2)
+    assert (last(fleet), fleet.state.stopped_at) == ("Valid", None)
+    fleet.root(protocol=1)
+    assert last(fleet) == "the protocol never goes back"
+
+
 def test_a_root_of_revoked_keys_is_void() -> None:
     """Nobody could sign the one after it."""
     fleet = Fleet("admin", "boss")
@@ -686,6 +718,16 @@ def test_a_rule_can_ask_for_a_note() -> None:
     assert last(fleet) == "a rule asks for a note"
     fleet.device("web-01", by="ops", name="web-02", note="CHG-7")
     assert last(fleet) == "Valid"
+
+
+def test_an_approval_by_who_may_not_approve_is_void() -> None:
+    """It is not kept for a day on which its signer may."""
+    fleet = ruled()
+    fleet.grant("ci", "release", by="lead")
+    fleet.approve(digest(fleet.entries[-1][1]), "security")
+    rollout = fleet.rollout(fleet.release("a", by="ops")[0], by="ops", select={"env": ["prod"]})
+    fleet.approve(fleet.control(rollout, "pause", by="ops"), "ci")
+    assert last(fleet) == "ci lacks the right to approve"
 
 
 def test_an_approval_of_nothing_is_void() -> None:
