@@ -192,6 +192,15 @@ def test_a_strangers_leaf_needs_no_payload_and_freezes_nobody() -> None:
     assert not fleet.state.rollouts
 
 
+def test_a_payload_that_was_not_signed_is_one_that_is_not_held() -> None:
+    """The leaf's digest decides: a payload put beside another's signature has no say."""
+    fleet = Fleet()
+    signed, other = (encode(fleet.rollout_statement(Digest(digit * 64))) for digit in "01")
+    leaf = fleet.leaf(signed, "nixfleet-rollout-v1", "admin")
+    assert replay(fleet.state, 1, leaf, other) == Unknown(needed=True)
+    assert not fleet.state.rollouts
+
+
 def test_malformed_content_is_void_and_the_replay_goes_on() -> None:
     """Well-signed nonsense has no effect, and the next statement has."""
     fleet = Fleet()
