@@ -41,6 +41,9 @@ BLOB_BYTES_MAX: Final = MAX_LEAF_BYTES - 8 - 64
 NAMESPACE_CHARS_MAX: Final = 128
 
 _MAGIC: Final = b"SSHSIG"
+_VERSION: Final = u32(1)
+_RESERVED: Final = string(b"")
+_SHA512: Final = string(b"sha512")
 _USER_PRESENT: Final = 0x01
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
@@ -65,10 +68,10 @@ def parse(blob: bytes) -> Signature:
     """Parse an SSHSIG blob; proves nothing yet. Raises: Untrusted unless it is in its one strict form."""
     if len(blob) > BLOB_BYTES_MAX:
         raise Untrusted(f"a signature is larger than {BLOB_BYTES_MAX} bytes")
-    reader = Reader(blob, "a signature").expect(_MAGIC, "magic").expect(u32(1), "version")
+    reader = Reader(blob, "a signature").expect(_MAGIC, "magic").expect(_VERSION, "version")
     key = PublicKey.from_blob(reader.string())
     namespace = _decode_namespace(reader.string())
-    reader.expect(string(b""), "reserved field").expect(string(b"sha512"), "hash algorithm")
+    reader.expect(_RESERVED, "reserved field").expect(_SHA512, "hash algorithm")
     inner = Reader(reader.string(), "a signature")
     reader.end()
     if inner.string() != key.type.encode():
@@ -121,13 +124,13 @@ def message_digest(message: bytes) -> bytes:
 def to_sign(namespace: str, sha512: bytes) -> bytes:
     """Return the bytes a key signs for a message with this 64-byte digest (PROTOCOL.sshsig section 3)."""
     assert len(sha512) == 64
-    return _MAGIC + string(namespace.encode()) + string(b"") + string(b"sha512") + string(sha512)
+    return _MAGIC + string(namespace.encode()) + _RESERVED + _SHA512 + string(sha512)
 
 
 def pack(key: PublicKey, namespace: str, signature_blob: bytes) -> bytes:
     """Wrap what an agent answers (`string type, string signature, …`) into an SSHSIG blob."""
-    head = _MAGIC + u32(1) + string(key.blob) + string(namespace.encode())
-    return head + string(b"") + string(b"sha512") + string(signature_blob)
+    head = _MAGIC + _VERSION + string(key.blob) + string(namespace.encode())
+    return head + _RESERVED + _SHA512 + string(signature_blob)
 
 
 def armor(blob: bytes) -> str:

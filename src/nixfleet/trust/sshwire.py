@@ -47,12 +47,19 @@ class Reader:
 
     def string(self) -> bytes:
         """Read a `string`."""
-        return self.take(int.from_bytes(self.take(4), "big"))
+        begin = self._at + 4
+        end = begin + int.from_bytes(self._data[self._at : begin], "big")
+        if end > len(self._data):
+            raise Untrusted(f"{self._what} is cut short")
+        self._at = end
+        return self._data[begin:end]
 
     def expect(self, constant: bytes, name: str) -> Self:
         """Read `constant`, or refuse, naming the field."""
-        if self.take(len(constant)) != constant:
+        if not self._data.startswith(constant, self._at):
+            self.take(len(constant))  # too little is another fault than something else
             raise Untrusted(f"{self._what} has a wrong {name}")
+        self._at += len(constant)
         return self
 
     def rest(self) -> bytes:
