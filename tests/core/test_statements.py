@@ -3,17 +3,31 @@
 import base64
 import json
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import inspect
 from tests.factories import Fleet, device_id, fingerprint, key
 
-from nixfleet.model.statements import Device, Root, Statement
-from nixfleet.trust.statements import Malformed, digest, encode, namespace_of, parse, strict_decode
+from nixfleet.model.device import EnrollRequest, JoinToken, Report, Session
+from nixfleet.model.ids import MAX_INT, MAX_NESTING, MAX_PAYLOAD_BYTES
+from nixfleet.model.statements import Device, Root, Statement, TargetLine, Wire
+from nixfleet.trust.statements import (
+    Malformed,
+    _read,
+    _scan,
+    _statement_decoder,
+    digest,
+    encode,
+    namespace_of,
+    parse,
+    strict_decode,
+)
 
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parent / "vectors" / "statements.json").read_text())
 
@@ -58,6 +72,85 @@ SAMPLES = samples()
 def test_every_type_reads_back(payload: bytes) -> None:
     """What the strict writer wrote, the strict reader reads, and writes again to the same bytes."""
     assert payload == encode(parse(payload))
+
+
+def signed_types(kind: type[Wire] = Wire) -> list[type[Wire]]:
+    """List every type whose bytes are read strictly."""
+    return [kind, *(below for one in kind.__subclasses__() for below in signed_types(one))]
+
+
+def leaves_of(kind: inspect.Type, depth: int = 0) -> Iterator[tuple[int, inspect.Type]]:
+    """Walk to the types that a type is made of in the end, each with how many levels are around it."""
+    match kind:
+        case inspect.StructType(fields=fields):
+            for field in fields:
+                yield from leaves_of(field.type, depth + 1)
+        case inspect.UnionType(types=types):
+            for one in types:
+                yield from leaves_of(one, depth)
+        case inspect.VarTupleType(item_type=item):
+            yield from leaves_of(item, depth + 1)
+        case inspect.DictType(key_type=key_type, value_type=value_type):
+            yield from leaves_of(key_type, depth + 1)
+            yield from leaves_of(value_type, depth + 1)
+        case _:
+            yield depth, kind
+
+
+SIGNED_TYPES = signed_types()
+assert {Root, TargetLine, Report, EnrollRequest, Session, JoinToken} <= set(SIGNED_TYPES)
+
+
+@pytest.mark.parametrize("kind", SIGNED_TYPES, ids=lambda kind: kind.__name__)
+def test_no_signed_type_can_hold_what_the_scan_refuses(kind: type[Wire]) -> None:
+    """Of any signed type, what its writer writes is strict: bounded integers, no floats, few levels."""
+    for depth, leaf in leaves_of(inspect.type_info(kind)):
+        assert depth <= MAX_NESTING
+        match leaf:
+            case inspect.IntType(ge=least, le=most):
+                assert least is not None
+                assert most is not None
+                assert -MAX_INT <= least <= most <= MAX_INT
+            case _:
+                allowed = inspect.StrType | inspect.BoolType | inspect.NoneType | inspect.LiteralType | inspect.EnumType
+                assert isinstance(leaf, allowed)
+
+
+EDITS = (
+    (b":", b": "), (b",", b" ,"), (b"1", b"1.0"), (b"1", b"1e0"), (b"1", b"-0"), (b"0", b"9007199254740992"),
+    (b"1", b"999999999999999999"), (b"e", b"\\u0065"), (b"prod", b"\\ud800"), (b"prod", "pr\u00f6d".encode()),
+    (b"prod", b"pr\xff"), (b"{", b"\xef\xbb\xbf{"), (b'"v":1', b'"v":1,"v":1'), (b'"env":', b'"env":"a","env":'),
+    (b"}", b',"more":1}'), (b"[", b"[" * 17), (b'"', b""), (b"null", b"NaN"), (b'"v":1', b'"v":1,"note":null'),
+)  # fmt: skip
+
+
+@given(st.sampled_from(SAMPLES), st.lists(st.tuples(st.sampled_from(EDITS), st.integers(0, 8)), max_size=3))
+@settings(max_examples=300)
+def test_a_payload_as_we_write_it_is_judged_as_by_the_scan(
+    payload: bytes, edits: list[tuple[tuple[bytes, bytes], int]]
+) -> None:
+    """The short way for what our writer writes gives no other verdict than the long one."""
+    for (old, new), place in edits:
+        parts = payload.split(old)
+        cut = min(place, len(parts) - 1)
+        payload = old.join(parts[:cut]) + (new if cut else b"") + old.join(parts[cut:])
+    assert outcome(lambda: scanned(payload)) == outcome(
+        lambda: _read(payload, _statement_decoder, "statement", MAX_PAYLOAD_BYTES)
+    )
+
+
+def scanned(payload: bytes) -> Statement:
+    """Read a statement the long way."""
+    _scan(payload)
+    return _statement_decoder.decode(payload)
+
+
+def outcome(read: Callable[[], Statement]) -> Statement | None:
+    """Give what a reader reads, None for what it refuses."""
+    try:
+        return read()
+    except (Malformed, msgspec.MsgspecError):
+        return None
 
 
 @given(st.binary(max_size=300))

@@ -5,7 +5,7 @@ from typing import Annotated, Final, assert_never
 
 import msgspec
 
-from nixfleet.model.ids import URL, Count, FingerprintText, Hex32, Hex64, KeyText, Name, Seconds, Tags
+from nixfleet.model.ids import MAX_INT, URL, Count, FingerprintText, Hex32, Hex64, KeyText, Name, Seconds, Tags
 from nixfleet.model.statements import LogState, Wire
 
 
@@ -90,7 +90,7 @@ class Attempt(Wire, frozen=True, kw_only=True):
     reason: Short = ""
     path: PathText = ""
     previous: PathText = ""
-    exit_code: int | None = None
+    exit_code: Annotated[int, msgspec.Meta(ge=-MAX_INT, le=MAX_INT)] | None = None
     lines: Annotated[tuple[Line, ...], msgspec.Meta(max_length=ATTEMPT_LINES)] = ()
 
 

@@ -8,18 +8,20 @@ judge authority.
 import hashlib
 import json
 import re
+from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import MAX_INT, MAX_NESTING, MAX_PAYLOAD_BYTES, Digest
-from nixfleet.model.statements import Control, Device, Statement
+from nixfleet.model.statements import Control, Device, Statement, Wire
 from nixfleet.trust import fields
 
 NAMESPACE_APPROVE: Final = "nixfleet-approve-v1"
 
 _T = TypeVar("_T")
+_W = TypeVar("_W", bound=Wire)
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """JSON strings. What begins one always ends one, at the last byte if need be, and nothing is tried twice: one pass."""
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{}[]"))
@@ -42,27 +44,20 @@ def encode(statement: Statement) -> bytes:
 
 def parse(payload: bytes) -> Statement:
     """Read a statement. Raises: Malformed, with the field where one is at fault."""
-    _scan(payload)
-    try:
-        statement = _statement_decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"malformed statement: {error}") from error
+    statement = _read(payload, _statement_decoder, "statement", MAX_PAYLOAD_BYTES)
     fault = fields.fault_of(statement)
     if fault:
         raise Malformed(f"malformed {type_name(statement)}: {fault}")
     return statement
 
 
-def strict_decode(payload: bytes, type: type[_T], *, max_bytes: int = MAX_PAYLOAD_BYTES) -> _T:  # noqa: A002 (as msgspec names it)
+def strict_decode(payload: bytes, type: type[_W], *, max_bytes: int = MAX_PAYLOAD_BYTES) -> _W:  # noqa: A002 (as msgspec names it)
     """Read any signed struct by the same rules. Raises: Malformed."""
-    _scan(payload, max_bytes)
-    try:
-        return msgspec.json.decode(payload, type=type)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"malformed {type.__name__}: {error}") from error
+    decoder: msgspec.json.Decoder[_W] = _decoder(type)
+    return _read(payload, decoder, type.__name__, max_bytes)
 
 
-def strict_encode(value: msgspec.Struct) -> bytes:
+def strict_encode(value: Wire) -> bytes:
     """Write a signed struct so that `strict_decode` reads it back. Raises: UserError."""
     payload = _encoder.encode(value)
     try:
@@ -93,10 +88,32 @@ def digest(payload: bytes) -> Digest:
     return Digest(hashlib.sha256(payload).hexdigest())
 
 
-def _scan(payload: bytes, max_bytes: int = MAX_PAYLOAD_BYTES) -> None:
-    """Refuse what msgspec alone lets pass, and what two JSON readers could read differently (RFC 8259, RFC 7493)."""
+@lru_cache(maxsize=64)
+def _decoder(type_: type[_T]) -> "msgspec.json.Decoder[_T]":
+    """Make a type's decoder, once: there are a dozen types."""
+    return msgspec.json.Decoder(type_)
+
+
+def _read(payload: bytes, decoder: "msgspec.json.Decoder[_T]", what: str, max_bytes: int) -> _T:
+    """Decode strictly. Raises: Malformed."""
     if len(payload) > max_bytes:
         raise Malformed(f"a payload is larger than {max_bytes} bytes")
+    try:
+        value = decoder.decode(payload)
+        if _encoder.encode(value) == payload:
+            # What our writer writes of it is all there is: nothing stands twice, nothing can be read otherwise.
+            return value
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        pass
+    _scan(payload)
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"malformed {what}: {error}") from error
+
+
+def _scan(payload: bytes) -> None:
+    """Refuse what msgspec alone lets pass, and what two JSON readers could read differently (RFC 8259, RFC 7493)."""
     try:
         text = payload.decode()
     except UnicodeDecodeError as error:
