@@ -103,6 +103,19 @@ def test_root_is_mth(size: int) -> None:
     assert mth(content[: size // 2]) == tree.root(size // 2)
 
 
+@given(st.lists(st.integers(0, 40), max_size=20))
+def test_a_root_stays_while_the_tree_grows(sizes: list[int]) -> None:
+    """Whatever was asked before, in whatever order, the root of a size is that of its leaves."""
+    content = leaves(40)
+    tree = merkle.Tree()
+    for count, leaf in enumerate(content, start=1):
+        tree.append(leaf)
+        for size in sizes:
+            if size <= count:
+                assert mth(content[:size]) == tree.root(size)
+    assert mth(content) == tree.root()
+
+
 def test_frontier_is_immutable() -> None:
     """An appended frontier leaves the one before as it was, so a verdict can be taken back."""
     before = merkle.Frontier().append(b"a")

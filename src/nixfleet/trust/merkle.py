@@ -38,11 +38,13 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
 class Tree:
     """A growing tree that answers for every size it ever had, in O(log n) and 64 bytes a leaf."""
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_asked", "_levels")
 
     def __init__(self) -> None:
         # _levels[k] holds the hashes of all complete subtrees of 2^k leaves, one after the other.
         self._levels: list[bytearray] = [bytearray()]
+        # Statements signed together name one base, so its root is asked for many times in a row.
+        self._asked = (0, EMPTY_ROOT)
 
     @property
     def size(self) -> int:
@@ -83,7 +85,9 @@ class Tree:
         """Return the root now, or as it was at an earlier size."""
         size = self.size if size is None else size
         assert 0 <= size <= self.size
-        return self._range(0, size)
+        if self._asked[0] != size:
+            self._asked = (size, self._range(0, size))
+        return self._asked[1]
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Prove that the leaf at `index` is in the tree of `size` leaves (RFC 6962 section 2.1.1)."""
