@@ -26,8 +26,8 @@ class GroupWriter(Generic[T]):
         self._items.append((item, done))
         if self._task is None:
             self._task = asyncio.create_task(self._drain())
-        # A caller that gives up must not take the others' transaction with it.
-        await asyncio.shield(done)
+        # A caller that gives up cancels what it waits for alone: the transaction is `_drain`'s.
+        await done
 
     async def close(self) -> None:
         """Wait until everything is written."""

@@ -28,6 +28,9 @@ class StatusTables:
 
     def __init__(self, database: Database) -> None:
         self._db = database
+        # Made once: a group is written many times a second, and making its statements took as long as writing it.
+        self._report_statement = self._report()
+        self._try_statement = self._try()
 
     async def save(self, told: Sequence[Told]) -> None:
         """Write reports durably in one transaction; one that is not above what its device's row has changes nothing."""
@@ -36,9 +39,9 @@ class StatusTables:
             # Another coordinator may have had a newer one, and whoever delays messages may bring an old one late.
             held = await self._seqs(connection, {item.device.device for item in told})
             fresh = [item for item in told if item.device.seq > held.get(item.device.device, -1)]
-            await many(connection, self._report(), [values(item.device) for item in fresh])
+            await many(connection, self._report_statement, [values(item.device) for item in fresh])
             tries = [item.attempt for item in fresh if item.attempt is not None]
-            await many(connection, self._try(), [values(row) for row in tries])
+            await many(connection, self._try_statement, [values(row) for row in tries])
 
     async def _seqs(self, connection: AsyncConnection, devices: Collection[str]) -> dict[str, int]:
         """Read the newest seq of these devices, and lock their rows where several coordinators write."""
