@@ -24,8 +24,8 @@ from nixfleet.model.ids import (
 )
 
 
-class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Signed content: nothing unknown, nothing implied."""
+class Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Signed content: nothing unknown, nothing implied; frozen, so never part of a cycle (`gc`)."""
 
 
 class LogState(Wire, frozen=True, kw_only=True):
