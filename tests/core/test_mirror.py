@@ -90,6 +90,32 @@ def test_an_opened_mirror_is_the_one_that_was_closed(tmp_path: Path, fleet: Flee
     assert fleet.verdicts == [after.verdict(index) for index in range(after.size)]
 
 
+async def test_a_mirror_opened_for_later_is_the_same_once_loaded(tmp_path: Path, fleet: Fleet) -> None:
+    """Until its load it holds nothing, and then what was written; catching up loads it too."""
+    full(tmp_path, fleet)
+    made = Mirror.open_later(tmp_path / "mirror", fleet.fleet)
+    assert (0, []) == (made.size, made.entries(0, 10))
+    await made.load()
+    await made.load()
+    assert (fleet.log, opened(tmp_path, fleet).entries(0, 10)) == (made.log_state, made.entries(0, 10))
+    fleet.device("web-03")
+    async with serving(fleet) as (_, api):
+        again = Mirror.open_later(tmp_path / "mirror", fleet.fleet)
+        assert (1, fleet.log) == (await again.catch_up(api), again.log_state)
+
+
+async def test_a_spoiled_mirror_opened_for_later_says_so_at_its_load(tmp_path: Path, fleet: Fleet) -> None:
+    """What is on disk is verified as ever, each time that it is asked for."""
+    full(tmp_path, fleet)
+    leaves = tmp_path / "mirror" / "leaves"
+    leaves.write_bytes(leaves.read_bytes()[:-1] + b"?")
+    made = Mirror.open_later(tmp_path / "mirror", fleet.fleet)
+    for _ in range(2):
+        with pytest.raises(Untrusted, match="does not verify"):
+            await made.load()
+    assert 0 == made.size
+
+
 def test_an_empty_mirror_holds_nothing(tmp_path: Path, fleet: Fleet) -> None:
     """A mirror without entries opens, again and again, with an empty log."""
     assert (0, b"", 0) == (

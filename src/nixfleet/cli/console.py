@@ -77,7 +77,7 @@ async def _open(
         signer = ForegroundSigner(signer, foreground)
     fingerprint = Fingerprint(signer.key.fingerprint)
     embedded, urls = _coordinator(coordinator_dir(name, given.env), context, listen)
-    mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
+    mirror = Mirror.open_later(mirror_dir(context.fleet, given.env), context.fleet)
     view, _, query = address.partition(" ")
     try:
         async with client_of(urls, context.fleet, None, given.timeout_s) as client:
@@ -86,6 +86,7 @@ async def _open(
             async def ready() -> None:
                 if embedded is not None:
                     await asyncio.to_thread(embedded.start)
+                await mirror.load()
                 await keeper.attach(client)
 
             if asks:
@@ -160,7 +161,7 @@ class Embedded:
 
 
 class LateSource:
-    """A source that gets ready (coordinator, session) when it is first asked, after the first paint."""
+    """A source that gets ready (coordinator, log, session) when it is first asked, after the first paint."""
 
     def __init__(self, source: ClientSource, ready: Callable[[], Awaitable[None]]) -> None:
         """Read from `source`; `ready` may be awaited again after it failed."""

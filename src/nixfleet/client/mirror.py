@@ -48,6 +48,7 @@ class Mirror:
         self._unsaved: list[Entry] = []
         self._verdicts: list[Verdict] = []
         self._checkpoint = b""
+        self._loaded = True
         self._one_at_a_time = asyncio.Lock()
         self.verified: Verified = "ok"
         self.why = ""
@@ -60,20 +61,43 @@ class Mirror:
         the payloads that it needs. Raises: UserError when the folder is another fleet's or cannot be used;
         Untrusted when what is on disk does not verify.
         """
-        file = LogFile.open(folder, fleet)
-        mirror = cls(file, LogView.pinned(fleet, pin, device), device=device)
-        if file.meta.size:
-            try:
-                mirror._replay()
-            except Untrusted as error:
-                raise Untrusted(
-                    f"the copy of the log in {folder} does not verify ({error}); move the folder away to fetch it anew"
-                ) from error
+        mirror = cls(LogFile.open(folder, fleet), LogView.pinned(fleet, pin, device), device=device)
+        mirror._replay()
         return mirror
 
+    @classmethod
+    def open_later(cls, folder: Path, fleet: str) -> Self:
+        """Open or make a mirror that is as empty until its `load`: a screen need not wait for a long log.
+
+        Raises: UserError when the folder is another fleet's or cannot be used.
+        """
+        mirror = cls(LogFile.open(folder, fleet), LogView.pinned(fleet), device=None)
+        mirror._loaded = not mirror._file.meta.size
+        return mirror
+
+    async def load(self) -> None:
+        """Replay what is on disk, beside the event loop, unless that was done. Raises: Untrusted."""
+        async with self._one_at_a_time:
+            await self._load()
+
+    async def _load(self) -> None:
+        if not self._loaded:
+            await asyncio.to_thread(self._replay)
+
     def _replay(self) -> None:
-        held = self._file.entries()
-        extended = self._view.extend(self._file.meta.checkpoint, 0, held)
+        """Replay what is on disk. Raises: Untrusted."""
+        if self._file.meta.size:
+            try:
+                self._verify_held()
+            except Untrusted as error:
+                raise Untrusted(
+                    f"the copy of the log in {self._file.folder} does not verify ({error});"
+                    " move the folder away to fetch it anew"
+                ) from error
+        self._loaded = True
+
+    def _verify_held(self) -> None:
+        extended = self._view.extend(self._file.meta.checkpoint, 0, self._file.entries())
         if self._view.log != LogState(size=self._file.meta.size, root=self._file.meta.root):
             raise Untrusted("it is not the log that was written")
         self._verdicts.extend(extended.verdicts)
@@ -116,6 +140,7 @@ class Mirror:
         over is not fetched again.
         """
         async with self._one_at_a_time:
+            await self._load()
             note = await client.checkpoint()
             wanted = claimed_size(note)
             before = self.size
@@ -181,6 +206,7 @@ class Mirror:
 
         Raises: Untrusted, UserError when the disk fails.
         """
+        assert self._loaded, "what is on disk comes first"
         try:
             extended = self._view.extend(checkpoint, start, [(entry.leaf, entry.payload) for entry in entries])
         except Untrusted as error:
@@ -247,8 +273,10 @@ class Mirror:
         return entry_view(index, self.leaf(index), self.payload(index), self._verdicts[index], self.state)
 
     def entries(self, start: int, limit: int) -> list[EntryView]:
-        """Describe consecutive entries from `start` on."""
-        return [self.entry(index) for index in range(max(0, start), min(self.size, start + limit))]
+        """Describe consecutive entries from `start` on, as far as they are verified and kept."""
+        # Both move on beside the event loop, one after the other.
+        kept = min(len(self._verdicts), self._file.meta.size)
+        return [self.entry(index) for index in range(max(0, start), min(kept, start + limit))]
 
 
 def _bytes(entries: Sequence[Entry]) -> int:
