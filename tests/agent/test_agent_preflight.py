@@ -68,6 +68,18 @@ def test_a_system_without_an_enabled_agent_would_leave_the_fleet(machine: Machin
     assert judge(machine, new, leave=True) is None
 
 
+def test_another_unit_or_other_settings_are_another_agent(machine: Machine) -> None:
+    """A new program and a changed agent.toml make the running agent give way; the same of both does not."""
+    old, new = machine.host.current_system(), machine.system("new")
+    assert not preflight.agent_changes(machine.host, old, new)
+    for file in ("etc/systemd/system/nixfleet-agent.service", preflight.AGENT_FILE):
+        kept = machine.host.read(f"{new}/{file}")
+        machine.write(f"{new}/{file}", f"{kept}\n# changed\n")
+        assert preflight.agent_changes(machine.host, old, new)
+        machine.write(f"{new}/{file}", kept)
+        assert not preflight.agent_changes(machine.host, old, new)
+
+
 def test_an_agent_unit_that_leads_nowhere_is_not_enabled(machine: Machine) -> None:
     """A masked or dangling unit does not count."""
     new = machine.system("new")

@@ -106,9 +106,9 @@ def switch_is_running(host: Host) -> bool:
 
 
 def agent_changes(host: Host, before: str, after: str) -> bool:
-    """Tell whether two systems start different agents."""
-    unit = "etc/systemd/system/nixfleet-agent.service"
-    return host.read(f"{before}/{unit}") != host.read(f"{after}/{unit}")
+    """Tell whether two systems start different agents, or the same one with other settings."""
+    files = ("etc/systemd/system/nixfleet-agent.service", AGENT_FILE)
+    return any(host.read(f"{before}/{file}") != host.read(f"{after}/{file}") for file in files)
 
 
 def _would_leave(host: Host, settings: Settings, path: str) -> str:
