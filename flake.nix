@@ -5,27 +5,30 @@
 
   outputs = { self, nixpkgs }:
     let
-      systems = [ "x86_64-linux" "aarch64-linux" "x86_64-darwin" "aarch64-darwin" ];
-      each = make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
-      packages = pkgs: {
+      linux = [ "x86_64-linux" "aarch64-linux" ];
+      darwin = [ "x86_64-darwin" "aarch64-darwin" ];
+      each = systems: make: nixpkgs.lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
+      whole = pkgs: rec {
         nixfleet = pkgs.callPackage ./nix/package.nix { };
-        nixfleet-agent = pkgs.callPackage ./nix/package.nix { agentOnly = true; };
+        default = nixfleet;
       };
+      agent = pkgs: { nixfleet-agent = pkgs.callPackage ./nix/package.nix { agentOnly = true; }; };
     in
     {
-      packages = each (pkgs: packages pkgs // { default = (packages pkgs).nixfleet; });
+      # Console and command line run on macOS too, the agent on NixOS alone.
+      packages = each linux (pkgs: whole pkgs // agent pkgs) // each darwin whole;
 
-      apps = each (pkgs: rec {
-        nixfleet = { type = "app"; program = "${(packages pkgs).nixfleet}/bin/nixfleet"; };
+      apps = each (linux ++ darwin) (pkgs: rec {
+        nixfleet = { type = "app"; program = "${(whole pkgs).nixfleet}/bin/nixfleet"; };
         default = nixfleet;
       });
 
-      overlays.default = final: _: packages final;
+      overlays.default = final: _: { inherit (whole final) nixfleet; inherit (agent final) nixfleet-agent; };
 
       nixosModules.default = { pkgs, lib, ... }: {
         imports = [ ./nix/module.nix ];
-        services.nixfleet.agent.package = lib.mkDefault (packages pkgs).nixfleet-agent;
-        services.nixfleet.coordinator.package = lib.mkDefault (packages pkgs).nixfleet;
+        services.nixfleet.agent.package = lib.mkDefault (agent pkgs).nixfleet-agent;
+        services.nixfleet.coordinator.package = lib.mkDefault (whole pkgs).nixfleet;
       };
 
       # { pkgs, nixosConfigurations } -> the release file for `nixfleet deploy -f`.

@@ -1,10 +1,17 @@
 # The NixOS module: services.nixfleet.agent and services.nixfleet.coordinator.
 # It uses plain lib.mkOption, mkIf and types alone, so that it evaluates with any nixpkgs of the last years.
-{ config, lib, pkgs, ... }:
+# The bounds of the agent's options are those of src/nixfleet/agent/settings.py: what the agent would refuse to start
+# with is refused here, before anything is built.
+{ config, lib, pkgs, utils, ... }:
 let
-  inherit (lib) mkEnableOption mkIf mkMerge mkOption types;
+  inherit (lib) literalExpression mkEnableOption mkIf mkMerge mkOption types;
   cfg = config.services.nixfleet;
   toml = pkgs.formats.toml { };
+
+  coordinatorDir = "/var/lib/nixfleet-coordinator";
+  coordinatorPort = lib.toInt (lib.last (lib.splitString ":" cfg.coordinator.listen));
+  # An argument is handed on as it is: systemd would expand the % of an encoded socket path in a database URL.
+  command = utils.escapeSystemdExecArgs;
 
   # What is null was not said: the agent's own default holds.
   said = value:
@@ -13,35 +20,36 @@ let
       builtins.mapAttrs (_: said) (removeAttrs value (builtins.filter (key: value.${key} == null) (builtins.attrNames value)))
     else value;
 
-  seconds = default: description: mkOption {
-    type = types.nullOr types.ints.unsigned;
-    inherit default description;
+  # A setting that may be left to the agent's own default.
+  maybe = type: description: mkOption {
+    type = types.nullOr type;
+    default = null;
+    inherit description;
   };
+  span = types.ints.between 1 86400;
+  delay = types.ints.between 0 3600;
+  name = types.strMatching "[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?";
+  address = types.strMatching "https?://[!-~]+";
+  place = types.strMatching "/[^[:cntrl:]]*";
 
   check = options: types.submodule {
     options = options // {
-      timeout_s = seconds null "Seconds one try may take.";
-      retries = mkOption {
-        type = types.nullOr types.ints.unsigned;
-        default = null;
-        description = "Tries after the first one before the check counts as failed.";
-      };
-      start_delay_s = seconds null "Seconds to wait after the switch before the first try.";
+      timeout_s = maybe span "Seconds one try may take.";
+      retries = maybe (types.ints.between 0 100) "Tries after the first one before the check counts as failed.";
+      start_delay_s = maybe delay "Seconds to wait after the switch before the first try.";
     };
   };
 
-  text = description: mkOption { type = types.str; inherit description; };
+  must = type: description: mkOption { inherit type description; };
 
   agentFile = toml.generate "agent.toml" (said {
-    inherit (cfg.agent) name urls fleet checkpoint tags caches;
+    inherit (cfg.agent) name urls fleet checkpoint tags caches checks fetch;
     token_file = cfg.agent.tokenFile;
     key_file = cfg.agent.keyFile;
     state_dir = cfg.agent.stateDir;
-    checks = cfg.agent.checks;
     orphan_s = cfg.agent.orphanSeconds;
     poll_s = cfg.agent.pollSeconds;
     report_lines = cfg.agent.reportLines;
-    fetch = cfg.agent.fetch;
     volatile_state = cfg.agent.volatileState;
     # What the agent of this system replays: an older one would not follow the fleet's log any more.
     protocol = 1;
@@ -53,59 +61,65 @@ in
     package = mkOption {
       type = types.package;
       default = pkgs.nixfleet-agent;
-      defaultText = "pkgs.nixfleet-agent";
+      defaultText = literalExpression "pkgs.nixfleet-agent";
       description = "The package that has bin/nixfleet.";
     };
     name = mkOption {
-      type = types.str;
-      default = config.networking.hostName;
-      defaultText = "config.networking.hostName";
-      description = "The name under which this device joins its fleet.";
+      type = types.nullOr name;
+      default = if config.networking.hostName == "" then null else lib.toLower config.networking.hostName;
+      defaultText = literalExpression "lib.toLower config.networking.hostName";
+      description = ''
+        The name under which this device joins its fleet. null is the host name that it then has: for a system that
+        several devices run.
+      '';
     };
     tokenFile = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr place;
       default = null;
       example = "/etc/nixfleet/token";
-      description = "File with a join token (`nixfleet enroll token`). It is a secret: never in the Nix store.";
+      description = ''
+        File with a join token (`nixfleet enroll token`). It is a secret: never in the Nix store. It is read once, to
+        join, and need not stay.
+      '';
     };
     urls = mkOption {
-      type = types.listOf types.str;
+      type = types.listOf address;
       default = [ ];
       example = [ "https://fleet.example.org" ];
-      description = "Addresses of the coordinator, tried after those that the fleet's root names.";
+      description = "Addresses of the coordinator, tried after those that the fleet's root names; at most 8.";
     };
     fleet = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr (types.strMatching "[0-9a-f]{64}");
       default = null;
       description = "The fleet's id. Without a join token it is what pins the fleet: a device never trusts on first use.";
     };
     checkpoint = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr (types.strMatching "(0|[1-9][0-9]{0,14}):[0-9a-f]{64}");
       default = null;
       example = "12:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
       description = "A state of the log, SIZE:ROOT, that the fleet's log must extend.";
     };
     tags = mkOption {
-      type = types.attrsOf types.str;
+      type = types.attrsOf (types.strMatching "[A-Za-z0-9._-]{1,63}");
       default = { };
       example = { site = "berlin"; };
       description = "Tags to ask for when joining, where the token leaves a choice.";
     };
     keyFile = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr place;
       default = null;
       description = "The device's key; by default its SSH host key, or a key of its own when it joins by token.";
     };
     stateDir = mkOption {
-      type = types.str;
+      type = place;
       default = "/var/lib/nixfleet";
       description = "Where the agent keeps its journal and its copy of the log. It must survive a reboot.";
     };
     caches = mkOption {
       type = types.listOf (types.submodule {
         options = {
-          url = text "Address of a binary cache.";
-          key = text "Its public key, name:base64.";
+          url = must address "Address of a binary cache.";
+          key = must (types.strMatching "[A-Za-z0-9._-]{1,64}:[A-Za-z0-9+/]{43}=") "Its public key, name:base64.";
         };
       });
       default = [ ];
@@ -115,67 +129,54 @@ in
       type = types.submodule {
         options = {
           units = mkOption {
-            type = types.listOf (check { unit = text "A systemd unit that must be active."; });
+            type = types.listOf (check { unit = must types.str "A systemd unit that must be active."; });
             default = [ ];
             description = "Units that must be active after an update.";
           };
           http = mkOption {
             type = types.listOf (check {
-              url = text "Address that must answer.";
-              status = mkOption {
-                type = types.nullOr types.ints.positive;
-                default = null;
-                description = "The status it must answer with.";
-              };
+              url = must address "Address that must answer.";
+              status = maybe (types.ints.between 100 599) "The status it must answer with; by default any below 400.";
             });
             default = [ ];
             description = "Addresses that must answer after an update.";
           };
           tcp = mkOption {
             type = types.listOf (check {
-              host = text "Host to connect to.";
-              port = mkOption { type = types.port; description = "Port to connect to."; };
+              host = must types.str "Host to connect to.";
+              port = must types.port "Port to connect to.";
             });
             default = [ ];
             description = "Ports that must accept a connection after an update.";
           };
           command = mkOption {
-            type = types.listOf (check {
-              argv = mkOption { type = types.listOf types.str; description = "The command and its arguments."; };
-            });
+            type = types.listOf (check { argv = must (types.listOf types.str) "The command and its arguments."; });
             default = [ ];
             description = "Commands that must exit with 0 after an update.";
           };
-          settle_s = seconds null "Seconds after the switch until newly failed units are looked for.";
+          settle_s = maybe delay "Seconds after the switch until newly failed units are looked for.";
         };
       };
       default = { };
       description = "Checks an update must pass, beside the one that is always on: no newly failed unit.";
     };
-    orphanSeconds = seconds null "Seconds without the coordinator, while caches answer, before an unconfirmed update goes back.";
-    pollSeconds = seconds null "Seconds between polls where a proxy breaks event streams.";
-    reportLines = mkOption {
-      type = types.nullOr types.bool;
-      default = null;
-      description = "Whether the last lines of an activation travel with its outcome.";
-    };
+    orphanSeconds = maybe span ''
+      Seconds without the coordinator, while caches answer, before an unconfirmed update goes back.
+    '';
+    pollSeconds = maybe (types.ints.between 1 3600) "Seconds between polls where a proxy breaks event streams.";
+    reportLines = maybe types.bool "Whether the last lines of an activation travel with its outcome.";
     fetch = mkOption {
       type = types.submodule {
         options = {
-          rate_bytes_s = seconds null "Bytes a second a download may take; 0 for no limit.";
-          stall_s = seconds null "Seconds without a byte before a download is tried again.";
-          total_s = seconds null "Seconds a whole download may take.";
+          rate_bytes_s = maybe types.ints.unsigned "Bytes a second a download may take; 0 for no limit.";
+          stall_s = maybe span "Seconds without a byte before a download is tried again.";
+          total_s = maybe span "Seconds a whole download may take.";
         };
       };
       default = { };
       description = "Limits of a download.";
     };
-  };
-
-  options.services.nixfleet.agent.volatileState = mkOption {
-    type = types.nullOr types.bool;
-    default = null;
-    description = "Accept a state folder that a reboot empties: for containers and tests only.";
+    volatileState = maybe types.bool "Accept a state folder that a reboot empties: for containers and tests only.";
   };
 
   options.services.nixfleet.coordinator = {
@@ -183,24 +184,36 @@ in
     package = mkOption {
       type = types.package;
       default = pkgs.nixfleet;
-      defaultText = "pkgs.nixfleet";
+      defaultText = literalExpression "pkgs.nixfleet";
       description = "The package that has bin/nixfleet.";
     };
     listen = mkOption {
-      type = types.str;
+      type = types.strMatching ".*:[0-9]{1,5}";
       default = "127.0.0.1:7070";
+      example = "[::]:7070";
       description = "Address and port to listen on.";
     };
     database = mkOption {
-      type = types.nullOr types.str;
+      type = types.nullOr (types.strMatching "postgres(ql)?(\\+asyncpg)?://[!-~]*");
       default = null;
-      example = "postgresql+asyncpg:///nixfleet?host=/run/postgresql";
-      description = "Database URL; by default SQLite in the state folder. It must not hold a password: use a socket or a passfile.";
+      example = "postgresql:///nixfleet?host=/run/postgresql";
+      description = ''
+        Address of a PostgreSQL database; by default SQLite in the state folder. It must not hold a password: use a
+        socket, or a file that `systemd.services.nixfleet-coordinator.environment.PGPASSFILE` names.
+      '';
     };
     stateDir = mkOption {
-      type = types.str;
-      default = "/var/lib/nixfleet-coordinator";
-      description = "Where the log key, the cache key, the built-in cache and the SQLite database live.";
+      type = place;
+      default = coordinatorDir;
+      description = ''
+        Where the log key, the cache key, the built-in cache and the SQLite database live: the folder that
+        `nixfleet init` has made, owned by the user nixfleet.
+      '';
+    };
+    metricsAnywhere = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether to serve /metrics to others than this machine, too.";
     };
     openFirewall = mkOption {
       type = types.bool;
@@ -220,32 +233,53 @@ in
           assertion = cfg.agent.tokenFile != null || cfg.agent.urls != [ ];
           message = "services.nixfleet.agent: set urls (or tokenFile, which holds them).";
         }
+        {
+          assertion = cfg.agent.tokenFile == null || !lib.hasPrefix builtins.storeDir cfg.agent.tokenFile;
+          message = "services.nixfleet.agent.tokenFile is in the Nix store, where everybody can read it.";
+        }
       ];
+      # `nixfleet agent status` and `check`, for whoever is root on the device.
+      environment.systemPackages = [ cfg.agent.package ];
       # The agent refuses a system without this file: it would leave the fleet.
       environment.etc."nixfleet/agent.toml".source = agentFile;
       systemd.services.nixfleet-agent = {
         description = "nixfleet agent";
         wantedBy = [ "multi-user.target" ];
         wants = [ "network-online.target" ];
-        after = [ "network-online.target" "nix-daemon.service" ];
-        # The switch runs beside the agent and must not take it down half-way.
+        after = [ "network-online.target" ];
+        # A switch must not take down the agent that watches over it. When the new system's agent or its agent.toml is
+        # another, the agent ends by itself once the switch is through, and systemd starts the new one.
         restartIfChanged = false;
         stopIfChanged = false;
-        unitConfig = { X-StopOnRemoval = false; StartLimitIntervalSec = 0; };
+        unitConfig = {
+          X-StopOnRemoval = false;
+          RequiresMountsFor = [ cfg.agent.stateDir ];
+          # It never stops trying: with the agent gone, nobody could mend the device from afar.
+          StartLimitIntervalSec = 0;
+        };
         path = [ config.nix.package ];
+        # Nix keeps answers of caches in a cache folder, by default in a home that is read-only here.
+        environment = config.networking.proxy.envVars // { XDG_CACHE_HOME = "/var/cache/nixfleet"; };
+        # The token is no systemd credential: it may go once the device has joined, and a unit whose credential is
+        # missing does not start.
         serviceConfig = {
-          ExecStart = "${cfg.agent.package}/bin/nixfleet agent run";
+          ExecStart = command [ "${cfg.agent.package}/bin/nixfleet" "agent" "run" ];
           Restart = "always";
           RestartSec = 5;
+          # Where a switch cannot have a unit of its own it runs beside the agent, whose end must not cut it off.
           KillMode = "process";
+          # A download that the kernel kills for memory is a failed download, not the agent's end.
+          OOMPolicy = "continue";
+          CacheDirectory = "nixfleet";
+          CacheDirectoryMode = "0700";
           UMask = "0077";
-          # As far as activation allows: the switch itself runs in a transient unit of its own.
+          # As far as activation allows (the switch runs in a transient unit of its own) and Nix: with a /tmp or home
+          # folders of its own, garbage collection would take what links there keep; with a host name of its own, the
+          # agent would not see a change of it.
           LockPersonality = true;
-          PrivateTmp = true;
           ProtectClock = true;
           ProtectControlGroups = true;
           ProtectHome = "read-only";
-          ProtectHostname = true;
           ProtectKernelLogs = true;
           RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
           RestrictRealtime = true;
@@ -254,28 +288,42 @@ in
       };
     })
     (mkIf cfg.coordinator.enable {
-      networking.firewall.allowedTCPPorts =
-        mkIf cfg.coordinator.openFirewall [ (lib.toInt (lib.last (lib.splitString ":" cfg.coordinator.listen))) ];
+      networking.firewall.allowedTCPPorts = mkIf cfg.coordinator.openFirewall [ coordinatorPort ];
       users.users.nixfleet = { isSystemUser = true; group = "nixfleet"; };
       users.groups.nixfleet = { };
+      # systemd makes the default folder (StateDirectory); another one has to be there for ReadWritePaths.
+      systemd.tmpfiles.rules = mkIf (cfg.coordinator.stateDir != coordinatorDir) [
+        "d ${cfg.coordinator.stateDir} 0700 nixfleet nixfleet -"
+      ];
       systemd.services.nixfleet-coordinator = {
         description = "nixfleet coordinator";
         wantedBy = [ "multi-user.target" ];
         wants = [ "network-online.target" ];
-        after = [ "network-online.target" "postgresql.service" ];
+        after = [ "network-online.target" "postgresql.service" "postgresql.target" ];
         environment.NIXFLEET_DATA_DIR = cfg.coordinator.stateDir;
+        unitConfig = {
+          RequiresMountsFor = [ cfg.coordinator.stateDir ];
+          # A database or an address that is not there yet is waited for.
+          StartLimitIntervalSec = 0;
+        };
         serviceConfig = {
-          ExecStart = "${cfg.coordinator.package}/bin/nixfleet coordinator run --listen ${cfg.coordinator.listen}"
-            + lib.optionalString (cfg.coordinator.database != null) " --database ${cfg.coordinator.database}";
+          ExecStart = command (
+            [ "${cfg.coordinator.package}/bin/nixfleet" "coordinator" "run" "--listen" cfg.coordinator.listen ]
+            ++ lib.optionals (cfg.coordinator.database != null) [ "--database" cfg.coordinator.database ]
+            ++ lib.optionals cfg.coordinator.metricsAnywhere [ "--metrics-anywhere" ]
+          );
           Restart = "on-failure";
-          RestartSec = 2;
+          RestartSec = 5;
           User = "nixfleet";
           Group = "nixfleet";
-          StateDirectory = mkIf (cfg.coordinator.stateDir == "/var/lib/nixfleet-coordinator") "nixfleet-coordinator";
+          StateDirectory = mkIf (cfg.coordinator.stateDir == coordinatorDir) "nixfleet-coordinator";
           StateDirectoryMode = "0700";
           ReadWritePaths = [ cfg.coordinator.stateDir ];
           UMask = "0077";
-          CapabilityBoundingSet = "";
+          # Ports below 1024 are bound by this one capability, and by no other.
+          AmbientCapabilities = mkIf (coordinatorPort < 1024) [ "CAP_NET_BIND_SERVICE" ];
+          CapabilityBoundingSet = if coordinatorPort < 1024 then [ "CAP_NET_BIND_SERVICE" ] else [ "" ];
+          DevicePolicy = "closed";
           LockPersonality = true;
           MemoryDenyWriteExecute = true;
           NoNewPrivileges = true;
@@ -290,11 +338,13 @@ in
           ProtectKernelTunables = true;
           ProtectProc = "invisible";
           ProtectSystem = "strict";
+          RemoveIPC = true;
           RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" ];
           RestrictNamespaces = true;
           RestrictRealtime = true;
           RestrictSUIDSGID = true;
           SystemCallArchitectures = "native";
+          SystemCallErrorNumber = "EPERM";
           SystemCallFilter = [ "@system-service" "~@privileged" ];
         };
       };

@@ -15,6 +15,7 @@ else
   want nft nftables
   want ip iproute2
   want git git
+  want systemd-analyze systemd
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need="$need postgresql"
 fi
 

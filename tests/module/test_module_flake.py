@@ -1,15 +1,30 @@
 """The flake and the NixOS module under real Nix, offline, against this folder's stand-in for nixpkgs."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from nixfleet.agent.settings import Settings
+from nixfleet.agent.settings import (
+    Checks,
+    CommandCheck,
+    ExtraCache,
+    Fetching,
+    HttpCheck,
+    Settings,
+    TcpCheck,
+    UnitCheck,
+)
+from nixfleet.model.ids import PROTOCOL
+from nixfleet.server.settings import ServerSettings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -35,24 +50,31 @@ def nix(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def evaluate(nix: dict[str, str], settings: str) -> subprocess.CompletedProcess[str]:
-    """Evaluate the module with the given settings and give the process; its output is JSON."""
+def evaluate(nix: dict[str, str], settings: str, code: int = 0) -> Any:
+    """Evaluate the module with the given settings; give what it configures, or why Nix refuses."""
     argv = ["nix-instantiate", "--eval", "--strict", "--json", str(HERE / "eval.nix"), "--arg", "settings", settings]
-    return subprocess.run(argv, env=nix, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(argv, env=nix, capture_output=True, text=True, check=False, timeout=60)
+    assert code == done.returncode, done.stderr
+    return done.stderr if code else json.loads(done.stdout)
+
+
+def of_agent(more: str = "") -> str:
+    """Write the settings of a device that joins by a token."""
+    return f'{{ services.nixfleet.agent = {{ enable = true; tokenFile = "/etc/nixfleet/token"; {more} }}; }}'
+
+
+def of_coordinator(more: str = "") -> str:
+    """Write the settings of a coordinator."""
+    return f"{{ services.nixfleet.coordinator = {{ enable = true; {more} }}; }}"
 
 
 def test_the_module_writes_the_agents_settings_and_unit(nix: dict[str, str]) -> None:
     """An enabled agent gets its agent.toml, an enabled unit that a switch does not take down, and no stray defaults."""
-    done = evaluate(
-        nix,
-        '{ services.nixfleet.agent = { enable = true; tokenFile = "/etc/nixfleet/token"; tags.site = "berlin"; '
-        'checks.http = [ { url = "http://127.0.0.1/"; retries = 2; } ]; }; networking.hostName = "web-01"; }',
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["failed"] == []
-    assert result["agentToml"] == {
-        "name": "web-01",
+    checks = 'tags.site = "berlin"; checks.http = [ { url = "http://127.0.0.1/"; retries = 2; } ];'
+    result = evaluate(nix, of_agent(checks))
+    assert [] == result["failed"]
+    assert {
+        "name": "nixos",
         "token_file": "/etc/nixfleet/token",
         "urls": [],
         "tags": {"site": "berlin"},
@@ -60,12 +82,36 @@ def test_the_module_writes_the_agents_settings_and_unit(nix: dict[str, str]) -> 
         "state_dir": "/var/lib/nixfleet",
         "checks": {"units": [], "http": [{"url": "http://127.0.0.1/", "retries": 2}], "tcp": [], "command": []},
         "fetch": {},
-        "protocol": 1,
-    }
+        "protocol": PROTOCOL,
+    } == result["agentToml"]
     unit = result["services"]["nixfleet-agent"]
-    assert unit["wantedBy"] == ["multi-user.target"]
-    assert unit["restartIfChanged"] is False
-    assert unit["serviceConfig"]["ExecStart"] == "/nix/store/nixfleet-agent/bin/nixfleet agent run"
+    assert ["multi-user.target"] == unit["wantedBy"]
+    assert (False, False, False) == (
+        unit["restartIfChanged"],
+        unit["stopIfChanged"],
+        unit["unitConfig"]["X-StopOnRemoval"],
+    )
+    assert '"/nix/store/nixfleet-agent/bin/nixfleet" "agent" "run"' == unit["serviceConfig"]["ExecStart"]
+    assert ["/nix/store/nixfleet-agent"] == result["packages"]
+    assert {"nixfleet-agent"} == result["services"].keys()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ('networking.hostName = "Web-01";', "web-01"),
+        ('networking.hostName = "";', None),
+        ("services.nixfleet.agent.name = null;", None),
+        ('services.nixfleet.agent.name = "kiosk-7";', "kiosk-7"),
+    ],
+)
+def test_a_device_is_called_as_its_host_unless_told_otherwise(
+    nix: dict[str, str], settings: str, name: str | None
+) -> None:
+    """The name is the configured host name; without one agent.toml is silent, and the agent asks the device."""
+    agent = 'services.nixfleet.agent.enable = true; services.nixfleet.agent.tokenFile = "/etc/nixfleet/token";'
+    result = evaluate(nix, f"{{ {agent} {settings} }}")
+    assert name == result["agentToml"].get("name")
 
 
 EVERYTHING = """{ services.nixfleet.agent = {
@@ -73,65 +119,193 @@ EVERYTHING = """{ services.nixfleet.agent = {
   fleet = "HEX"; checkpoint = "1:HEX"; tags.site = "berlin"; keyFile = "/etc/key"; stateDir = "/var/lib/other";
   caches = [ { url = "https://cache.example.org"; key = "c-1:KEY="; } ];
   checks = {
-    units = [ { unit = "sshd.service"; timeout_s = 1; retries = 1; start_delay_s = 1; } ];
-    http = [ { url = "http://127.0.0.1/"; status = 200; } ];
-    tcp = [ { host = "127.0.0.1"; port = 22; } ];
-    command = [ { argv = [ "/bin/true" ]; } ];
+    units = [ { unit = "sshd.service"; PATIENCE } ];
+    http = [ { url = "http://127.0.0.1/"; status = 200; PATIENCE } ];
+    tcp = [ { host = "127.0.0.1"; port = 22; PATIENCE } ];
+    command = [ { argv = [ "/bin/true" ]; PATIENCE } ];
     settle_s = 1;
   };
   orphanSeconds = 60; pollSeconds = 5; reportLines = false; volatileState = true;
   fetch = { rate_bytes_s = 1; stall_s = 1; total_s = 1; };
-}; }""".replace("HEX", "ab" * 32).replace("KEY", "A" * 43)
+}; }"""
+EVERYTHING = (
+    EVERYTHING.replace("HEX", "ab" * 32)
+    .replace("KEY", "A" * 43)
+    .replace("PATIENCE", "timeout_s = 1; retries = 1; start_delay_s = 1;")
+)
 
 
 def test_the_module_has_an_option_for_each_of_the_agents_settings(nix: dict[str, str]) -> None:
-    """With every option set, agent.toml has each key that the agent knows, and the agent's own reader takes it."""
-    done = evaluate(nix, EVERYTHING)
-    assert done.returncode == 0, done.stderr
-    written = json.loads(done.stdout)["agentToml"]
-    assert set(written) == {field.encode_name for field in msgspec.structs.fields(Settings)}
+    """With every option set, agent.toml has each key of each of the agent's tables, and its own reader takes it."""
+    written = evaluate(nix, EVERYTHING)["agentToml"]
     settings = msgspec.convert(written, Settings)
-    assert settings.checks.units[0].timeout_s == 1
-    assert settings.fetch.total_s == 1
+    assert (1, 1) == (settings.checks.units[0].timeout_s, settings.fetch.total_s)
+    tables: dict[type[msgspec.Struct], dict[str, Any]] = {
+        Settings: written,
+        ExtraCache: written["caches"][0],
+        Checks: written["checks"],
+        UnitCheck: written["checks"]["units"][0],
+        HttpCheck: written["checks"]["http"][0],
+        TcpCheck: written["checks"]["tcp"][0],
+        CommandCheck: written["checks"]["command"][0],
+        Fetching: written["fetch"],
+    }
+    for table, said in tables.items():
+        assert {field.encode_name for field in msgspec.structs.fields(table)} == set(said), table
 
 
-def test_the_module_refuses_an_agent_that_would_trust_on_first_use(nix: dict[str, str]) -> None:
-    """Without a token file and a fleet id, the module's assertions say what to set."""
-    done = evaluate(nix, "{ services.nixfleet.agent.enable = true; }")
-    assert done.returncode == 0, done.stderr
-    assert any("tokenFile" in message for message in json.loads(done.stdout)["failed"])
+# For each bound of the agent's settings a value within and one without: key of agent.toml, option of the module.
+BOUNDS: tuple[tuple[str, str, Any, Any], ...] = (
+    ("name", "name", "web-01", "Web 01"),
+    ("token_file", "tokenFile", "/token", "token"),
+    ("key_file", "keyFile", "/key", "key"),
+    ("state_dir", "stateDir", "/state", "state"),
+    ("urls", "urls", ["http://a"], ["ftp://a"]),
+    ("fleet", "fleet", "ab" * 32, "ab"),
+    ("checkpoint", "checkpoint", f"0:{'ab' * 32}", f"01:{'ab' * 32}"),
+    ("tags", "tags", {"site": "a.b"}, {"site": "a b"}),
+    ("caches", "caches", [{"url": "http://a", "key": f"a:{'A' * 43}="}], [{"url": "http://a", "key": "a"}]),
+    ("poll_s", "pollSeconds", 1, 0),
+    ("poll_s", "pollSeconds", 3_600, 3_601),
+    ("orphan_s", "orphanSeconds", 1, 0),
+    ("orphan_s", "orphanSeconds", 86_400, 86_401),
+    ("fetch", "fetch", {"stall_s": 1}, {"stall_s": 0}),
+    ("fetch", "fetch", {"total_s": 86_400}, {"total_s": 86_401}),
+    ("fetch", "fetch", {"rate_bytes_s": 0}, {"rate_bytes_s": -1}),
+    ("checks", "checks", {"settle_s": 3_600}, {"settle_s": 3_601}),
+    ("checks", "checks", {"units": [{"unit": "a", "timeout_s": 1}]}, {"units": [{"unit": "a", "timeout_s": 0}]}),
+    ("checks", "checks", {"units": [{"unit": "a", "retries": 0}]}, {"units": [{"unit": "a", "retries": 101}]}),
+    (
+        "checks", "checks",
+        {"tcp": [{"host": "a", "port": 1, "start_delay_s": 3_600}]},
+        {"tcp": [{"host": "a", "port": 1, "start_delay_s": 3_601}]},
+    ),
+    (
+        "checks", "checks",
+        {"http": [{"url": "http://a", "status": 599}]},
+        {"http": [{"url": "http://a", "status": 600}]},
+    ),
+    ("checks", "checks", {"command": [{"argv": ["a"]}]}, {"command": [{"argv": "a"}]}),
+)  # fmt: skip
 
 
-def test_the_module_runs_a_hardened_coordinator(nix: dict[str, str]) -> None:
-    """The coordinator listens where it is told, opens its port when asked, and has no capabilities."""
-    done = evaluate(
-        nix,
-        '{ services.nixfleet.coordinator = { enable = true; listen = "0.0.0.0:7171"; openFirewall = true; '
-        'database = "postgresql+asyncpg:///nixfleet"; }; }',
+def test_what_the_agent_would_not_start_with_is_refused_before_anything_is_built(
+    nix: dict[str, str], tmp_path: Path
+) -> None:
+    """On either side of each bound, the module and the agent's own reader say the same."""
+    pairs = [{option: value} for _, option, *values in BOUNDS for value in values]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    each = "agent: let tried = import %s { settings.services.nixfleet.agent = { enable = true; } // agent; }; in"
+    taken = "(builtins.tryEval (builtins.deepSeq tried.agentToml true)).success"
+    expression = (
+        f"map ({each % (HERE / 'eval.nix')} {taken}) (builtins.fromJSON (builtins.readFile {tmp_path}/pairs.json))"
     )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["ports"] == [7171]
+    argv = ["nix-instantiate", "--eval", "--strict", "--json", "--expr", expression]
+    done = subprocess.run(argv, env=nix, capture_output=True, text=True, check=True, timeout=60)
+    assert [True, False] * len(BOUNDS) == json.loads(done.stdout)
+    for key, _, within, without in BOUNDS:
+        msgspec.convert({key: within}, Settings)
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert({key: without}, Settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ("", "a device never trusts on first use"),
+        (f'fleet = "{"ab" * 32}";', "set urls"),
+        ('tokenFile = "/nix/store/token";', "where everybody can read it"),
+    ],
+)
+def test_the_module_asserts_what_an_agent_needs_to_join(nix: dict[str, str], settings: str, why: str) -> None:
+    """Without a token file or a pinned fleet, without an address, or with a public token, it says what to set."""
+    found = evaluate(nix, f"{{ services.nixfleet.agent = {{ enable = true; {settings} }}; }}")["failed"]
+    assert any(why in message for message in found), found
+
+
+def test_the_module_has_an_option_for_each_of_the_coordinators_settings(nix: dict[str, str]) -> None:
+    """Every setting of a coordinator reaches its command, as it is: systemd expands nothing in it."""
+    database = "postgresql://nixfleet@%2Frun%2Fpostgresql/fleet"
+    settings = f'listen = "[::]:7171"; database = "{database}"; stateDir = "/srv/fleet"; metricsAnywhere = true;'
+    result = evaluate(nix, of_coordinator(f"{settings} openFirewall = true;"))
+    unit = result["services"]["nixfleet-coordinator"]
+    program, *argv = [json.loads(word.replace("%%", "%")) for word in unit["serviceConfig"]["ExecStart"].split(" ")]
+    assert "/nix/store/nixfleet/bin/nixfleet" == program
+    words = ["coordinator", "run", "--listen", "[::]:7171", "--database", database, "--metrics-anywhere"]
+    assert words == argv
+    assert "/srv/fleet" == unit["environment"]["NIXFLEET_DATA_DIR"]
+    known = {field.name for field in dataclasses.fields(ServerSettings)}
+    assert {"listen", "database_url", "data_dir", "metrics_anywhere"} == known
+    assert [7171] == result["ports"]
+    assert ["d /srv/fleet 0700 nixfleet nixfleet -"] == result["rules"]
+    assert "StateDirectory" not in unit["serviceConfig"]
+
+
+def test_the_module_opens_no_port_and_makes_no_folder_unless_asked(nix: dict[str, str]) -> None:
+    """By default the coordinator listens on the loopback, and its folder is systemd's to make, for it alone."""
+    result = evaluate(nix, of_coordinator())
+    assert ([], []) == (result["ports"], result["rules"])
     unit = result["services"]["nixfleet-coordinator"]["serviceConfig"]
-    assert unit["ExecStart"] == (
-        "/nix/store/nixfleet/bin/nixfleet coordinator run --listen 0.0.0.0:7171 --database postgresql+asyncpg:///nixfleet"
-    )
-    assert unit["CapabilityBoundingSet"] == ""
-    assert unit["ProtectSystem"] == "strict"
+    assert ("nixfleet-coordinator", "0700") == (unit["StateDirectory"], unit["StateDirectoryMode"])
+    assert unit["ExecStart"].endswith('"--listen" "127.0.0.1:7070"')
 
 
 @pytest.mark.parametrize(
     ("settings", "trouble"),
     [
         ("{ services.nixfleet.agent.nmae = 1; }", "no such option"),
-        ("{ services.nixfleet.coordinator = { enable = true; listen = 7070; }; }", "not of type str"),
+        (of_coordinator("listen = 7070;"), "not of type str"),
+        (of_coordinator('listen = "here";'), "not of type str"),
+        (of_coordinator('database = "mysql://db";'), "not of type"),
     ],
 )
 def test_the_module_refuses_unknown_and_mistyped_options(nix: dict[str, str], settings: str, trouble: str) -> None:
     """A misspelled option or a value of the wrong type is an evaluation error."""
-    done = evaluate(nix, settings)
-    assert done.returncode != 0
-    assert trouble in done.stderr
+    assert trouble in evaluate(nix, settings, code=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "exposure"),
+    [
+        (of_agent(), "nixfleet-agent", 9.0),
+        (of_coordinator(), "nixfleet-coordinator", 2.0),
+        (of_coordinator('listen = "0.0.0.0:80";'), "nixfleet-coordinator", 2.0),
+    ],
+)
+def test_systemd_understands_the_units_and_finds_them_hardened(
+    nix: dict[str, str], tmp_path: Path, settings: str, name: str, exposure: float
+) -> None:
+    """`systemd-analyze` has nothing to say against a unit, and its exposure (10 is the worst) is below a bound."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    file = tmp_path / f"{name}.service"
+    file.write_text(unit_text(evaluate(nix, settings)["services"][name]))
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True, check=False, timeout=60
+    )
+    # Of other units of this machine it may have something to say.
+    assert [] == [line for line in verified.stderr.splitlines() if name in line]
+    argv = ["systemd-analyze", "security", "--offline=true", f"--threshold={exposure * 10:.0f}", str(file)]
+    judged = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert 0 == judged.returncode, judged.stdout
+
+
+def unit_text(unit: dict[str, Any]) -> str:
+    """Write a unit file as NixOS does, with a program that is there for one that is not built."""
+    sections = {
+        "Unit": {"Description": unit["description"], "Wants": unit["wants"], "After": unit["after"]}
+        | unit["unitConfig"],
+        "Service": {"Environment": [f'"{key}={value}"' for key, value in unit["environment"].items()]}
+        | unit["serviceConfig"],
+        "Install": {"WantedBy": unit["wantedBy"]},
+    }
+    lines = []
+    for section, entries in sections.items():
+        lines.append(f"[{section}]")
+        for key, value in entries.items():
+            values = value if isinstance(value, list) else [value]
+            lines += [f"{key}={str(one).lower() if isinstance(one, bool) else one}" for one in values]
+    return re.sub(r'"/nix/store/[a-z-]*/bin/nixfleet"', '"/bin/true"', "\n".join([*lines, ""]))
 
 
 def flake(nix: dict[str, str], tmp_path: Path, *argv: str) -> str:
@@ -139,7 +313,7 @@ def flake(nix: dict[str, str], tmp_path: Path, *argv: str) -> str:
     copy = tmp_path / "flake"
     if not copy.exists():
         copy.mkdir()
-        for name in ("flake.nix", "nix"):
+        for name in ("flake.nix", "pyproject.toml", "README.md", "Makefile", "LICENSE-MIT", "nix", "docs", "src"):
             source = ROOT / name
             (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
     verb, *rest = argv
@@ -150,31 +324,46 @@ def flake(nix: dict[str, str], tmp_path: Path, *argv: str) -> str:
 
 
 def test_the_flake_shows_its_outputs_offline(nix: dict[str, str], tmp_path: Path) -> None:
-    """`nix flake show` lists packages, apps, the module and the overlay with no network."""
+    """`nix flake show` lists packages, apps, the module and the overlay with no network; no agent where none runs."""
     tree = json.loads(flake(nix, tmp_path, "flake show", "--json", f"path:{tmp_path}/flake"))
-    assert set(tree) == {"packages", "apps", "overlays", "nixosModules", "lib"}
-    assert set(tree["packages"]["x86_64-linux"]) == {"nixfleet", "nixfleet-agent", "default"}
+    assert {"packages", "apps", "overlays", "nixosModules", "lib"} == set(tree)
+    assert {"nixfleet", "nixfleet-agent", "default"} == set(tree["packages"]["x86_64-linux"])
+    assert {"nixfleet", "default"} == set(tree["packages"]["aarch64-darwin"])
+    assert {"nixfleet", "default"} == set(tree["apps"]["aarch64-darwin"])
 
 
-def test_the_agent_package_leaves_out_what_the_agent_does_not_import(nix: dict[str, str], tmp_path: Path) -> None:
-    """The flake's agent package depends on msgspec, httpx, PyNaCl and platformdirs alone."""
-    expression = "p: map (d: d.name) p.x86_64-linux.nixfleet-agent.args.dependencies"
-    out = flake(nix, tmp_path, "eval", "--json", f"path:{tmp_path}/flake#packages", "--apply", expression)
-    assert json.loads(out) == ["msgspec", "httpx", "pynacl", "platformdirs"]
-
-
-def test_the_package_has_every_runtime_dependency_of_the_project(nix: dict[str, str], tmp_path: Path) -> None:
-    """What pyproject.toml requires at run time is what nix/package.nix builds with."""
-    import tomllib
-
+def test_the_packages_have_what_their_programs_import(nix: dict[str, str], tmp_path: Path) -> None:
+    """The whole one has pyproject.toml's version and requirements, the agent's four of them; both are built of src."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    required = {
-        name.split(">")[0].split("[")[0]
-        for name in project["dependencies"] + project["optional-dependencies"]["postgres"]
-    }
-    expression = "p: map (d: d.name) p.x86_64-linux.nixfleet.args.dependencies"
+    listed = project["dependencies"] + project["optional-dependencies"]["postgres"]
+    required = {re.split("[>[]", name)[0] for name in listed}
+    expression = (
+        "p: map (one: { inherit (one.args) pname version; needs = map (d: d.name) one.args.dependencies; "
+        "has = builtins.attrNames (builtins.readDir one.args.src); }) "
+        "(with p.x86_64-linux; [ nixfleet nixfleet-agent ])"
+    )
     out = flake(nix, tmp_path, "eval", "--json", f"path:{tmp_path}/flake#packages", "--apply", expression)
-    assert set(json.loads(out)) == required
+    whole, agent = json.loads(out)
+    assert ("nixfleet", "nixfleet-agent") == (whole["pname"], agent["pname"])
+    assert {project["version"]} == {whole["version"], agent["version"]}
+    # sqlalchemy[asyncio] is greenlet.
+    assert required | {"greenlet"} == set(whole["needs"])
+    assert ["msgspec", "httpx", "pynacl", "platformdirs"] == agent["needs"]
+    assert ["LICENSE-MIT", "README.md", "pyproject.toml", "src"] == whole["has"] == agent["has"]
+
+
+OWN = 'package = "/mine";'
+
+
+def test_the_flakes_module_brings_the_flakes_packages(nix: dict[str, str], tmp_path: Path) -> None:
+    """Without an overlay, the units start the agent's own package and the whole one; a package of one's own wins."""
+    both = f"[ {of_agent()} {of_agent(OWN)} ]"
+    expression = f"module: map (settings: (import {HERE}/eval.nix {{ inherit module settings; }}).packages) {both}"
+    ref = f"path:{tmp_path}/flake#nixosModules.default"
+    out = flake(nix, tmp_path, "eval", "--impure", "--json", ref, "--apply", expression)
+    [[brought], [own]] = json.loads(out)
+    assert brought.endswith("-nixfleet-agent-0.1.0")
+    assert "/mine" == own
 
 
 def test_release_turns_configurations_into_the_release_file(nix: dict[str, str], tmp_path: Path) -> None:
@@ -184,4 +373,4 @@ def test_release_turns_configurations_into_the_release_file(nix: dict[str, str],
         'nixosConfigurations.web-01.config.system.build.toplevel = "/nix/store/x-nixos-system-web-01"; })'
     )
     out = flake(nix, tmp_path, "eval", "--json", f"path:{tmp_path}/flake#lib.release", "--apply", expression)
-    assert json.loads(json.loads(out)) == {"agents": {"web-01": "/nix/store/x-nixos-system-web-01"}}
+    assert {"agents": {"web-01": "/nix/store/x-nixos-system-web-01"}} == json.loads(json.loads(out))

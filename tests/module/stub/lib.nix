@@ -14,10 +14,16 @@ rec {
   splitString = sep: text: filter isString (split (replaceStrings [ "." "+" ] [ "\\." "\\+" ] sep) text);
   optionalString = cond: text: if cond then text else "";
   optionals = cond: list: if cond then list else [ ];
+  hasPrefix = prefix: text: builtins.substring 0 (stringLength prefix) text == prefix;
+  toLower = replaceStrings (letters "ABCDEFGHIJKLMNOPQRSTUVWXYZ") (letters "abcdefghijklmnopqrstuvwxyz");
+  letters = text: genList (index: builtins.substring index 1 text) (stringLength text);
+  literalExpression = text: { _type = "literalExpression"; inherit text; };
+  importTOML = file: builtins.fromTOML (builtins.readFile file);
   genAttrs = names: make: listToAttrs (map (name: { inherit name; value = make name; }) names);
-  cleanSource = path: path;
+  removePrefix = prefix: text: if hasPrefix prefix text then builtins.substring (stringLength prefix) (stringLength text) text else text;
+  cleanSourceWith = { src, name, filter }: builtins.path { inherit name filter; path = src; };
   licenses = { mit = "MIT"; asl20 = "Apache-2.0"; };
-  platforms.unix = [ "x86_64-linux" ];
+  platforms = { linux = [ "x86_64-linux" ]; unix = platforms.linux ++ [ "x86_64-darwin" ]; };
   mkOption = option: option // { _type = "option"; };
   mkEnableOption = what: mkOption { type = types.bool; default = false; description = "Whether to enable ${what}."; };
   mkIf = condition: content: { _type = "if"; inherit condition content; };
@@ -30,7 +36,8 @@ rec {
     path = plain "path" (v: isString v || builtins.isPath v);
     port = plain "port" (v: isInt v && v >= 0 && v <= 65535);
     ints.unsigned = plain "ints.unsigned" (v: isInt v && v >= 0);
-    ints.positive = plain "ints.positive" (v: isInt v && v > 0);
+    ints.between = low: high: plain "ints.between ${toString low} ${toString high}" (v: isInt v && v >= low && v <= high);
+    strMatching = pattern: plain "str matching ${pattern}" (v: isString v && match pattern v != null);
     package = plain "package" (v: isString v || isAttrs v);
     anything = { name = "anything"; check = _: true; merge = _: defs: foldl' (a: b: if isAttrs a && isAttrs b then deep a b else b) (clean (head defs)) (map clean (tail defs)); };
     nullOr = type: { name = "null or ${type.name}"; check = v: v == null || type.check v; merge = where: defs: if head defs == null then null else type.merge where defs; };
@@ -38,7 +45,10 @@ rec {
     attrsOf = type: {
       name = "attrs of ${type.name}";
       check = isAttrs;
-      merge = where: defs: mapAttrs (name: _: type.merge "${where}.${name}" (map (d: checked type "${where}.${name}" d.${name}) (filter (d: d ? ${name}) defs))) (foldl' (a: b: a // b) { } defs);
+      # What is off is not there.
+      merge = where: defs:
+        let given = name: concatLists (map (d: if d ? ${name} then resolve d.${name} else [ ]) defs); names = attrNames (foldl' (a: b: a // b) { } defs);
+        in genAttrs (filter (name: given name != [ ]) names) (name: type.merge "${where}.${name}" (map (checked type "${where}.${name}") (given name)));
     };
     submodule = module: { name = "submodule"; check = isAttrs; merge = where: defs: settle where module.options defs; };
   };

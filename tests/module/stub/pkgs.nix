@@ -12,9 +12,10 @@ let
     formats.toml = _: { generate = name: value: { inherit name value; outPath = "/etc/static/${name}"; }; };
     python3Packages = {
       buildPythonApplication = args: fake "${args.pname}-${args.version}" // { inherit args; };
+      sqlalchemy = fake "sqlalchemy" // { optional-dependencies.asyncio = [ (fake "greenlet") ]; };
     } // lib.genAttrs [
-      "setuptools" "msgspec" "httpx" "pynacl" "platformdirs" "zstandard" "litestar" "uvicorn" "sqlalchemy"
-      "aiosqlite" "asyncpg" "alembic" "prometheus-client" "textual" "click"
+      "setuptools" "msgspec" "httpx" "pynacl" "platformdirs" "zstandard" "litestar" "uvicorn" "aiosqlite" "asyncpg"
+      "alembic" "prometheus-client" "textual" "click"
     ] fake;
   };
 in
