@@ -9,8 +9,15 @@ def main() -> int:
         from nixfleet.agent.main import main as agent
 
         return agent(sys.argv[2:])
-    from nixfleet.cli.main import main as cli
-
+    try:
+        from nixfleet.cli.main import main as cli
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("nixfleet"):
+            raise
+        # The flake's nixfleet-agent package: what only the other programs import is not there.
+        text = f"this is the agent alone, without {error.name}: see 'nixfleet agent --help', or install all of nixfleet"
+        print(f"nixfleet: {text}", file=sys.stderr)  # noqa: T201 - the one line that says what is wrong
+        return 2
     return cli(sys.argv[1:])
 
 

@@ -34,6 +34,18 @@ def agent(folder: Path, *argv: str, toml: str | None = None) -> subprocess.Compl
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+def test_the_agent_alone_runs_and_says_what_it_is() -> None:
+    """Where the other programs' libraries are not installed, the agent works and the rest is one line, exit code 2."""
+    without = f"import sys; sys.modules.update(dict.fromkeys({NEVER!r})); from nixfleet.__main__ import main; "
+    run = [sys.executable, "-c", f"{without}sys.exit(main())"]
+    for argv in (["agent", "--help"], ["agent", "check", "--help"]):
+        subprocess.run([*run, *argv], capture_output=True, timeout=60, check=True)
+    for argv in ([], ["device", "list"]):
+        done = subprocess.run([*run, *argv], capture_output=True, text=True, timeout=60, check=False)
+        (line,) = done.stderr.splitlines()
+        assert (2, "", True) == (done.returncode, done.stdout, line.startswith("nixfleet: this is the agent alone"))
+
+
 def joined(folder: Path) -> Settings:
     """Make a state folder that belongs to a fleet."""
     fleet = Fleet()
