@@ -15,7 +15,9 @@ else
   want nft nftables
   want ip iproute2
   want git git
+  want less less
   want systemd-analyze systemd
+  want /bin/kill procps
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need="$need postgresql"
 fi
 
