@@ -1,49 +1,30 @@
-"""Fixtures of the acceptance tests: a real ssh-agent, an admin's machine, booted devices; helpers are in `bench`."""
+"""Fixtures of the acceptance tests: an admin's machine, booted devices, a proxy; helpers are in `bench`."""
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.acceptance.bench import Bench, free_port, until
+from tests.acceptance.bench import Bench, free_port
 from tests.acceptance.front import Front
 from tests.nix.harness import Admin, Device, NatLab, Systems, closing, need_networks
+from tests.sshagent import ssh_agent
 
 
 @pytest.fixture
-def ssh_agent(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Start a real ssh-agent that holds one ed25519 key; give its environment, the key's file under KEY."""
-    if shutil.which("ssh-agent") is None:
-        pytest.skip("needs ssh-agent")
-    key, sock = tmp_path / "id_ed25519", tmp_path / "agent.sock"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=10)
-    process = subprocess.Popen(["ssh-agent", "-D", "-a", str(sock)], stdout=subprocess.DEVNULL)
-    try:
-        until("ssh-agent listens", sock.exists)
-        env = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
-        subprocess.run(["ssh-add", "-q", str(key)], env=env, check=True, timeout=10)
-        key.unlink()  # only the agent can sign now
-        yield {"SSH_AUTH_SOCK": str(sock), "KEY": f"{key}.pub"}
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-@pytest.fixture
-def bench(tmp_path: Path, systems: Systems, ssh_agent: dict[str, str]) -> Iterator[Bench]:
-    """Give an admin's machine whose store holds A, B and BAD, and a network with a NATed side."""
+def bench(tmp_path: Path, systems: Systems) -> Iterator[Bench]:
+    """Give an admin's machine with an ssh-agent, whose store holds A, B, BAD and 9, and a network with a NATed side."""
     need_networks()
-    for _ in (systems.a, systems.b, systems.bad, *(systems.build(version=version) for version in (4, 5, 9))):
-        pass
-    machine = Admin(tmp_path / "admin", systems)
-    machine._env["SSH_AUTH_SOCK"] = ssh_agent["SSH_AUTH_SOCK"]
-    (machine.home / ".ssh").mkdir()
-    shutil.copy(ssh_agent["KEY"], machine.home / ".ssh" / "id_ed25519.pub")
-    port = free_port()
-    with NatLab(host=True) as lab, closing(machine):
-        yield Bench(machine, systems, f"http://{lab.coordinator_address}:{port}", f"0.0.0.0:{port}", lab)
+    for system in (systems.a, systems.b, systems.bad, systems.build(version=9)):
+        assert system
+    with ssh_agent(tmp_path / "ssh") as agent, NatLab(host=True) as lab:
+        machine = Admin(tmp_path / "admin", systems)
+        machine._env["SSH_AUTH_SOCK"] = str(agent.sock)
+        (machine.home / ".ssh").mkdir()
+        shutil.copy(agent.public, machine.home / ".ssh" / "id_ed25519.pub")
+        port = free_port()
+        with closing(machine):
+            yield Bench(machine, systems, f"http://{lab.coordinator_address}:{port}", f"0.0.0.0:{port}", lab)
 
 
 @pytest.fixture
