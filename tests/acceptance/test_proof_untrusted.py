@@ -11,6 +11,7 @@ from tests.acceptance.bench import (
     join,
     kill_agent,
     log_size,
+    said,
     spawn,
     state_of,
     until,
@@ -204,6 +205,9 @@ def test_what_no_admin_signed_for_this_fleet_has_no_effect_in_the_log(
     assert [("void", reason) for reason in reasons] == [(one["verdict"], one["why"]) for one in told]
     assert f"entry {len(entries)} is the first without effect" in bench.nixfleet("audit", "verify").stdout
     until("the device holds them too", lambda: log_size(ready) == len(entries) + 3)
+    refused = [f"entry {index} has no effect: {reason}" for index, reason in enumerate(reasons, len(entries))]
+    until("it reports the newest", lambda: bench.device("web-01")["reason"] == refused[-1])
+    assert all(line in said(ready) for line in refused)
     stays(ready, bench.systems.a)
     rollout = bench.rollout("b")
     ends_right(bench, ready, rollout)

@@ -197,11 +197,12 @@ class Agent:
                 return
             log.debug("decided: %s", decision)
             if isinstance(decision, Proceed):
+                self.link.void = ""
                 self._note("")
                 boot_id = self._host.boot_id()
                 self.service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
             else:
-                self._note(decision.reason)
+                self._note(decision.reason or self.link.void)
                 self._look_again(decision.until_s)
 
     async def _decide(self) -> Proceed | Wait | None:

@@ -14,6 +14,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.wire import Signed, Sync
+from nixfleet.trust.replay import Void
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.view import Behind, Extended
 
@@ -55,6 +56,8 @@ class Link:
         self.mirror = mirror
         self.trouble = ""
         """Why nothing may start: a fork, an old backup, a log that does not hold. Empty while all is well."""
+        self.void = ""
+        """The newest entry that was refused here, and why, until an update begins."""
         self._urls = tuple(urls)
         self._clock = clock
         self._poll_s = poll_s
@@ -193,11 +196,20 @@ class Link:
             if taken is None:
                 return False
             self.trouble = ""
+            self._tell_void(taken)
             # Payloads of entries from before it was a member; one missing, and it starts no update.
             await self.mirror.fill(client)
         log.debug("the log has %d entries, %d gates are open", self.mirror.size, len(answer.gates))
         await self._synced(answer)
         return True
+
+    def _tell_void(self, taken: Extended) -> None:
+        """Note what is in the log and has no effect on this device: forged, repeated, or by nobody with the right."""
+        for index, verdict in enumerate(taken.verdicts, taken.start):
+            # A log met for the first time is history, which all others have judged before.
+            if isinstance(verdict, Void) and taken.start:
+                self.void = f"entry {index} has no effect: {verdict.reason}"
+                log.warning("%s", self.void)
 
     async def _verified(self, client: Client, answer: Sync) -> Extended | None:
         """Give an answer to the mirror. Raises: Untrusted."""
