@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from tests.nix.harness import Admin, Systems, closing, need_namespaces
+from tests.smalldisk import fill, small_disk
 from tests.sshagent import SshAgent, make_key, ssh_agent
 
 DEADLINE_S = 60
@@ -329,34 +330,6 @@ def closing_database(file: Path) -> Iterator[sqlite3.Connection]:
             yield database
     finally:
         database.close()
-
-
-@contextmanager
-def small_disk(folder: Path, size_bytes: int) -> Iterator[None]:
-    """Mount a file system of a few megabytes; needs root."""
-    folder.mkdir(parents=True)
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("needs to mount a tmpfs")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=10)
-
-
-def fill(folder: Path) -> Path:
-    """Take every byte that is left."""
-    file = folder / "ballast"
-    with file.open("wb", buffering=0) as stream:
-        for size in (1 << 16, 1 << 12, 1):
-            try:
-                while True:
-                    stream.write(b"x" * size)
-            except OSError:
-                continue
-    return file
 
 
 def test_a_full_disk_stops_nothing_half_way(person: Person, tmp_path: Path) -> None:

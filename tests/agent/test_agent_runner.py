@@ -110,6 +110,20 @@ async def test_a_full_store_is_cleared_of_old_generations_and_then_told(bench: B
     assert [bench.old, two, bench.old] == left
 
 
+async def test_on_a_full_store_garbage_goes_first_and_what_nix_says_is_a_lack_of_space(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nix cannot open its database then: "disk I/O error" is told as what it is, and waited out."""
+    monkeypatch.setattr(type(bench.host), "free_bytes", lambda *_: (4_096, 1 << 30))
+    offer = bench.machine.offer(bench.machine.system("new", at="cache"))
+    await bench.runner().perform(CheckDevice(offer=offer, previous=bench.old))
+    assert f"collect {64 << 20}" == bench.store.calls[0]
+    bench.store.fetch_fault = Fault(FaultKind.other, "disk I/O error")
+    answer = await bench.runner().perform(Fetch(offer=offer))
+    expected = "/nix/store is full: disk I/O error"
+    assert Trouble(cause=Cause.SPACE, reason=expected, later=True, lines=("said Nix",)) == answer
+
+
 async def test_a_download_comes_from_the_named_caches_in_order_then_our_own(bench: Bench) -> None:
     """`/cache` is the coordinator's; the device's own caches come last, and progress is told."""
     settings = replace(bench.settings, caches=(ExtraCache(url="http://own.example", key=CACHE.key),))

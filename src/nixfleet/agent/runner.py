@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from nixfleet.agent import arrivals, health, preflight
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host, printable
@@ -52,6 +54,8 @@ SWITCH_S = 1_800.0
 START_S = 15.0
 POLL_S = 0.05
 SPARE_BYTES = 64 << 20
+FULL_BYTES = 1 << 20
+"""With less than this left Nix cannot write to its own database, and says "disk I/O error"."""
 OUTPUT_BYTES = 256 << 10
 
 _CAUSES: dict[FaultKind, Cause] = {
@@ -147,7 +151,10 @@ class Runner:
         try:
             return await self._perform(effect)
         except NixError as error:
-            return _nix_trouble(error)
+            trouble = _nix_trouble(error)
+            if trouble.cause is Cause.INTERNAL and self._store_is_full():
+                return msgspec.structs.replace(trouble, cause=Cause.SPACE, reason=f"/nix/store is full: {error.reason}")
+            return trouble
         except UserError as error:
             return Trouble(cause=Cause.INTERNAL, reason=str(error))
         except OSError as error:
@@ -190,6 +197,9 @@ class Runner:
         trouble = preflight.device_trouble(self._host, self._settings, effect.offer, effect.previous)
         if trouble is not None:
             return trouble
+        if self._store_is_full():
+            # Nothing can be rooted; a collection can begin all the same (nix.conf(5), gc-reserved-space).
+            await self._store.collect_garbage(SPARE_BYTES)
         await self._store.add_root(effect.previous, self._host.gc_root("previous"))
         # The running system cannot have been collected: what Nix knows of it now is what ran.
         digest, _ = await self._store.digest(effect.previous)
@@ -211,6 +221,10 @@ class Runner:
             return None
         reason = f"/nix/store is short of {-(-short_bytes >> 20)} MiB for this update"
         return Trouble(cause=Cause.SPACE, reason=reason, later=True)
+
+    def _store_is_full(self) -> bool:
+        free_bytes, all_bytes = self._host.free_bytes("/nix/store")
+        return free_bytes < FULL_BYTES and all_bytes > 0
 
     async def _delete_old_generations(self) -> None:
         """Delete generations that nothing here may still need: never running, booted, current or rooted ones."""
