@@ -25,6 +25,8 @@ def ends_confirmed(bench: Bench, device: Device, rollout: str, system: str) -> N
     assert (system, system, system) == state_of(device)
     assert 1 == device.switches().count(("switch", system))
     assert ["confirmed"] == [outcome for outcome, path in bench.outcomes(device.name) if path == system]
+    # The device went on by itself: no try was given up, to be started again by the coordinator.
+    assert 1 == update_of(device)["offer"]["run"]
 
 
 def begun(device: Device, system: str) -> bool:
@@ -84,7 +86,11 @@ def test_an_agent_killed_in_mid_download_and_in_mid_switch_goes_on(bench: Bench,
     rollout = bench.rollout("second")
     until("the switch has begun", lambda: begun(ready, second))
     kill_agent(ready)
+    told = front.asked.count("/v1/reports")
     spawn(ready, "nixfleet", "agent")
+    # The next agent finds the switch still running: it must neither start another nor give it up.
+    until("the next agent reports", lambda: front.asked.count("/v1/reports") > told)
+    assert "activating" == phase_of(ready)
     ready.unsteer("hold")
     ends_confirmed(bench, ready, rollout, second)
 
