@@ -321,14 +321,14 @@ async def test_an_age_in_a_query_is_judged_by_time() -> None:
 
 
 async def test_a_coordinator_that_is_away_at_first() -> None:
-    """Unreachable at start, the console opens and says so; when the coordinator comes, so does the fleet."""
+    """Unreachable at start, the console opens and says so and why; when the coordinator comes, so does the fleet."""
     source, verifier = FakeSource(), FakeVerifier()
     source.broken = Unreachable("nobody answers")
     app = ConsoleApp(Desk(source, FakeActs(), verifier, Options(clock=lambda: NOW)))
     app.animation_level = "none"
     async with app.run_test(size=(100, 30)) as pilot:
         driven = Driven(app, pilot, source, FakeActs())
-        await driven.until(partial(shows, driven, "○ reconnecting", "Asking the coordinator"))
+        await driven.until(partial(shows, driven, "○ reconnecting", "Asking the coordinator", "nobody answers"))
         await driven.press("2", "enter", "P", "3", "A", "4", "enter", "e", "5", "D", "1", "X", "y", "o")
         assert app.is_running
         source.broken = None

@@ -186,7 +186,8 @@ class DevicesScreen(TableScreen[DeviceView]):
     def _say_empty(self) -> None:
         table = self.table
         if not self.desk.store.loaded:
-            table.empty = "Asking the coordinator …"
+            why = self.desk.feed.link.why
+            table.empty = "\n \n".join(("Asking the coordinator …", *([clean(why)] if why else [])))
         elif self._query:
             table.empty = "No device matches.\nPress / to change the query."
         else:
