@@ -107,7 +107,7 @@ async def _open(
                     keys=read_admin(given.env).keys,
                     log_file=log_dir(given.env) / "console.log",
                     foreground=foreground,
-                    before_quit=lambda: source.under_way() if embedded else "",
+                    before_quit=lambda: source.under_way() if embedded and embedded.serves else "",
                 ),
             )
     finally:
@@ -116,14 +116,13 @@ async def _open(
 
 
 def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["Embedded | None", tuple[str, ...]]:
-    """Find who serves the fleet: a coordinator here already, one to start where its database is, or its addresses."""
-    served = running(folder)
-    if served is not None:
-        return None, (served,)
-    if not (folder / DATABASE).exists():
-        return None, context.urls
-    embedded = Embedded(folder, listen or listen_for(context.urls[0]))
-    return embedded, (embedded.address,)
+    """Find who serves the fleet: a coordinator here already, one to start where its database is; else its addresses."""
+    embedded, here = None, running(folder)
+    if here is None and (folder / DATABASE).exists():
+        embedded = Embedded(folder, listen or listen_for(context.urls[0]))
+        here = embedded.address
+    # The others too: somebody else may begin to serve the fleet before the embedded one does.
+    return embedded, tuple(dict.fromkeys((here, *context.urls))) if here else context.urls
 
 
 class Embedded:
@@ -142,9 +141,14 @@ class Embedded:
         self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 (a comparison)
         self._stop: Callable[[], None] | None = None
 
+    @property
+    def serves(self) -> bool:
+        """Whether this one serves the fleet."""
+        return self._stop is not None
+
     def start(self) -> None:
-        """Start it, once. Raises: UserError, Unreachable."""
-        if self._stop is not None:
+        """Start it, unless it or another serves the fleet by now. Raises: UserError, Unreachable."""
+        if self.serves or running(self._settings.data_dir) is not None:
             return
         from nixfleet.server.serve import Server
 
