@@ -4,7 +4,7 @@ import signal
 import subprocess
 from contextlib import suppress
 
-from tests.acceptance.bench import Bench, join, until
+from tests.acceptance.bench import Bench, join, spawn, until
 from tests.nix.harness import Device
 
 
@@ -12,7 +12,8 @@ def test_a_signed_update_reaches_real_devices_end_to_end(bench: Bench, devices: 
     """From `init` to `audit verify`: two devices join, update, one of them takes a bad system and goes back."""
     a, b, bad = bench.systems.a, bench.systems.b, bench.systems.bad
     bench.nixfleet("init", "acme", "--url", bench.url, "--key", bench.key)
-    coordinator = bench.start()
+    # In the background, as a script does: what comes next waits until it answers.
+    coordinator = spawn(bench.admin, "nixfleet", "coordinator", "--listen", bench.listen)
 
     token = bench.nixfleet("enroll", "token", "--tag", "env=prod", "--uses", "2", "--days", "1").stdout
     assert len(token.split()) == 1, "the token alone on standard output"

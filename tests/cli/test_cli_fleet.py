@@ -1,5 +1,6 @@
 """The whole command line against a real coordinator: what it writes, what it signs, and what it refuses to sign."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -11,15 +12,16 @@ from pathlib import Path
 import click
 import msgspec
 import pytest
-from tests.cli.commandline import Commands
+from tests.cli.commandline import Commands, free_port
 from tests.factories import device_id, key, store_path
 from tests.sshagent import make_key
 
+from nixfleet.cli.console import Embedded
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import UserError
+from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.device import Outcome
-from nixfleet.model.views import EnrollView, ReleaseView
+from nixfleet.model.views import EnrollView, FleetView, ReleaseView
 from nixfleet.server import serve
 from nixfleet.server.settings import ServerSettings
 
@@ -107,7 +109,7 @@ def test_a_new_key_is_asked_for_once_and_made_last(nixfleet: Commands, monkeypat
     (nixfleet.data / "log.key").unlink()
     sealed = nixfleet.home / "config" / "keys" / "beta.key"
     nixfleet("init", "acme", "--key", str(sealed), "--url", nixfleet.url)
-    assert ["Passphrase for the new key", "Passphrase"] == asked
+    assert ["Passphrase for the new key", f"Passphrase of {sealed}"] == asked
 
 
 def test_a_device_without_a_token_gets_its_lines_from_context_show(served: Commands, tmp_path: Path) -> None:
@@ -120,6 +122,34 @@ def test_a_device_without_a_token_gets_its_lines_from_context_show(served: Comma
     expected = {"urls": [served.url], "fleet": served.fleet, "checkpoint": f"1:{held.root}"}
     assert expected == tomllib.loads(lines)
     assert "nixfleet context show" in served("enroll", "list").err
+
+
+def test_a_coordinator_that_was_just_started_is_waited_for(nixfleet: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After `nixfleet coordinator &` in a script the next command does not fail: it asks until it is answered."""
+    nixfleet.init()
+    server, ask = nixfleet.server(), Client.fleet
+
+    async def refused_at_first(client: Client) -> FleetView:
+        try:
+            return await ask(client)
+        except Unreachable:
+            await asyncio.to_thread(server.start)
+            raise
+
+    monkeypatch.setattr(Client, "fleet", refused_at_first)
+    try:
+        assert 1 == len(nixfleet("enroll", "token").out.split())
+    finally:
+        server.stop()
+
+
+def test_a_console_uses_the_coordinator_that_was_faster(served: Commands) -> None:
+    """One that begins to serve while the console starts is used, and still serves when the console has ended."""
+    embedded = Embedded(served.data, f"127.0.0.1:{free_port()}")
+    embedded.start()
+    assert not embedded.serves
+    embedded.stop()
+    served("device", "list")
 
 
 def test_a_database_that_is_gone_is_not_made_anew(nixfleet: Commands) -> None:
@@ -325,7 +355,8 @@ def test_a_failed_device_decides_the_exit_code(served: Commands, wishes: tuple[s
     for name in ("web-01", "web-02"):
         outcome = Outcome.REVERTED if name == "web-01" else Outcome.CONFIRMED
         served.report(name, rollout, outcome, path=store_path("system-1"), reason="a unit failed")
-    done = served("rollout", "watch", rollout, code=code)
+    # Both are offline: without this, a plan that is late would end the watch before it.
+    done = served("rollout", "watch", rollout, "--wait", "all", code=code)
     assert "web-01: reverted: a unit failed" in done.err
     assert (code == 6) == (f"'nixfleet rollout rollback {rollout[:12]}'" in done.err)
     shown = served("rollout", "show", rollout).out

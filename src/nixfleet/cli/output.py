@@ -145,6 +145,12 @@ class Meter:
         """Write a line of its own above the meter's."""
         click.echo(f"\r\x1b[K{text}" if self.terminal else text, err=True)
 
+    def clear(self) -> None:
+        """Take back the line that is being redrawn, where there is one."""
+        if self.terminal and self.last:
+            click.echo("\r\x1b[K", err=True, nl=False)
+        self.last = ""
+
     def end(self, text: str) -> None:
         """End with a last sentence."""
         self.show(text, final=True)

@@ -3,6 +3,7 @@
 The one place that turns global options into connections; it holds keys in memory only as long as a command runs.
 """
 
+import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,18 +13,22 @@ from pathlib import Path
 
 import click
 
+from nixfleet.cli import output
 from nixfleet.cli.options import Globals
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
-from nixfleet.config import Context, choose_context, mirror_dir, session_file
+from nixfleet.config import Context, choose_context, coordinator_dir, mirror_dir, session_file
 from nixfleet.errors import Unreachable, Untrusted, UserError
 from nixfleet.trust.replay import State
 from nixfleet.trust.signers import AgentSigner, Signer, agent_keys, find_signer
 from nixfleet.trust.sshsig import SecretKey
 
 TIMEOUT_S = 30
+START_S = 10
+"""How long a coordinator of this machine may take until it answers, once it was started."""
+_ASK_AGAIN_S = 0.2
 
 
 def now() -> int:
@@ -52,11 +57,11 @@ def client_of(urls: tuple[str, ...], fleet: str, key: SecretKey | None, timeout_
     return Client(urls, fleet=fleet, key=key, clock=now, timeout_s=timeout_s or TIMEOUT_S)
 
 
-def ask_passphrase() -> Callable[[], str] | None:
-    """Give what asks for a passphrase on the terminal; None where there is none."""
+def ask_passphrase(file: Path | None) -> Callable[[], str] | None:
+    """Give what asks for a key file's passphrase on the terminal; None where there is none."""
     if not sys.stdin.isatty():
         return None
-    return lambda: str(click.prompt("Passphrase", hide_input=True, err=True))
+    return lambda: str(click.prompt(f"Passphrase of {file}", hide_input=True, err=True))
 
 
 def signer_of(given: Globals, known: str) -> Signer:
@@ -65,7 +70,7 @@ def signer_of(given: Globals, known: str) -> Signer:
     sock = given.env.get("SSH_AUTH_SOCK")
     if not key.startswith("SHA256:"):
         file = Path(key).expanduser().absolute() if key else None
-        return find_signer(None, key_file=file, ssh_auth_sock=sock, passphrase=ask_passphrase())
+        return find_signer(None, key_file=file, ssh_auth_sock=sock, passphrase=ask_passphrase(file))
     try:
         held = {each.fingerprint: each for each in agent_keys(sock)} if sock else {}
     except (Unreachable, Untrusted) as error:
@@ -91,8 +96,31 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
     name, context = choose_context(given.context, given.env)
     signer = signer_of(given, context.key)
     async with client_of(context.urls, context.fleet, None, given.timeout_s) as client:
+        if coordinator_dir(name, given.env).exists():
+            await _until_served(client, name, given)
         await keeper_of(given, context, signer).attach(client)
         mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
         if catch_up:
             await mirror.catch_up(client)
         yield Fleet(name=name, context=context, client=client, mirror=mirror, admin=Admin(client, mirror, signer, now))
+
+
+async def _until_served(client: Client, name: str, given: Globals) -> None:
+    """Wait a moment for a fleet's coordinator where it lives on this machine: a script has just begun to start it.
+
+    Raises: Unreachable when it does not answer by then.
+    """
+    loop, meter = asyncio.get_running_loop(), output.Meter(name, quiet=given.quiet)
+    ends = loop.time() + min(given.timeout_s or START_S, START_S)
+    while True:
+        try:
+            await client.fleet()
+        except Unreachable:
+            if loop.time() >= ends:
+                raise
+        else:
+            break
+        if meter.terminal:
+            meter.show("waits for its coordinator to answer")
+        await asyncio.sleep(_ASK_AGAIN_S)
+    meter.clear()
