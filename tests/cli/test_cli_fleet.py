@@ -250,6 +250,24 @@ def test_a_token_is_alone_on_standard_output(served: Commands) -> None:
     assert "no tag" in served("enroll", "token", "--tag", "prod", code=2).complaint
 
 
+def test_acts_on_devices_that_would_change_nothing_are_not_signed(served: Commands) -> None:
+    """Tags that are there already, or are not there to be taken away, and the end of no hold: wrong usage."""
+    served.enroll("web-01")
+    before = entries(served)
+    for argv in (["tag", "web-01", "env=prod"], ["tag", "web-01", "site-"], ["hold", "web-01", "--end"]):
+        assert "nothing is signed" in served("device", *argv, code=2).complaint
+    assert before == entries(served)
+
+
+@pytest.mark.parametrize("name", ["web-09", "x" * 1_500, "../etc", ""])
+def test_a_device_that_is_not_there_is_said(served: Commands, name: str) -> None:
+    """With the way on, whatever was typed as its name."""
+    for verb in ("show", "logs", "history", "retire"):
+        complaint = served("device", verb, name, "--yes", code=2).complaint
+        assert complaint.startswith("nixfleet: there is no device ")
+        assert complaint.endswith("'nixfleet device list' shows them all")
+
+
 def test_devices_are_listed_tagged_held_and_retired(served: Commands) -> None:
     """Every act is in the log and seen at once; `--json` gives records."""
     served.enroll("web-01", "web-02")

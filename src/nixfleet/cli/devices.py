@@ -1,9 +1,11 @@
 """``nixfleet device``: the fleet's devices, what they run and say, and the signed acts on their membership."""
 
 import asyncio
+import re
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from json import dumps
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 
@@ -15,8 +17,12 @@ from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.answers import Lines
+from nixfleet.model.ids import HEX32, NAME
+from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
 from nixfleet.trust.words import tag_words
+
+T = TypeVar("T")
 
 FOLLOW_EVERY_S: Final = 0.5
 FOLLOW_TRIES: Final = 240
@@ -52,11 +58,11 @@ async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
                 output.system_name(device.system),
                 "online" if device.online else output.age(device.seen_at, time),
                 tag_words(device.tags),
-                device.reason or device.waits,
+                _why(device),
             )
             for device in devices
         ],
-        "no device matches; 'nixfleet enroll token --tag KEY=VALUE' makes a token to join with",
+        "no device matches" if wanted else "no device yet; 'nixfleet enroll token --tag KEY=VALUE' lets some join",
     )
 
 
@@ -67,7 +73,24 @@ def check_query(text: str) -> None:
     except QueryError as error:
         start = text.rfind(" ", 0, error.position + 1) + 1
         word = text[start : max(error.position + error.length, start)].strip()
-        raise UserError(f"{error.plain} in {word[:80]!r}; the fields are {QUERY_FIELDS}") from error
+        fields = f"; the fields are {QUERY_FIELDS}" if error.plain.startswith("no field") else ""
+        raise UserError(f"{error.plain}, in {word[:80]!r}{fields}") from error
+
+
+def _why(device: DeviceView) -> str:
+    """Say why a device is in its state; of one that is well, what it once waited for is no reason."""
+    return "" if status_of(device) == "ok" else device.reason or device.waits
+
+
+async def _known(name: str, ask: Callable[[str], Awaitable[T]]) -> T:
+    """Ask for what the coordinator knows of a device. Raises: UserError with the way on when there is none."""
+    hint = "'nixfleet device list' shows them all"
+    if not re.fullmatch(f"{NAME}|{HEX32}", name):
+        raise UserError(f"there is no device {name[:80]!r}; {hint}")
+    try:
+        return await ask(name)
+    except UserError as error:
+        raise UserError(f"{error}; {hint}") from error
 
 
 @device.command("show")
@@ -76,7 +99,7 @@ def check_query(text: str) -> None:
 async def show(given: Globals, name: str) -> None:
     """Show one device: what it runs, what it should run, and what it says of itself."""
     async with connected(given) as fleet:
-        view = await fleet.client.device(name)
+        view = await _known(name, fleet.client.device)
     if given.json:
         output.as_json(view)
         return
@@ -92,7 +115,7 @@ async def show(given: Globals, name: str) -> None:
             ("system", view.system or "unknown"),
             ("intended", view.intended or "nothing yet"),
             ("release", view.release or "none"),
-            ("reason", view.reason or view.waits or "none"),
+            ("reason", _why(view) or "none"),
             ("log", f"{view.log_state or 'unknown'}, at {view.log_size} entries"),
         ]
     )
@@ -121,7 +144,7 @@ async def show(given: Globals, name: str) -> None:
 async def logs(given: Globals, name: str, follow: bool) -> None:
     """Show the output of a device's latest activation."""
     async with connected(given) as fleet:
-        answer = await fleet.client.device_lines(name)
+        answer = await _known(name, fleet.client.device_lines)
         if given.json and not follow:
             output.as_json(answer)
             return
@@ -157,7 +180,7 @@ async def _further(fleet: Fleet, name: str, after: int) -> Lines:
 async def history(given: Globals, name: str) -> None:
     """List the updates that a device has tried."""
     async with connected(given) as fleet:
-        attempts = await fleet.client.device_history(name)
+        attempts = await _known(name, fleet.client.device_history)
     if given.json:
         output.as_json({"attempts": attempts})
         return
@@ -187,7 +210,10 @@ async def tag(given: Globals, name: str, tags: tuple[str, ...]) -> None:
     gone = [text for text in tags if text.endswith("-") and "=" not in text]
     changes: dict[str, str | None] = dict(parse_tags(text for text in tags if text not in gone))
     changes |= dict.fromkeys(text.removesuffix("-") for text in gone)
-    async with connected(given) as fleet:
+    async with connected(given, catch_up=True) as fleet:
+        held = fleet.state.devices[find_device(fleet.state, name)].statement.tags
+        if all(held.get(key) == value for key, value in changes.items()):
+            raise UserError(f"nothing is signed: {name} already has these tags, and none of those to take away")
         (acted,) = await fleet.admin.tag([name], changes, note=given.note)
         statement = fleet.state.devices[find_device(fleet.state, name)].statement
     told = tag_words(statement.tags) or "no tags"
@@ -214,7 +240,9 @@ async def hold(given: Globals, name: str, until: str | None, end: bool) -> None:
     if end == (until is not None):
         raise UserError("say --until DATE to hold it, or --end to end the hold")
     if until is None:
-        async with connected(given) as fleet:
+        async with connected(given, catch_up=True) as fleet:
+            if fleet.state.devices[find_device(fleet.state, name)].statement.state != "held":
+                raise UserError(f"nothing is signed: {name} is not held")
             (acted,) = await fleet.admin.unhold([name], note=given.note)
         _done(given, acted, {"name": name, "held_until": None}, f"{name} takes updates again")
         return
