@@ -1,10 +1,12 @@
 """The entry point: hands ``nixfleet agent`` to the agent before anything heavy is imported, the rest to the CLI."""
 
+import os
 import sys
 
 
 def main() -> int:
     """Run the program named by the arguments and give its exit code."""
+    _stand_in()
     if sys.argv[1:2] == ["agent"]:
         from nixfleet.agent.main import main as agent
 
@@ -19,6 +21,20 @@ def main() -> int:
         print(f"nixfleet: {text}", file=sys.stderr)  # noqa: T201 - the one line that says what is wrong
         return 2
     return cli(sys.argv[1:])
+
+
+def _stand_in() -> None:
+    """Put the null device where a standard stream was closed by whoever started us.
+
+    Python has None there, and the next file that is opened would get the number (POSIX open(2): the lowest free one).
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """The command line's root: help, usage, completion, and every error as one line with its exit code."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -88,9 +90,11 @@ def test_nothing_said_is_a_usage_error(nixfleet: Commands) -> None:
         (["device", "show"], "Missing argument 'NAME'"),
         (["device", "list", "--fast"], "No such option"),
         (["enroll", "token", "--uses", "0"], "0 is not in the range"),
-        (["enroll", "token", "--uses", "many"], "not a valid integer"),
+        (["enroll", "token", "--uses", "many"], "not a valid number"),
         (["rollout", "start", "r", "--wait", "never"], "'never' is not one of"),
         (["audit", "show", "-1"], "No such option"),
+        (["device", "lst"], "Did you mean 'list'? See 'nixfleet device --help'"),
+        (["device", "list", "-m", "x" * 2_001], "2000 are the most"),
     ],
 )
 def test_wrong_usage_is_one_line(nixfleet: Commands, argv: list[str], why: str) -> None:
@@ -98,6 +102,11 @@ def test_wrong_usage_is_one_line(nixfleet: Commands, argv: list[str], why: str) 
     complaint = nixfleet(*argv, code=2).complaint
     assert why in complaint
     assert complaint.endswith("--help'")
+
+
+def test_arguments_that_are_no_text_are_said(nixfleet: Commands) -> None:
+    """Bytes that are not UTF-8, as Python hands them over, are wrong usage and no fault of the program."""
+    assert "is not UTF-8: 'caf?'" in nixfleet("device", "show", os.fsdecode(b"caf\xe9"), code=2).complaint
 
 
 class Failing(LazyGroup):
@@ -179,6 +188,23 @@ def test_output_that_cannot_be_written_is_no_traceback() -> None:
     finally:
         os.close(writing)
     assert (1, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_fault(tmp_path: Path, closed: str) -> None:
+    """Started without standard input, output or error, as by some services, it does what it does."""
+    line = f"{shlex.join([*PROGRAM, 'device', 'list'])} {closed}"
+    env = {**os.environ, "NIXFLEET_HOME": str(tmp_path)}
+    done = subprocess.run(["sh", "-c", line], env=env, capture_output=True, text=True, check=False, timeout=30)
+    said = "" if "2>" in closed else "nixfleet: no fleet is known here"
+    assert (2, "", said) == (done.returncode, done.stdout, done.stderr[: len(said) or None])
+
+
+def test_the_agent_says_wrong_usage_in_one_line() -> None:
+    """It has a parser of its own, with the same manners."""
+    done = program("agent", "fly")
+    (line,) = done.stderr.splitlines()
+    assert (2, True) == (done.returncode, line.endswith("see 'nixfleet agent --help'"))
 
 
 def test_the_agent_is_reached_through_the_command_line_too(nixfleet: Commands) -> None:

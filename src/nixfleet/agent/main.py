@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -58,9 +58,17 @@ def main(argv: Sequence[str]) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where the help is; exit code 2."""
+        self.exit(2, f"nixfleet agent: {message}; see 'nixfleet agent --help'\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="nixfleet agent", description="The agent on a device.", allow_abbrev=False)
-    shared = argparse.ArgumentParser(add_help=False)
+    parser = _Parser(prog="nixfleet agent", description="The agent on a device.", allow_abbrev=False)
+    shared = _Parser(add_help=False)
     shared.add_argument("--config", type=Path, default=configs.DEFAULT_FILE, help="default: %(default)s")
     shared.add_argument("--state-dir", help="where the journal and the copy of the log are")
     shared.add_argument("--verbose", action="store_true", help="say more on standard error")

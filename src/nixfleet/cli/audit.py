@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, Group, command
+from nixfleet.cli.options import Count, Globals, Group, command
 from nixfleet.cli.session import connected, now
 from nixfleet.client.api import Client
 from nixfleet.client.export import export_entry
@@ -22,7 +22,7 @@ def audit() -> None:
 
 
 @audit.command("list")
-@click.option("--limit", type=click.IntRange(1), help="Only the newest so many.")
+@click.option("--limit", type=Count(1), help="Only the newest so many.")
 @command
 async def list_entries(given: Globals, limit: int | None) -> None:
     """List the log's entries: who did what to what, and whether it was valid."""
@@ -41,7 +41,7 @@ async def list_entries(given: Globals, limit: int | None) -> None:
                 output.age(entry.at, time),
                 entry.principal or entry.by,
                 entry.what,
-                entry.subject,
+                output.shortened(entry.subject),
                 entry.verdict + (f": {entry.why}" if entry.why else ""),
             )
             for entry in chosen
@@ -51,7 +51,7 @@ async def list_entries(given: Globals, limit: int | None) -> None:
 
 
 @audit.command("show")
-@click.argument("index", type=click.IntRange(0))
+@click.argument("index", type=Count(0))
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from nixfleet.cli.addresses import checked_url, listen_for
-from nixfleet.cli.options import Globals, command
+from nixfleet.cli.options import Count, Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.mirror import Mirror
@@ -38,7 +38,7 @@ COORDINATOR_QUIET = ("alembic", "uvicorn")
 @click.argument("address", required=False)
 @click.option("--theme", type=click.Choice(THEMES), default="dark", show_default=True, help="The colours.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
-@click.option("--refresh", type=click.IntRange(1, 10), default=5, show_default=True, help="Redraws a second.")
+@click.option("--refresh", type=Count(1, 10), default=5, show_default=True, help="Redraws a second.")
 @click.option(
     "--listen", metavar="HOST:PORT", help="Where an embedded coordinator listens; by default the fleet's URL."
 )

@@ -6,7 +6,7 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import is_loopback
-from nixfleet.cli.options import Globals, command, command_without_key, confirm, write_commands
+from nixfleet.cli.options import Count, Globals, command, command_without_key, confirm, write_commands
 from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
@@ -74,8 +74,8 @@ async def list_requests(given: Globals) -> None:
 
 @enroll.command("token")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag that joining devices get; repeatable.")
-@click.option("--uses", type=click.IntRange(1, 1_000_000), default=1, show_default=True, help="How many may join.")
-@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="How long it is good for.")
+@click.option("--uses", type=Count(1, 1_000_000), default=1, show_default=True, help="How many may join.")
+@click.option("--days", type=Count(1, 366), default=7, show_default=True, help="How long it is good for.")
 @command
 async def token(given: Globals, tags: tuple[str, ...], uses: int, days: int) -> None:
     """Make a join token, on standard output alone: a secret that enrols devices under these tags."""

@@ -92,14 +92,16 @@ def say(text: str) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the command line and give its exit code (product.md, Command line); it never ends in a traceback."""
     try:
+        _check_text(argv)
         result = root.main(args=list(argv), prog_name="nixfleet", standalone_mode=False)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return UserError.exit_code
     except click.UsageError as error:
-        where = f"; see '{error.ctx.command_path} --help'" if error.ctx is not None else ""
-        say(f"{error.format_message().rstrip('.')}{where}")
+        text = error.format_message().rstrip(".")
+        where = f"'{error.ctx.command_path} --help'" if error.ctx is not None else ""
+        say(f"{text}{' See ' if text.endswith('?') else '; see '}{where}" if where else text)
         return UserError.exit_code
     except click.ClickException as error:
         say(error.format_message())
@@ -112,6 +114,15 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - a person gets one line, whatever went wrong
         return _failed(error)
     return result if isinstance(result, int) else 0
+
+
+def _check_text(argv: Sequence[str]) -> None:
+    """Check that arguments are text: other bytes can be neither sent, signed nor shown. Raises: UserError."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"an argument is not UTF-8: {word.encode(errors='replace').decode()!r}") from error
 
 
 def _failed(error: Exception) -> int:

@@ -14,8 +14,24 @@ from nixfleet.errors import NixfleetError
 
 P = ParamSpec("P")
 
+
+class Count(click.IntRange):
+    """A whole number within bounds, called so in help and errors."""
+
+    name = "number"
+
+
+def _note(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Check a note before anything is done, not when it is signed."""
+    if text is not None and len(text) > MAX_NOTE_CHARS:
+        raise click.BadParameter(f"it has {len(text)} characters, and {MAX_NOTE_CHARS} are the most")
+    return text
+
+
 _META: Final = "nixfleet.globals"
 MAX_SENTENCE_CHARS: Final = 200
+MAX_NOTE_CHARS: Final = 2_000
+"""As `model.statements` bounds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +53,11 @@ OPTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "context": click.option("--context", metavar="NAME", help="The fleet to work with; by default the current one."),
     "key": click.option("--key", metavar="FILE|SHA256:…", help="The key to sign with: a file, or one in ssh-agent."),
     "yes": click.option("--yes", "-y", is_flag=True, help="Do not ask."),
-    "note": click.option("-m", "--note", metavar="TEXT", help="A ticket or a reason, signed with the act."),
+    "note": click.option(
+        "-m", "--note", metavar="TEXT", callback=_note, help="A ticket or a reason, signed with the act."
+    ),
     "timeout_s": click.option(
-        "--timeout", "timeout_s", type=click.IntRange(1, 31_536_000), metavar="SECONDS", help="How long to wait."
+        "--timeout", "timeout_s", type=Count(1, 31_536_000), metavar="SECONDS", help="How long to wait."
     ),
     "json": click.option("--json", "json", is_flag=True, help="Write JSON."),
     "quiet": click.option("--quiet", "-q", is_flag=True, help="Write results and errors only."),

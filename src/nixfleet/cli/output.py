@@ -99,6 +99,11 @@ def age(then: int | None, now: int) -> str:
     return "now"
 
 
+def shortened(text: str) -> str:
+    """Give the first digits of a digest or an id, as many as commands take; any other text whole."""
+    return text[:12] if re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", text) else text
+
+
 def system_name(path: str) -> str:
     """Give a store path's name without its hash, and the hash's first digits: what a person can tell apart."""
     base, name = path.rpartition("/")[2], store_name(path)

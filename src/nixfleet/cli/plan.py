@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals
+from nixfleet.cli.options import Count, Globals
 from nixfleet.cli.session import Fleet, now
 from nixfleet.cli.words import duration, parse_duration, parse_tags
 from nixfleet.client.acts import RolloutWishes, shape_of
@@ -42,7 +42,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--wave", "wave", multiple=True, metavar="N|N%", help="The waves in order: a count or a share."),
     click.option("--all-at-once", is_flag=True, help="One wave, no soak, no limit in flight."),
     click.option("--soak", metavar="10m", help="How long a wave must stay healthy before the next."),
-    click.option("--max-in-flight", type=click.IntRange(1, 1_000_000), metavar="N", help="How many update at once."),
+    click.option("--max-in-flight", type=Count(1, 1_000_000), metavar="N", help="How many update at once."),
     click.option("--stop-at", metavar="N|N%", help="How many failures halt it."),
     click.option(
         "--device-timeout", default="1h", metavar="1h", show_default=True, help="When a device counts as overdue."

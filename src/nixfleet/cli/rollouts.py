@@ -7,7 +7,7 @@ from typing import Final, Literal
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, Group, command, confirm
+from nixfleet.cli.options import Count, Globals, Group, command, confirm
 from nixfleet.cli.plan import Plan, plan_options, preview, wishes
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun, follow
@@ -320,7 +320,7 @@ async def retry(given: Globals, rollout_id: str, devices: tuple[str, ...]) -> No
 
 @rollout.command("advance")
 @click.argument("rollout_id", metavar="ROLLOUT")
-@click.argument("wave", type=click.IntRange(1, 10_000))
+@click.argument("wave", type=Count(1, 10_000))
 @command
 async def advance(given: Globals, rollout_id: str, wave: int) -> None:
     """Open wave number WAVE, whose gate asks for a signature."""
