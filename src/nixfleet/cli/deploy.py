@@ -21,7 +21,7 @@ from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import check_name, parse_targets
 from nixfleet.client.acts import find_device
-from nixfleet.errors import Refused, UserError
+from nixfleet.errors import NixFailed, Refused, UserError
 from nixfleet.model.ids import matches
 from nixfleet.nix import Nix, toplevel_attr
 from nixfleet.trust.replay import State
@@ -29,6 +29,8 @@ from nixfleet.trust.words import counted
 
 NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
 _META: Final = "nixfleet.nix-args"
+_NO_FLAKE: Final = re.compile(r"could not find a flake\.nix|does not contain a .*flake\.nix")
+"""What Nix says of a folder that is no flake: version 2.8, and later ones."""
 
 
 class _WithNixArgs(click.Command):
@@ -142,7 +144,12 @@ async def _built(given: Globals, fleet: Fleet, flake: str, nix_args: tuple[str, 
     ref = _absolute(ref or ".")
     nix = Nix()
     named = [part for part in wanted.split(",") if part]
-    names = named or await nix.eval_names(ref, nix_args)
+    try:
+        names = named or await nix.eval_names(ref, nix_args)
+    except NixFailed as error:
+        if not _NO_FLAKE.search(error.reason):
+            raise
+        raise UserError(f"{ref} has no flake.nix; say another flake, or systems with --device NAME=PATH") from error
     if not names:
         raise UserError(f"{ref} has no nixosConfigurations")
     targets = {}

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from nixfleet.config import (
     read_admin,
     write_atomic,
 )
-from nixfleet.errors import UserError
+from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
 from nixfleet.trust.signers import MemorySigner, Signer, seal
@@ -73,7 +74,12 @@ def begin(
     )
     # The founding note is the fleet's name, for whoever gets to know it by its address.
     payload, signature = sign(signer, msgspec.structs.replace(root, note=name))
-    fleet = create_fleet(folder, payload, signature, log_key, cache_key.text, database)
+    try:
+        fleet = create_fleet(folder, payload, signature, log_key, cache_key.text, database)
+    except NixfleetError:
+        with suppress(OSError):
+            folder.rmdir()  # only if nothing is in it
+        raise
     try:
         put_context(name, Context(fleet=fleet, urls=urls, key=key), env=env)
     except UserError:
