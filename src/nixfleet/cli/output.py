@@ -136,7 +136,8 @@ class Meter:
     def bytes(self, done: int, total: int | None) -> None:
         """Show bytes of a total, as a bar where there is room for one."""
         if not total:
-            self.show(size(done))
+            if done:
+                self.show(size(done))
             return
         share = min(1.0, done / total)
         bar = "█" * round(share * 24)
