@@ -246,6 +246,24 @@ def test_a_coordinator_without_a_fleet_says_how_to_begin(person: Person, tmp_pat
     assert [] == [path for path in empty.iterdir() if path.name != "coordinator.lock"]
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "why"),
+    [("log.key", 2, "log.key: not"), ("cache.key", 2, "cache.key: not"), ("fleet.db", 5, "not a database")],
+)
+def test_a_damaged_data_folder_is_said(founder: Person, name: str, code: int, why: str) -> None:
+    """A key that is none, or is gone, is named; nothing is made in its place, and all is well once it is back."""
+    file = founder.data / name
+    whole = file.read_bytes()
+    file.write_bytes(b"garbage\n" * 100)
+    assert why in founder.run("coordinator", code=code)
+    file.unlink()
+    assert name in founder.run("coordinator", code=2)
+    assert not file.exists()
+    file.write_bytes(whole)
+    with founder.serving():
+        assert 1 == founder.entries()
+
+
 @pytest.mark.parametrize("off_s", [-4 * 3_600, 3 * 3_600])
 def test_a_clock_that_is_hours_off(founder: Person, off_s: int) -> None:
     """Reading works by the coordinator's time; an act works, or is refused in one line that names the clock."""

@@ -136,7 +136,7 @@ class Embedded:
             with socket.create_server((host, port)):
                 pass
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
             raise UserError(f"cannot listen on {listen}: {reason}; choose another with --listen") from error
         self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 (a comparison)
         self._stop: Callable[[], None] | None = None

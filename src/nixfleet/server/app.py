@@ -93,7 +93,7 @@ def _cache(coordinator: Coordinator, settings: ServerSettings) -> BinaryCache:
     try:
         key = CacheKey.parse(path.read_text())
         return BinaryCache(settings.data_dir / CACHE, key, clock=coordinator.wall_s)
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
 
 

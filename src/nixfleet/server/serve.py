@@ -6,6 +6,7 @@ It never touches the signals of a program that embeds it.
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import signal
 import socket
@@ -174,10 +175,9 @@ def _listen(settings: ServerSettings) -> tuple[list[socket.socket], str]:
         dual = family == socket.AF_INET6 and host == "::"
         listener = socket.create_server((host, port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot listen on {settings.listen}: {reason.lower()}; choose another with --listen"
-        ) from error
+        # Not the error's own words: socket.create_server adds the address to them once more.
+        reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+        raise UserError(f"cannot listen on {settings.listen}: {reason}; choose another with --listen") from error
     _watch_peers(listener)
     listener.setblocking(False)
     bound = listener.getsockname()

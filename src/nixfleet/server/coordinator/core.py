@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 
-from nixfleet.errors import NixfleetError, UserError
+from nixfleet.errors import NixfleetError, Untrusted, UserError
 from nixfleet.model.device import Progress, Report
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
@@ -25,7 +25,7 @@ from nixfleet.server.coordinator.sync import PING_S, WAKING, Syncs
 from nixfleet.server.coordinator.views import Views
 from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
-from nixfleet.server.settings import LOG_KEY, ServerSettings
+from nixfleet.server.settings import DATABASE, LOG_KEY, ServerSettings
 from nixfleet.server.store import AttemptRow, Store
 from nixfleet.trust.sshsig import SecretKey
 
@@ -392,6 +392,8 @@ def _log_key(settings: ServerSettings) -> SecretKey:
     try:
         return SecretKey.from_openssh(path.read_text())
     except FileNotFoundError as error:
+        if (settings.data_dir / DATABASE).exists():
+            raise UserError(f"{path} is gone, and nobody else can sign this fleet's log: bring it back") from error
         raise UserError(f"{settings.data_dir} holds no fleet: begin one with 'nixfleet init NAME --url URL'") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, UserError, Untrusted) as error:
         raise UserError(f"{path}: {error}") from error
