@@ -55,7 +55,8 @@ async def console(
     if not read_admin(given.env).contexts:
         founder = await _first_run(given, not no_mouse)
         if founder is None:
-            return 1
+            click.echo("no fleet is made; the next start asks again, and 'nixfleet init' makes one too", err=True)
+            return 0
     return await _open(given, founder, address or "", theme, not no_mouse, refresh, listen)
 
 
@@ -211,11 +212,9 @@ async def _first_run(given: Globals, mouse: bool) -> Signer | None:
     from nixfleet.tui.driver import PatientDriver
     from nixfleet.tui.first_run import FirstRunApp, KeyChoice
 
-    keys = [
-        KeyChoice(value=key.fingerprint, label=f"{key.fingerprint}  in ssh-agent")
-        for key in _agent_keys(given.env.get("SSH_AUTH_SOCK"))
-    ]
-    keys += [KeyChoice(value=str(path), label=str(path)) for path in _key_files()]
+    held = _agent_keys(given.env.get("SSH_AUTH_SOCK"))
+    keys = [KeyChoice(value=key.fingerprint, label=f"{key.fingerprint}  in ssh-agent") for key in held]
+    keys += [KeyChoice(value=str(path), label=str(path)) for path in _key_files({key.text for key in held})]
     keys.append(KeyChoice(value="new", label="a new key, sealed with a passphrase"))
     answers = await FirstRunApp("", proposed_url(), keys, driver_class=PatientDriver).run_async(mouse=mouse)
     if answers is None:
@@ -235,6 +234,14 @@ def _agent_keys(sock: str | None) -> list[PublicKey]:
         return []
 
 
-def _key_files() -> list[Path]:
-    """List the person's ed25519 public key files."""
-    return sorted((Path.home() / ".ssh").glob("id_ed25519*.pub"))
+def _key_files(held: set[str]) -> list[Path]:
+    """List the person's ed25519 public key files, without those of keys that the agent holds."""
+    return [path for path in sorted((Path.home() / ".ssh").glob("id_ed25519*.pub")) if _key_text(path) not in held]
+
+
+def _key_text(path: Path) -> str:
+    """Read a public key file's type and key; nothing where it cannot be read."""
+    try:
+        return " ".join(path.read_text().split()[:2])
+    except (OSError, UnicodeDecodeError):
+        return ""
