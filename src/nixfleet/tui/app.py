@@ -4,14 +4,13 @@
 """
 
 import asyncio
+import functools
 import time
-from collections.abc import Callable
 from typing import ClassVar
 
 from textual import work
 from textual.command import CommandPalette
 from textual.driver import Driver
-from textual.screen import Screen
 from textual.worker import Worker, WorkerState
 
 from nixfleet.errors import NixfleetError
@@ -27,11 +26,8 @@ from nixfleet.tui.logs import log_to_file
 from nixfleet.tui.ports import Acts, Source, Verifier
 from nixfleet.tui.preview import Preview
 from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
-from nixfleet.tui.screens.base import ConsoleScreen
-from nixfleet.tui.screens.devices import DevicesScreen
-from nixfleet.tui.screens.enroll import EnrollScreen
-from nixfleet.tui.screens.releases import ReleasesScreen
-from nixfleet.tui.screens.rollouts import RolloutsScreen
+from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
+from nixfleet.tui.screens.pages import PAGES, VIEWS
 from nixfleet.tui.themes import FALLBACKS, THEMES
 from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Span
@@ -60,16 +56,8 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = desk.options.theme
-        views: dict[str, Callable[[], Screen[None]]] = {
-            "devices": lambda: DevicesScreen(desk),
-            "rollouts": lambda: RolloutsScreen(desk),
-            "enroll": lambda: EnrollScreen(desk),
-            "audit": lambda: AuditScreen(desk),
-            "releases": lambda: ReleasesScreen(desk),
-        }
-        for name, make in views.items():
-            self.add_mode(name, make)
-        self._views = tuple(views)
+        for name, make in VIEWS.items():
+            self.add_mode(name, functools.partial(make, desk))
         if desk.options.keys:
             self.set_keymap(dict(desk.options.keys))
 
@@ -80,7 +68,7 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
     async def on_mount(self) -> None:
         """Show the first view; ask the network only once it is painted."""
         first = self.desk.options.view
-        await self.switch_mode(first if first in self._views else "devices")
+        await self.switch_mode(first if first in VIEWS else "devices")
         self._lender = Lender(self)
         self._lender.mind_signals()
         if self.desk.options.foreground is not None:
@@ -160,6 +148,10 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
                 await self.pop_screen()
         else:
             await self.switch_mode(name)
+
+    def on_open_page(self, event: OpenPage) -> None:
+        """Open a record's page over what is shown."""
+        self.push_screen(PAGES[event.page](self.desk, event.key))
 
     def action_up(self) -> None:
         """Go up one level."""

@@ -9,13 +9,8 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
-from textual.app import SuspendNotSupported
-
-if TYPE_CHECKING:
-    from nixfleet.tui.app import ConsoleApp
-
+from textual.app import App, SuspendNotSupported
 
 SIGNAL_EXIT = 128
 SETTLE_S = 0.2
@@ -25,7 +20,7 @@ SETTLE_S = 0.2
 class Lender:
     """Lends the terminal of an app; made in the app's loop."""
 
-    def __init__(self, app: "ConsoleApp") -> None:
+    def __init__(self, app: App[int]) -> None:
         self._app = app
         self._loop = asyncio.get_running_loop()
         self._home = threading.get_ident()

@@ -52,6 +52,7 @@ class AuditScreen(TableScreen[EntryView]):
 
     scope = "audit"
     view = "audit"
+    page = "entry"
     empty = "Replaying the log …"
     BINDINGS = bindings("audit")
 
@@ -116,10 +117,6 @@ class AuditScreen(TableScreen[EntryView]):
         record = self.table.record
         return record.index if record else None
 
-    def page_of(self, key: str) -> ConsoleScreen:
-        """Open the entry."""
-        return EntryScreen(self.desk, self._entries[key])
-
     def _take(self) -> list[str]:
         """Take the entries that were verified since the last time."""
         entries = self.desk.verifier.entries
@@ -142,9 +139,9 @@ class EntryScreen(ConsoleScreen):
     view = "audit"
     BINDINGS = bindings("entry")
 
-    def __init__(self, desk: Desk, entry: EntryView) -> None:
+    def __init__(self, desk: Desk, key: str) -> None:
         super().__init__(desk)
-        self._entry = entry
+        self._entry = desk.verifier.entries[int(key)]
 
     def body(self) -> ComposeResult:
         """Give the head and the bytes."""

@@ -1,9 +1,10 @@
 """What all screens share: header, footer, the line for queries, and how changes reach them."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from textual.app import ComposeResult
+from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.worker import Worker, WorkerState
@@ -26,6 +27,18 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ("releases", "Releases"),
 )
 SMALLEST = (80, 20)
+
+
+Page = Literal["device", "rollout", "release", "entry"]
+
+
+class OpenPage(Message):
+    """A record's page is wanted. Screens lead to one another by this, and never import one another."""
+
+    def __init__(self, page: Page, key: str) -> None:
+        super().__init__()
+        self.page: Page = page
+        self.key = key
 
 
 class ConsoleScreen(Screen[None]):

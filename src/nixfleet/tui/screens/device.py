@@ -12,7 +12,7 @@ from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.ports import AttemptView
-from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import devices as view
 from nixfleet.tui.view.text import Line, Role, Span, clean, fit, joined, pairs, plain, store_short
@@ -84,11 +84,9 @@ class DeviceScreen(ConsoleScreen):
 
     def action_open_rollout(self) -> None:
         """Open the rollout it is in."""
-        from nixfleet.tui.screens.rollouts import RolloutScreen  # the two screens lead to each other
-
         device = self._device
         if device is not None and device.rollout in self.desk.store.rollouts:
-            self.app.push_screen(RolloutScreen(self.desk, device.rollout))
+            self.post_message(OpenPage("rollout", device.rollout))
         else:
             self.notify("It is in no rollout.")
 

@@ -10,8 +10,6 @@ from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
-from nixfleet.tui.screens.base import ConsoleScreen
-from nixfleet.tui.screens.device import DeviceScreen
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import devices as view
@@ -82,6 +80,7 @@ class DevicesScreen(TableScreen[DeviceView]):
     scope = "devices"
     view = "devices"
     kind = "device"
+    page = "device"
     BINDINGS = bindings("devices")
 
     def __init__(self, desk: Desk) -> None:
@@ -171,10 +170,6 @@ class DevicesScreen(TableScreen[DeviceView]):
         """Show the device beside the table."""
         for panel in self.query("#side").results(LinesPanel):
             panel.redraw()
-
-    def page_of(self, key: str) -> ConsoleScreen:
-        """Open the device."""
-        return DeviceScreen(self.desk, key)
 
     def while_typed(self, text: str) -> str:
         """Leave out a last word that begins a field's name: while ``stat`` is typed, no device is meant by it."""

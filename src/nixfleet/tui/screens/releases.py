@@ -36,6 +36,7 @@ class ReleasesScreen(TableScreen[ReleaseView]):
     scope = "releases"
     view = "releases"
     kind = "release"
+    page = "release"
     empty = "No releases yet.\n \nnixfleet release create NAME --device NAME=PATH  makes one."
     BINDINGS = bindings("releases")
 
@@ -52,10 +53,6 @@ class ReleasesScreen(TableScreen[ReleaseView]):
     def words(self, record: ReleaseView) -> str:
         """Find a release by name, publisher, revision or id."""
         return f"{record.name} {record.principal} {record.source_rev} {record.id}"
-
-    def page_of(self, key: str) -> ConsoleScreen:
-        """Open the release."""
-        return ReleaseScreen(self.desk, key)
 
 
 class ReleaseScreen(ConsoleScreen):

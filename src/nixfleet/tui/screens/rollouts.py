@@ -14,7 +14,6 @@ from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
-from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import rollouts as view
@@ -71,6 +70,7 @@ class RolloutsScreen(TableScreen[RolloutView]):
     scope = "rollouts"
     view = "rollouts"
     kind = "rollout"
+    page = "rollout"
     empty = "No rollouts yet.\n \nDeploy with:  nixfleet deploy  or press D once there is a release."
     BINDINGS = bindings("rollouts")
 
@@ -88,16 +88,13 @@ class RolloutsScreen(TableScreen[RolloutView]):
         """Find a rollout by release, state, who started it, id or note."""
         return f"{view.title(record)} {record.state} {record.principal} {record.id} {record.note}"
 
-    def page_of(self, key: str) -> ConsoleScreen:
-        """Open the rollout."""
-        return RolloutScreen(self.desk, key)
-
 
 class RolloutScreen(TableScreen[MemberView]):
     """One rollout, live: its members' phases come from the devices themselves."""
 
     scope = "rollout"
     view = "rollouts"
+    page = "device"
     empty = "Reading its devices …"
     BINDINGS = bindings("rollout")
 
@@ -150,12 +147,6 @@ class RolloutScreen(TableScreen[MemberView]):
         """Find a member by name, by what became of it, or by why."""
         outcome = record.outcome.value if record.outcome else ""
         return f"{record.name} {record.phase.value} {outcome} {record.reason} {record.waits}"
-
-    def page_of(self, key: str) -> ConsoleScreen:
-        """Open the device."""
-        from nixfleet.tui.screens.device import DeviceScreen  # the two screens lead to each other
-
-        return DeviceScreen(self.desk, key)
 
     @work(exclusive=True, exit_on_error=False)
     async def _read(self) -> None:

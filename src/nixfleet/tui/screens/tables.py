@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.keys import MARKING
-from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.base import ConsoleScreen, OpenPage, Page
 from nixfleet.tui.store import Changes, Kind
 from nixfleet.tui.widgets.fleet_table import FleetTable
 
@@ -16,9 +16,10 @@ T = TypeVar("T")
 
 
 class TableScreen(ConsoleScreen, Generic[T]):
-    """A screen around one table: `kind` is whose changes it takes in, `empty` what stands in a table without rows."""
+    """A screen around one table: it follows records of `kind`, Enter opens `page`, and without rows it says `empty`."""
 
     kind: ClassVar[Kind | None] = None
+    page: ClassVar[Page | None] = None
     empty: ClassVar[str] = ""
 
     def __init__(self, desk: Desk) -> None:
@@ -102,18 +103,14 @@ class TableScreen(ConsoleScreen, Generic[T]):
 
     # Opening
 
-    def page_of(self, key: str, /) -> ConsoleScreen | None:
-        """Give the page of a record, if it has one."""
-
     def highlighted(self) -> None:
         """Show what goes with the record that the cursor came to."""
 
     def on_fleet_table_opened(self, event: FleetTable.Opened) -> None:
         """Open the record's page."""
         event.stop()
-        page = self.page_of(event.key)
-        if page is not None:
-            self.app.push_screen(page)
+        if self.page is not None:
+            self.post_message(OpenPage(self.page, event.key))
 
     def on_fleet_table_highlighted(self, event: FleetTable.Highlighted) -> None:
         """Draw what depends on the cursor; other keys may be possible now, too."""
