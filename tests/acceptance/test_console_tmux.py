@@ -92,7 +92,7 @@ def test_a_person_begins_a_fleet_and_watches_a_device_update(bench: Bench, termi
     deployed = bench.nixfleet("deploy", "--device", f"web-01={bench.systems.b}")
     assert "web-01: confirmed" in deployed.stderr
     terminal.shows("web-01", "24.05.2")
-    assert "24.05.9" not in terminal.screen
+    until("the older system is gone from the table", lambda: "24.05.9" not in terminal.screen)
 
     terminal.keys("Enter")
     terminal.shows("system", "24.05.2", "previous", "24.05.9", "activating the configuration...")

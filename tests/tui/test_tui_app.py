@@ -11,20 +11,17 @@ from rich.cells import cell_len
 from tests.tui.console_fleet import (
     NOW,
     ROLLOUT,
-    WEB_RELEASE,
     FakeActs,
     FakeSource,
     FakeVerifier,
     device,
     device_id,
-    digest,
     fleet_devices,
     fleet_requests,
     fleet_rollouts,
 )
 from tests.tui.console_pilot import Driven, console
 from textual.drivers._writer_thread import WriterThread
-from textual.widgets import Input
 
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import Outcome, Phase
@@ -32,11 +29,11 @@ from nixfleet.model.views import DeviceView
 from nixfleet.tui.app import ConsoleApp
 from nixfleet.tui.desk import Desk, Options, Theme
 from nixfleet.tui.driver import PatientDriver
-from nixfleet.tui.keys import KEYS
 from nixfleet.tui.screens.device import DeviceScreen
 from nixfleet.tui.screens.devices import DevicesScreen
 from nixfleet.tui.screens.rollouts import RolloutScreen
-from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog, PageDialog
+from nixfleet.tui.widgets.chrome import Prompt
+from nixfleet.tui.widgets.dialogs import MenuDialog, PageDialog
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
 
@@ -113,6 +110,22 @@ async def test_a_bad_query_keeps_the_last_good_result() -> None:
         assert 40 == len(table_of(driven).listing.ids)
 
 
+async def test_backspace_in_an_empty_line_gives_it_up() -> None:
+    """With nothing left to take away, backspace closes the line and what was in force before holds again."""
+    async with console() as driven:
+        await driven.press("slash", *"status:ok", "enter", "slash", *["backspace"] * 9)
+        assert 40 == len(table_of(driven).listing.ids)
+        await driven.press("backspace")
+        assert (14, False) == (len(table_of(driven).listing.ids), driven.app.screen.query_one(Prompt).display)
+
+
+async def test_a_bad_query_is_explained_in_full() -> None:
+    """What is wrong stands above the line, whole, even on a narrow terminal."""
+    async with console(size=(80, 24)) as driven:
+        await driven.press("slash", *"status:foo")
+        await driven.until(partial(shows, driven, "'foo' is no status", "retired"))
+
+
 async def test_a_query_narrows_what_marking_all_marks() -> None:
     """`*` marks what matches, and only that; u unmarks."""
     async with console() as driven:
@@ -169,89 +182,6 @@ def test_the_driver_survives_another_textual() -> None:
     assert 0 == driver.waiting_writes
     driver._writer_thread = None
     assert 0 == driver.waiting_writes
-
-
-async def test_approving_asks_with_the_fingerprint_and_enter_does_nothing() -> None:
-    """A on a request shows its fingerprint; Enter and n do nothing, y enrols."""
-    async with console() as driven:
-        await driven.press("3", "j", "A", "enter")
-        assert isinstance(driven.app.screen, ConfirmDialog)
-        await driven.press("n")
-        assert [] == driven.acts.done
-        await driven.press("A", "y")
-        assert [("enroll", device_id("kiosk-oslo-09"))] == driven.acts.done
-
-
-async def test_production_wants_the_count_typed() -> None:
-    """A wrong number changes nothing; the right one goes on."""
-    async with console() as driven:
-        await driven.press("2", "P", "y", "9", "enter")
-        assert (True, []) == (isinstance(driven.app.screen, ConfirmDialog), driven.acts.done)
-        await driven.press("backspace", "backspace", "1", "2", "enter")
-        assert ["resume"] == [act[0] for act in driven.acts.done]
-
-
-async def test_retiring_wants_the_name_typed() -> None:
-    """What cannot be undone wants the device's own name."""
-    async with console() as driven:
-        await driven.press("X", *"nas-berlin-02", "enter")
-        assert [("retired", device_id("nas-berlin-02"), None)] == driven.acts.done
-
-
-async def test_a_refused_act_is_told_and_stands_in_the_log() -> None:
-    """What authority refuses is shown where one looks, and in the command log."""
-    acts = FakeActs()
-    acts.broken = Refused("no right to control on site=oslo")
-    async with console(acts=acts) as driven:
-        await driven.press("2", "j", "P", "y")
-        await driven.until(lambda: "no right to control" in driven.text)
-        await driven.press("at")
-        assert "nixfleet rollout pause " + ROLLOUT[:8] in driven.text
-
-
-async def test_deploying_goes_through_form_preview_and_question() -> None:
-    """D opens the form on the marked devices; the preview, then the count, then one rollout for just these."""
-    async with console() as driven:
-        await driven.press("slash", *"kiosk-berlin-0 status:waiting", "enter", "asterisk", "D")
-        assert isinstance(driven.app.screen, DeployDialog)
-        assert "4 devices in 2 waves: 1, 100%" in driven.text
-        await driven.press("enter")
-        assert isinstance(driven.app.screen, ConfirmDialog)
-        await driven.press("4", "enter")
-        ((verb, wanted),) = driven.acts.done
-        assert ("deploy", 4, {}) == (verb, len(wanted.devices), wanted.select)  # type: ignore[attr-defined] # the fake notes what it got
-
-
-async def test_deploying_an_older_release_shows_its_name_and_keeps_to_it() -> None:
-    """From the releases the form names the release under the cursor, and deploys that one, not a newer namesake."""
-    source = FakeSource()
-    older = source.releases[WEB_RELEASE]
-    source.releases[digest("twin")] = msgspec.structs.replace(older, id=digest("twin"), index=older.index + 1)
-    async with console(source=source) as driven:
-        await driven.press("5", "j", "j", "D")
-        assert "web-2304" == driven.app.screen.query_one("#form-release", Input).value
-        await driven.until(partial(shows, driven, f"this is {WEB_RELEASE[:8]}; a newer release has the same name"))
-
-
-async def test_the_menu_greys_what_is_not_possible_with_the_reason() -> None:
-    """The action menu lists every mutation, and says why one cannot be done; its keys work."""
-    async with console() as driven:
-        await driven.press("a")
-        assert isinstance(driven.app.screen, MenuDialog)
-        assert "it is not held" in driven.text
-        await driven.press("X")
-        assert isinstance(driven.app.screen, ConfirmDialog)
-
-
-async def test_the_palette_finds_actions_by_name() -> None:
-    """What is typed in the palette runs the action."""
-    async with console() as driven:
-        await driven.press("colon", *"audit")
-        await driven.until(lambda: "Audit" in driven.text)
-        await asyncio.sleep(0)
-        await driven.until(lambda: driven.app.screen.query("CommandList").first().option_count == 1)  # type: ignore[attr-defined] # textual's own list
-        await driven.press("down", "enter")
-        await driven.until(lambda: driven.app.current_mode == "audit")
 
 
 async def test_a_lost_link_keeps_what_was_shown_and_greys_what_changes() -> None:
@@ -410,26 +340,6 @@ async def test_markup_in_titles_and_toasts_is_text() -> None:
         await driven.until(lambda: f"no right on {name}" in driven.text)
 
 
-async def test_a_name_of_nothing_one_can_type_is_retired_by_its_id() -> None:
-    """An empty answer never retires a device: where the name shows nothing, its id is to be typed."""
-    one = msgspec.structs.replace(device("x", "web", "oslo"), name="\x00", tags={})
-    async with console(source=FakeSource([one])) as driven:
-        await driven.press("X", "enter")
-        assert [] == driven.acts.done
-        await driven.press(*one.id[:8], "enter")
-        assert [("retired", one.id, None)] == driven.acts.done
-
-
-async def test_keys_can_be_remapped() -> None:
-    """A key from the config replaces the built-in one, in the footer too."""
-    options = Options(clock=lambda: NOW, keys={"app.rollouts": "f2"})
-    async with console(options=options) as driven:
-        await driven.press("2")
-        assert "devices" == driven.app.current_mode
-        await driven.press("f2")
-        assert "rollouts" == driven.app.current_mode
-
-
 @pytest.mark.parametrize("view", ["rollouts", "audit"])
 async def test_the_first_view_can_be_chosen(view: str) -> None:
     """An address such as `rollouts` opens that view; a query comes with it."""
@@ -437,35 +347,6 @@ async def test_the_first_view_can_be_chosen(view: str) -> None:
         assert view == driven.app.current_mode
         await driven.press("1")
         assert 14 == len(table_of(driven).listing.ids)
-
-
-async def test_quitting_asks_when_something_would_stop() -> None:
-    """With a rollout under way here, q says so first."""
-    async with console(options=Options(clock=lambda: NOW, before_quit=lambda: "A rollout is under way.")) as driven:
-        await driven.press("q")
-        assert "A rollout is under way." in driven.text
-        await driven.press("y")
-        assert 0 == driven.app.return_value
-
-
-async def test_every_action_exists() -> None:
-    """Each action of the registry has a method to run it, so no key leads nowhere."""
-    pages = {
-        "devices": (), "device": ("enter",), "rollouts": ("2",), "rollout": ("2", "enter"), "audit": ("4",),
-        "entry": ("4", "enter"), "enroll": ("3",), "releases": ("5",), "lines": ("5", "enter"),
-    }  # fmt: skip
-    for scope, keys in pages.items():
-        async with console() as driven:
-            await driven.press(*keys)
-            screen = driven.app.screen
-            targets = [driven.app, screen, *screen.query("FleetTable, LineView")]
-            for key in (key for key in KEYS if key.scope in {scope, "app", "table", "lines"}):
-                if key.scope == "table" and not screen.query(FleetTable):
-                    continue
-                if key.scope == "lines" and not screen.query(LineView):
-                    continue
-                method = "action_" + key.does.partition("(")[0].rpartition(".")[2]
-                assert any(hasattr(target, method) for target in targets), (scope, key.id)
 
 
 async def test_finding_and_filtering_lines() -> None:

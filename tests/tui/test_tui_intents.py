@@ -241,9 +241,9 @@ def test_ids_and_keys_are_unique_in_their_scope() -> None:
 
 
 def test_terminal_keys_are_left_alone() -> None:
-    """No action sits on a key that terminals and multiplexers take for themselves."""
+    """No action sits on a key that terminals and multiplexers take for themselves; Ctrl+Z means there what it means."""
     taken = {"ctrl+a", "ctrl+b", "ctrl+s", "ctrl+q", "ctrl+z", "ctrl+d", "ctrl+k"}
-    used = {part for key in KEYS for part in key.key.split(",")}
+    used = {part for key in KEYS for part in key.key.split(",") if key.id != "app.suspend"}
     assert set() == {part for part in used if part in taken or part.startswith(("alt+", "shift+"))}
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ async def terminal(folder: Path, module: str = "tests.tui.console_fleet") -> Asy
     )
     tmux = Tmux(folder / "tmux")
     environment = ["-e", f"PYTHONPATH={ROOT}:{ROOT / 'src'}", "-e", "LC_ALL=C.UTF-8", "-e", f"KEY={folder / 'key'}"]
-    environment += ["-e", "PAGER=less", "-e", "SSH_ASKPASS=", "-e", "DISPLAY="]
+    environment += ["-e", "PAGER=less", "-e", "SSH_ASKPASS=", "-e", "DISPLAY=", "-e", "COLUMNS=80", "-e", "LINES=24"]
     tmux.do("-u", "new-session", "-d", "-x", "100", "-y", "30", *environment, "sh", str(script))
     try:
         await tmux.until(lambda screen: "● live" in screen and "nas-berlin-02" in screen)
@@ -92,23 +93,49 @@ async def test_a_signal_leaves_the_terminal_sane(tmp_path: Path, number: signal.
         assert "0" == tmux.do("display-message", "-p", "#{alternate_on}").strip()
 
 
+async def test_suspended_it_gives_the_screen_back_and_paints_it_whole_afterwards(tmp_path: Path) -> None:
+    """Ctrl+Z stops it with the shell's screen in place; continued, it paints every line anew and takes keys."""
+    async with terminal(tmp_path) as (tmux, pid):
+        tmux.do("send-keys", "C-z")
+        await tmux.until(lambda _: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+        assert "0" == tmux.do("display-message", "-p", "#{alternate_on}").strip()
+        os.kill(pid, signal.SIGCONT)
+        await tmux.until(lambda screen: "● live" in screen and "1 Devices" in screen and "q Quit" in screen)
+        tmux.do("send-keys", "2")
+        await tmux.until(lambda screen: "nas-2219" in screen and "standing" in screen)
+
+
+async def test_a_window_made_tiny_and_large_again(tmp_path: Path) -> None:
+    """Down to 20 by 5 it asks for room, whatever COLUMNS and LINES say; back at its size everything is there."""
+    async with terminal(tmp_path) as (tmux, _):
+        tmux.do("resize-window", "-x", "20", "-y", "5")
+        await tmux.until(lambda screen: "terminal larger" in screen and "live" not in screen)
+        tmux.do("resize-window", "-x", "100", "-y", "30")
+        await tmux.until(lambda screen: "● live" in screen and "nas-berlin-02" in screen and "q Quit" in screen)
+
+
+def _asks(times: int, screen: str) -> bool:
+    """Tell whether the passphrase was asked for so many times; the shell's screen still shows the earlier ones."""
+    return screen.count("Enter passphrase") == times and "kiosk-2304" not in screen
+
+
 async def test_a_passphrase_is_asked_on_the_terminal(tmp_path: Path) -> None:
     """ssh-keygen asks with the screen away; wrong and given up are told, right signs, and the screen is back."""
     argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "right one", "-f", str(tmp_path / "key")]
     await asyncio.to_thread(subprocess.run, argv, check=True, timeout=10)
     async with terminal(tmp_path, "tests.tui.console_signing") as (tmux, _):
         tmux.do("send-keys", "2", "j")
-        for typed, told in ((("C-c",), "could not sign"), (("wrong", "Enter"), "could not sign")):
+        for asked, typed in enumerate((("C-c",), ("wrong", "Enter")), start=1):
             tmux.do("send-keys", "P")
             await tmux.until(lambda screen: "Pause kiosk-2304?" in screen)
             tmux.do("send-keys", "y")
-            await tmux.until(lambda screen: "Enter passphrase" in screen and "kiosk-2304" not in screen)
+            await tmux.until(partial(_asks, asked))
             tmux.do("send-keys", *typed)
-            await tmux.until(lambda screen, told=told: told in screen and "kiosk-2304" in screen)  # type: ignore[misc]  # bound now
+            await tmux.until(lambda screen: "could not sign" in screen and "kiosk-2304" in screen)
         tmux.do("send-keys", "P")
         await tmux.until(lambda screen: "Pause kiosk-2304?" in screen)
         tmux.do("send-keys", "y")
-        await tmux.until(lambda screen: "Enter passphrase" in screen and "kiosk-2304" not in screen)
+        await tmux.until(partial(_asks, 3))
         tmux.do("send-keys", "-l", "right one")
         tmux.do("send-keys", "Enter")
         await tmux.until(lambda screen: "Done: pause." in screen and "● live" in screen)

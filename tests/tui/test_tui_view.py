@@ -1,5 +1,7 @@
 """Text for records: cells, ages, sizes, bars, phrases, and how foreign text is kept harmless."""
 
+from collections import Counter
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -7,9 +9,9 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from tests.tui.console_fleet import NOW, device, fingerprint, fleet_devices, fleet_requests, fleet_rollouts
 
-from nixfleet.model.device import Phase
+from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import Transfer
-from nixfleet.query import STATUSES
+from nixfleet.query import STATUSES, status_of
 from nixfleet.tui.columns import GAP, Column, lay_out
 from nixfleet.tui.listing import Listing
 from nixfleet.tui.ports import LogCheck
@@ -170,6 +172,73 @@ def test_a_stale_link_says_since_when() -> None:
     """What was shown stays, with its age."""
     link = chrome.Link(state="stale", since=NOW - 240)
     assert (Span("○ stale 4m", "bad"),) == chrome.link_spans(link, NOW)
+
+
+A, B, C = (f"/nix/store/{letter * 32}-nixos-system-web-{version}" for letter, version in ("a1", "b2", "c2"))
+
+
+@pytest.mark.parametrize(
+    ("new", "cells", "expected"),
+    [
+        ("/nix/store/" + "d" * 32 + "-other", 20, ("web-1", "other")),
+        (B, 7, ("1", "2")),
+        (B, 3, ("aaaaaa…", "bbbbbb…")),
+    ],
+)
+def test_a_change_of_system_is_named_by_what_differs(new: str, cells: int, expected: tuple[str, str]) -> None:
+    """Beside each other two systems lose what they share; without the room for that there are their hashes."""
+    assert expected == text.system_change(A, new, cells)
+
+
+def test_systems_of_one_name_differ_by_their_hashes() -> None:
+    """A rebuild under the same name is told apart by its hash."""
+    assert ("bbbbbb…", "cccccc… web-2") == text.system_change(B, C, 30)
+    assert ("bbbbbb…", "cccccc…") == text.system_change(B, C, 20)
+
+
+def test_a_row_shows_the_system_it_runs_and_the_one_it_should_run() -> None:
+    """Both stand in the table; where they are the same, once, and loud only where a person is needed."""
+    fine = msgspec.structs.replace(device("x", "web", "oslo"), system=A, intended=A)
+    assert "aaaaaa… web-1" == "".join(span.text for span in devices.system_cell(fine, 30))
+    behind = msgspec.structs.replace(fine, intended=B, outcome=Outcome.REVERTED)
+    assert (Span("1", "dim"), Span(" → ", "dim"), Span("2", "warn")) == devices.system_cell(behind, 30)
+
+
+def test_a_waiting_row_says_why_and_not_again_who() -> None:
+    """The row is the device's own, so the sentence begins after its ``waits:``."""
+    assert "wave 1 soaks" == text.why("wave 2 of 3 waits: wave 1 soaks")
+    assert "its turn" == text.why("its turn")
+
+
+def test_an_update_has_a_track() -> None:
+    """What is behind, what is under way and what is to come have glyphs of their own."""
+    shown = text.plain([devices.track(Phase.ACTIVATING)])
+    assert "✓ preflight  ✓ fetching  ✓ verifying  ◐ activating  · checking  · confirming" == shown
+    assert () == devices.track(Phase.IDLE)
+
+
+def test_output_is_coloured_by_its_own_words() -> None:
+    """Only what a program itself calls a warning or an error is loud."""
+    roles = [devices.output_line(line)[0].role for line in ("warning: x", "error: x", "no error: x")]
+    assert ["warn", "bad", "plain"] == roles
+
+
+@given(st.integers(20, 200))
+def test_the_counts_put_into_words_what_needs_a_person_first(cells: int) -> None:
+    """Every state is counted at any width; words are given up from the quiet end on."""
+    counts = Counter(status_of(record) for record in fleet_devices())
+    drawn = text.plain([chrome._counts(counts, cells)])
+    assert all(f"{devices.GLYPHS[status][0]} {count}" in drawn for status, count in counts.items())
+    worded = [status in drawn for status in STATUSES if status in counts]
+    assert sorted(worded, reverse=True) == worded
+
+
+@given(st.integers(34, 120))
+def test_the_footer_keeps_the_way_out(cells: int) -> None:
+    """However narrow it is, actions, help and quit stay."""
+    keys = [("enter", "Open", True), ("D", "Deploy", False), ("a", "Actions", True), ("?", "Help", True)]
+    drawn = text.plain([chrome.footer([*keys, ("q", "Quit", True)], cells)])
+    assert [True] * 3 == [word in drawn for word in ("a Actions", "? Help", "q Quit")]
 
 
 COLUMNS = [

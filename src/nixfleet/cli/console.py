@@ -31,6 +31,7 @@ from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
 from nixfleet.tui.ports import Reset
 
 THEMES = ("dark", "light", "high-contrast", "terminal")
+SERVES = "The coordinator runs in this console; suspended, it would serve no device."
 COORDINATOR_QUIET = ("alembic", "uvicorn")
 
 
@@ -108,6 +109,7 @@ async def _open(
                     keys=read_admin(given.env).keys,
                     log_file=log_dir(given.env) / "console.log",
                     foreground=foreground,
+                    stays=SERVES if embedded else "",
                     before_quit=lambda: source.under_way() if embedded and embedded.serves else "",
                 ),
             )

@@ -1,13 +1,13 @@
 """Performs what was confirmed: the one place that calls the acts of the API, a step at a time, each in the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from nixfleet.errors import NixfleetError
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.intents import Plan, Scene, refusal
-from nixfleet.tui.keys import KEYS, Key, Scope
+from nixfleet.tui.keys import KEYS, Key, Scope, shown
 from nixfleet.tui.ports import Acts
 
 
@@ -37,6 +37,6 @@ def mutating(scope: Scope) -> list[Key]:
     return [key for key in KEYS if key.scope == scope and key.mutates]
 
 
-def menu(scope: Scope, scene: Scene) -> list[tuple[str, str, str, str]]:
+def menu(scope: Scope, scene: Scene, remapped: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
     """Give (id, key, label, why not) of what can be done in a scope."""
-    return [(key.id, key.key, key.label, refusal(key.id, scene)) for key in mutating(scope)]
+    return [(key.id, shown(key, remapped), key.label, refusal(key.id, scene)) for key in mutating(scope)]

@@ -8,7 +8,7 @@ import functools
 import time
 from typing import ClassVar
 
-from textual import work
+from textual import on, work
 from textual.command import CommandPalette
 from textual.driver import Driver
 from textual.worker import Worker, WorkerState
@@ -167,6 +167,18 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
         confirm = Confirm(title="Quit?", lines=((Span(why),),), level="yes", verb="quit")
         self.push_screen(ConfirmDialog(confirm), lambda yes: self.exit(0) if yes else None)
 
+    def action_suspend(self) -> None:
+        """Go back to the shell for a while, unless something here has to go on."""
+        if self.desk.options.stays:
+            self.notify(self.desk.options.stays, severity="warning", timeout=4)
+        else:
+            self.action_suspend_process()
+
+    @on(Driver.SignalResume)
+    def _paint_again(self) -> None:
+        """Paint everything: the shell had the screen, and Textual draws only what has changed since."""
+        self.refresh(layout=True)
+
     def action_pause(self) -> None:
         """Hold the view still, or let it go on."""
         self.desk.paused = not self.desk.paused
@@ -210,9 +222,10 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
 
     def action_menu(self) -> None:
         """Show what can be changed here, and why something cannot."""
-        choices = actions.menu(self.shown.scope, self.shown.scene())
+        choices = actions.menu(self.shown.scope, self.shown.scene(), self.desk.options.keys)
         if choices:
-            self.push_screen(MenuDialog("Actions", choices), lambda name: self.action_act(name) if name else None)
+            title = f"Actions on {self.shown.target}" if self.shown.target else "Actions"
+            self.push_screen(MenuDialog(title, choices), lambda name: self.action_act(name) if name else None)
         else:
             self.notify("Nothing can be changed from here.", timeout=2)
 
@@ -260,13 +273,10 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
 
         self.push_screen(ConfirmDialog(wanted.confirm), answered)
 
-    def _tell(self, said: str) -> None:
-        self.notify(said)
-
     @work(exit_on_error=False, group="acts", name="the action")
     async def _perform(self, wanted: Plan) -> None:
         """Sign and submit; a step that fails ends it, and the rest is named."""
-        result = await actions.perform(wanted, self.desk.acts, self.desk.calls, self._tell)
+        result = await actions.perform(wanted, self.desk.acts, self.desk.calls, self.notify)
         if result.failed:
             left = f" ({result.left} not done)" if result.left > 1 else ""
             self.notify(f"{result.failed}{left}", severity="error", timeout=10)

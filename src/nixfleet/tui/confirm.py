@@ -38,7 +38,8 @@ def question(
     forever: str = "",
 ) -> Confirm:
     """Choose the level: `forever` is the name to type for what cannot be undone."""
-    radius = (*lines, *blast_radius(devices))
+    touched = blast_radius(devices)
+    radius = (*lines, *(((), *touched) if lines and touched else touched))
     if forever:
         return Confirm(title=title, lines=radius, level="name", expect=forever, verb=verb)
     if len(devices) > MANY or reboot or any(is_production(device) for device in devices):

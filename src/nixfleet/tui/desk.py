@@ -32,6 +32,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Lends the terminal to a signer that asks on it; None where none does."""
     pager: Callable[[str], None] | None = None
     """Shows a text to the person and returns when they are done; None takes the one of pydoc (``$PAGER``, less)."""
+    stays: str = ""
+    """A sentence why the program must not be suspended, such as that it serves devices; empty where it may."""
     before_quit: Callable[[], str] = str
     """A sentence to confirm before quitting, such as that a rollout is under way here; empty asks nothing."""
 

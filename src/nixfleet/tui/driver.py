@@ -1,14 +1,24 @@
 """The terminal driver, which can tell whether the terminal is still busy with what was written before.
 
 Over a slow link frames pile up in the driver's queue, and a key is answered only after all of them. The console
-skips a refresh while the queue holds anything.
+skips a refresh while the queue holds anything. A terminal is as large as it says itself.
 """
+
+import os
 
 from textual.drivers.linux_driver import LinuxDriver
 
 
 class PatientDriver(LinuxDriver):
     """Textual's driver for Linux and macOS, counting the writes that wait."""
+
+    def _get_terminal_size(self) -> tuple[int, int]:
+        """Ask the terminal itself: COLUMNS and LINES in the environment do not change when it is resized."""
+        try:
+            size = os.get_terminal_size(self.fileno)
+        except OSError:
+            return super()._get_terminal_size()
+        return (size.columns, size.lines) if all(size) else super()._get_terminal_size()
 
     @property
     def waiting_writes(self) -> int:

@@ -44,9 +44,27 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         ids = {device.rollout for device in self.device_views()}
         return self.store.rollouts.get(ids.pop()) if len(ids) == 1 else None
 
+    @property
+    def target(self) -> str:
+        """Name what is chosen, as the title of a menu does."""
+        if self.requests:
+            return _named([request.name for request in self.request_views()], "request")
+        if self.devices:
+            return _named([device.name for device in self.device_views()], "device")
+        if self.rollout:
+            rollout = self.rollout_view()
+            return f"the rollout of {title(rollout)}" if rollout else ""
+        release = self.store.releases.get(self.release)
+        return clean(release.name) if release else ""
+
     def request_views(self) -> list[EnrollView]:
         """Give the chosen requests that are still there."""
         return [found for key in self.requests if (found := self.store.requests.get(key)) is not None]
+
+
+def _named(names: list[str], word: str) -> str:
+    """Name one by its name and more by their number."""
+    return clean(names[0]) if len(names) == 1 else plural(len(names), word) if names else ""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,7 +257,7 @@ def _membership(kind: Kind, scene: Scene) -> Plan:
         "hold": "It takes no updates until then.",
         "release_hold": "Open and standing rollouts reach it at once.",
     }
-    what = clean(devices[0].name) if len(devices) == 1 else plural(len(devices), "device")
+    what = _named([device.name for device in devices], "device")
     commands = {
         "retire": "nixfleet device retire {}",
         "hold": f"nixfleet device hold {{}} --until {when(until or 0).replace(' ', 'T')}",
@@ -283,7 +301,7 @@ def _approve(requests: list[EnrollView]) -> Plan:
             run=lambda acts: acts.enroll(request),
         )
 
-    what = clean(one.name) if len(requests) == 1 else plural(len(requests), "device")
+    what = _named([request.name for request in requests], "device")
     return Plan(
         confirm=Confirm(
             title=f"Enroll {what}?",
@@ -304,7 +322,7 @@ def _reject(requests: list[EnrollView]) -> Plan:
             run=lambda acts: acts.forget_request(request.device),
         )
 
-    what = clean(requests[0].name) if len(requests) == 1 else plural(len(requests), "request")
+    what = _named([request.name for request in requests], "request")
     return Plan(
         confirm=Confirm(
             title=f"Drop {what}?",

@@ -3,6 +3,7 @@
 Bindings, footer, menu, palette and help are all made from it. It knows nothing of how an action is done.
 """
 
+from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -54,7 +55,8 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("app", "snapshot", "Resnapshot", "r", "app.resnapshot", 0, "ask the coordinator for everything again"),
     _go("app", "copy", "Copy", "y", "app.copy", 0, "the row, or the page, to the terminal's clipboard"),
     _go("app", "pager", "Pager", "o", "app.pager", 0, "the page, or the whole table, in $PAGER"),
-    _go("app", "quit", "Quit", "q", "app.leave", 9),
+    _go("app", "quit", "Quit", "q,ctrl+c", "app.leave", 9),
+    _go("app", "suspend", "Suspend", "ctrl+z", "app.suspend", 0, "back to the shell; fg brings it back"),
     _go("table", "down", "Down", "j,down", "row(1)"),
     _go("table", "up", "Up", "k,up", "row(-1)"),
     _go("table", "page_down", "Page down", "pagedown", "page(1)"),
@@ -62,11 +64,11 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("table", "first", "First", "g,home", "edge(False)"),
     _go("table", "last", "Last", "G,end", "edge(True)"),
     _go("table", "open", "Open", "enter", "open"),
-    _go("table", "mark", "Mark", "space", "mark"),
+    _go("table", "mark", "Mark", "space", "mark", 5),
     _go("table", "mark_all", "Mark all that match", "asterisk", "mark_all"),
     _go("table", "unmark", "Unmark all", "u", "mark_none"),
-    _go("table", "sort", "Sort by", "s", "sort(False)"),
-    _go("table", "sort_second", "Then by", "S", "sort(True)"),
+    _go("table", "sort", "Sort", "s", "sort(False)", 6, "each column up, then down; ties go by name"),
+    _go("table", "sort_second", "Sort, second key", "S", "sort(True)"),
     _go("lines", "down", "Down", "j,down", "scroll_by(1)"),
     _go("lines", "up", "Up", "k,up", "scroll_by(-1)"),
     _go("lines", "page_down", "Page down", "pagedown", "page(1)"),
@@ -122,6 +124,9 @@ KEYS: Final[tuple[Key, ...]] = (
 )
 MARKING: Final = frozenset[Scope]({"devices", "enroll"})
 """Where acts take more than one row; elsewhere a mark would mean nothing."""
+LISTS: Final = frozenset[Scope]({"devices", "rollouts", "rollout", "audit", "enroll", "releases"})
+"""The screens around a table."""
+FOOTER_KEYS: Final = 8
 BY_ID: Final = {key.id: key for key in KEYS}
 
 
@@ -132,10 +137,26 @@ def bindings(scope: Scope) -> list[BindingType]:
     ]
 
 
+def shown(key: Key, remapped: Mapping[str, str]) -> str:
+    """Print the keys of an action, as the person has mapped them."""
+    return key_name(remapped.get(key.id, key.key))
+
+
 def footer(scope: Scope) -> list[Key]:
-    """Give the at most eight keys that stand in the footer of a scope."""
-    shown = [key for key in KEYS if key.scope in {scope, "app"} and key.foot]
-    return sorted(shown, key=lambda key: key.foot)[:8]
+    """Give the at most eight keys that stand in the footer of a scope; its own come before those of its table."""
+    own = [key for key in KEYS if key.scope in {scope, "app"} and key.foot]
+    table = [key for key in KEYS if in_table(key, scope) and key.foot]
+    return sorted([*own, *table[: max(0, FOOTER_KEYS - len(own))]], key=lambda key: key.foot)[:FOOTER_KEYS]
+
+
+def in_table(key: Key, scope: Scope) -> bool:
+    """Tell whether a key of tables does something in this one; what Enter opens is said by the pane itself."""
+    return (
+        scope in LISTS
+        and key.scope == "table"
+        and key.id != "table.open"
+        and (scope in MARKING or "mark" not in key.id)
+    )
 
 
 def key_name(key: str) -> str:
@@ -152,6 +173,8 @@ def key_name(key: str) -> str:
         "pagedown": "PgDn",
         "pageup": "PgUp",
         "ctrl+p": "^p",
+        "ctrl+c": "^c",
+        "ctrl+z": "^z",
         "down": "↓",
         "up": "↑",
     }

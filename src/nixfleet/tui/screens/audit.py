@@ -41,7 +41,7 @@ AUDIT_COLUMNS: tuple[Column[EntryView], ...] = (
     ),
     text_column("who", "who", lambda e: e.principal or "?", cells=10, keep=9, role="strong", grow=1, most=22),
     text_column("type", "type", lambda e: e.type, cells=8, keep=5),
-    Column(key="what", title="what", cells=24, keep=9, grow=5, draw=lambda e, _c, _n: view.entry_phrase(e)),
+    Column(key="what", title="what", cells=44, keep=9, grow=5, draw=lambda e, _c, _n: view.entry_phrase(e)),
     text_column("subject", "on", lambda e: e.subject, cells=12, keep=6, grow=1, most=24),
     text_column("by", "key", lambda e: e.by, cells=20, keep=3),
 )

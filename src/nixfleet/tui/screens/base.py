@@ -105,7 +105,8 @@ class ConsoleScreen(Screen[None]):
         """Ask for a larger terminal when there is no room to work in."""
         width, height = self.app.size
         self.set_class(width < SMALLEST[0] or height < SMALLEST[1], "-small")
-        self.set_class(width >= 140, "-wide")  # console.md: a side summary from 140 columns up
+        self.set_class(width >= 140, "-wide")  # a summary beside the devices
+        self.set_class(height >= 30, "-tall")  # the waves under the rollouts
 
     # What is chosen
 
@@ -127,6 +128,11 @@ class ConsoleScreen(Screen[None]):
             requests=requests,
             release=release,
         )
+
+    @property
+    def target(self) -> str:
+        """Name what the actions of this screen would act on; empty when nothing is chosen."""
+        return self.scene().target
 
     def copy_text(self) -> str:
         """Give what `y` copies."""

@@ -19,6 +19,8 @@ from nixfleet.tui.view.text import Line, Role, Span, clean, fit, joined, pairs, 
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
+TWO_COLUMNS = 110
+"""Cells from which the facts stand beside the systems."""
 TABS: tuple[tuple[str, str], ...] = (("log", "Log"), ("history", "History"), ("facts", "Facts"))
 _OUTCOMES: dict[str, tuple[str, Role]] = {
     "confirmed": ("●", "ok"),
@@ -130,7 +132,7 @@ class DeviceScreen(ConsoleScreen):
         if self._tab == "history":
             return trouble + self._history_lines()
         held = self.desk.store.lines(self._key) or device.lines
-        return trouble + [(Span(clean(line)),) for line in held]
+        return trouble + [view.output_line(line) for line in held]
 
     def _history_lines(self) -> list[Line]:
         if self._history is None:
@@ -160,9 +162,9 @@ class DeviceScreen(ConsoleScreen):
         now = self.desk.clock()
         room = cells - 2
         name = (Span(clean(device.name), "strong"), Span(f"  {view.tags_text(device.tags)}", "dim"))
-        top = [name, *view.headline(device, now, room), ()]
+        top = [name, *view.headline(device, now, room), *([track] if (track := view.track(device.phase)) else []), ()]
         left = pairs(view.system_rows(device), room)
-        if cells >= 120:
+        if cells >= TWO_COLUMNS:
             half = (room - 4) // 2
             left = pairs([*view.system_rows(device), *view.identity_rows(device, now)[1:]], half)
             right = pairs(view.facts_rows(device), half)

@@ -30,10 +30,10 @@ COLUMNS: tuple[Column[RolloutView], ...] = (
         draw=lambda r, _c, _n: view.state_cell(r),
         sort=lambda r: (view.RANKS.get(r.state, 0) if view.is_open(r) else len(view.RANKS), -r.index),
     ),
-    text_column("name", "release", view.title, cells=16, keep=10, role="strong", grow=1, most=28),
-    Column(key="bar", title="devices", cells=16, keep=9, grow=1, most=26, draw=lambda r, c, _n: view.bar_cell(r, c)),
-    Column(key="why", title="why", cells=18, keep=8, grow=4, draw=lambda r, _c, _n: view.reason(r)),
-    text_column("by", "by", lambda r: r.principal, cells=10, keep=6, grow=1, most=20),
+    text_column("name", "release", view.title, cells=14, keep=10, role="strong", grow=1, most=28),
+    Column(key="bar", title="devices", cells=18, keep=9, grow=1, most=26, draw=lambda r, c, _n: view.bar_cell(r, c)),
+    Column(key="why", title="why", cells=18, keep=8, grow=6, draw=lambda r, _c, _n: view.reason(r)),
+    text_column("by", "by", lambda r: r.principal, cells=8, keep=6, grow=1, most=20),
     text_column("id", "id", lambda r: r.id[:8], cells=8, keep=5),
     age_column("age", lambda r: r.at, cells=4, keep=7),
 )
@@ -47,7 +47,7 @@ MEMBER_COLUMNS: tuple[Column[MemberView], ...] = (
         draw=lambda m, _c, _n: view.member_cell(m),
         sort=view.member_rank,
     ),
-    text_column("name", "device", lambda m: m.name, cells=14, keep=10, role="strong", grow=1, most=26),
+    text_column("name", "device", lambda m: m.name, cells=14, keep=10, role="strong", grow=1, most=22),
     Column(
         key="wave",
         title="wave",
@@ -74,6 +74,21 @@ class RolloutsScreen(TableScreen[RolloutView]):
     empty = "No rollouts yet.\n \nDeploy with:  nixfleet deploy  or press D once there is a release."
     BINDINGS = bindings("rollouts")
 
+    def body(self) -> ComposeResult:
+        """Give the list, and under it the waves of the one under the cursor."""
+        yield self.make_table()
+        yield LinesPanel(self._chosen, id="below")
+
+    def take_in(self, changes: Changes, settle: bool, /) -> None:
+        """Redraw what changed, and the waves when they are among it."""
+        super().take_in(changes, settle)
+        if self.table.cursor in changes.of("rollout") or changes.everything:
+            self.query_one("#below", LinesPanel).redraw(layout=True)
+
+    def highlighted(self) -> None:
+        """Show the waves of the rollout that the cursor came to."""
+        self.query_one("#below", LinesPanel).redraw(layout=True)
+
     def make_table(self) -> FleetTable[RolloutView]:
         """Make the table, what is open first."""
         return self.table_of(
@@ -87,6 +102,12 @@ class RolloutsScreen(TableScreen[RolloutView]):
     def words(self, record: RolloutView) -> str:
         """Find a rollout by release, state, who started it, id or note."""
         return f"{view.title(record)} {record.state} {record.principal} {record.id} {record.note}"
+
+    def _chosen(self, cells: int) -> list[Line]:
+        record = self.table.record
+        return (
+            [] if record is None else [(Span(" "), *line) for line in view.head(record, self.desk.clock(), cells - 2)]
+        )
 
 
 class RolloutScreen(TableScreen[MemberView]):

@@ -17,6 +17,9 @@ FRESH: Final = frozenset[LinkState]({"live", "polling"})
 """What one sees is up to date, by events or within seconds."""
 
 
+_WAY_OUT: Final = 3
+
+
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """Our link to the coordinator; `since` is when it came to be so (unix seconds), `why` what the last error said."""
 
@@ -40,18 +43,13 @@ class Chrome(msgspec.Struct, frozen=True, kw_only=True):
     context: str = ""
 
 
-_QUIET: Final = frozenset({"ok", "retired", "new", "held"})
-
-
 def header(chrome: Chrome, now: int, cells: int) -> list[Line]:
     """Draw who and what, where one is, and the counts by state; these have a line of their own where it is narrow."""
     tabs = _tabs(chrome)
-    counts = _counts(chrome.counts, cells - width(tabs) - 4, words=True)
-    if counts:
+    counts = _counts(chrome.counts, cells)
+    if width(counts) <= cells - width(tabs) - 4:
         return [_first(chrome, now, cells), spread(tabs, (*counts, Span(" ")), cells), ()]
-    room = cells - 4
-    counts = _counts(chrome.counts, room, words=True) or _counts(chrome.counts, room, words=False)
-    return [_first(chrome, now, cells), fit(tabs, cells), fit((Span("  "), *counts), cells)]
+    return [_first(chrome, now, cells), fit(tabs, cells), fit((Span(" "), *_counts(chrome.counts, cells - 2)), cells)]
 
 
 def link_spans(link: Link, now: int) -> Line:
@@ -96,33 +94,37 @@ def _tabs(chrome: Chrome) -> Line:
     return (Span(" "), *joined(tabs, "   "))
 
 
-def _counts(counts: Mapping[Status, int], room: int, *, words: bool) -> Line:
-    """Draw the counts by state, without the quiet ones where there is less room; nothing where there is too little."""
+def _counts(counts: Mapping[Status, int], room: int) -> Line:
+    """Draw the counts by state, those that need a person first, as many in words as there is room for."""
     present = [status for status in STATUSES if counts.get(status)]
-    loud = [status for status in present if status not in _QUIET]
-    for statuses in (present, loud):
+    drawn: Line = ()
+    for worded in range(len(present), -1, -1):
         drawn = joined(
             (
-                (Span(f"{GLYPHS[status][0]} {counts[status]}" + (f" {status}" if words else ""), GLYPHS[status][1]),)
-                for status in statuses
-            ),
-            "  ",
+                Span(
+                    f"{GLYPHS[status][0]} {counts[status]:,}" + (f" {status}" if place < worded else ""),
+                    GLYPHS[status][1],
+                ),
+            )
+            for place, status in enumerate(present)
         )
         if width(drawn) <= room:
-            return drawn
-    return ()
+            break
+    return drawn
 
 
 def footer(keys: Sequence[tuple[str, str, bool]], cells: int) -> Line:
-    """Draw keys and what they do, grey where they cannot; from the right, what finds no room is left out."""
-    spans: list[Span] = [Span(" ")]
-    for key, label, possible in keys:
-        part = [
-            Span(key, "accent" if possible else "dim"),
-            Span(f" {label}", "plain" if possible else "dim"),
-        ]
-        between = [Span("   ")] if len(spans) > 1 else []
-        if width((*spans, *between, *part)) > cells:
-            break
-        spans += [*between, *part]
-    return fit(tuple(spans), cells)
+    """Draw keys and what they do, grey where they cannot; where room is short the last three, the way out, stay."""
+    kept = list(keys)
+    while True:
+        for gap in (3, 2):
+            drawn = (Span(" "), *joined((_key(*key) for key in kept), " " * gap))
+            if width(drawn) <= cells:
+                return fit(drawn, cells)
+        if len(kept) <= _WAY_OUT:
+            return fit(drawn, cells)
+        del kept[-_WAY_OUT - 1]
+
+
+def _key(key: str, label: str, possible: bool) -> Line:
+    return (Span(key, "accent" if possible else "dim"), Span(f" {label}", "plain" if possible else "dim"))

@@ -19,8 +19,10 @@ from nixfleet.tui.view.text import (
     pairs,
     size,
     store_short,
+    system_change,
     system_short,
     trimmed,
+    why,
     wrap,
 )
 
@@ -33,7 +35,7 @@ GLYPHS: Final[dict[Status, tuple[str, Role]]] = {
     "drifted": ("≠", "warn"),
     "offline": ("○", "dim"),
     "updating": ("◐", "busy"),
-    "waiting": ("◌", "busy"),
+    "waiting": ("◌", "plain"),
     "reboot": ("↻", "warn"),
     "held": ("‖", "dim"),
     "new": ("·", "dim"),
@@ -55,6 +57,9 @@ _PHASES: Final[dict[Phase, str]] = {
     Phase.CONFIRMING: "confirms",
     Phase.REVERTING: "goes back to what it ran",
 }
+_TRACK: Final = (Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.ACTIVATING, Phase.CHECKING, Phase.CONFIRMING)
+"""The phases that every update passes one after the other, as far as a person tells them apart."""
+_ILL: Final = frozenset[Status]({"failed", "refused", "reverted", "unhealthy", "drifted"})
 
 
 def when(at: int) -> str:
@@ -116,12 +121,13 @@ def phrase(device: DeviceView, cells: int) -> Line:
         return _doing(device, cells)
     if status in {"ok", "offline", "held", "new", "retired"}:
         return (Span(clean(_quiet(device, status)), "dim"),)
+    if status == "waiting":
+        return (Span(why(device.waits), "dim"),)
     said = {
         "fork": "sees another log than we do",
         "unhealthy": device.reason or "its own checks fail",
         "drifted": f"runs {system_short(device.system)}",
         "reboot": device.waits or "set for the next boot",
-        "waiting": device.waits,
     }
     return (Span(clean(said.get(status) or device.reason or device.cause or status)),)
 
@@ -129,8 +135,28 @@ def phrase(device: DeviceView, cells: int) -> Line:
 def _doing(device: DeviceView, cells: int) -> Line:
     if device.transfer is not None and device.phase is Phase.FETCHING:
         return progress(device.transfer, cells)
-    doing = Span(_PHASES.get(device.phase, device.phase.value), "busy")
+    doing = Span(doing_words(device.phase), "busy")
     return (doing, Span(f"  {clean(device.lines[-1])}", "dim")) if device.lines else (doing,)
+
+
+def doing_words(phase: Phase) -> str:
+    """Say what a device in a phase of an update does."""
+    return _PHASES.get(phase, phase.value)
+
+
+def track(phase: Phase) -> Line:
+    """Draw an update's way from offer to confirmation: what is behind it, where it is, what is to come."""
+    if phase not in _TRACK:
+        return ()
+    here = _TRACK.index(phase)
+    return joined(
+        (
+            (Span(f"✓ {step.value}", "ok") if place < here else Span(f"◐ {step.value}", "busy"),)
+            if place <= here
+            else (Span(f"· {step.value}", "dim"),)
+            for place, step in enumerate(_TRACK)
+        )
+    )
 
 
 def _quiet(device: DeviceView, status: Status) -> str:
@@ -151,10 +177,14 @@ def system_line(device: DeviceView) -> Line:
     return (Span(store_short(device.system)),) if device.system else ()
 
 
-def system_cell(device: DeviceView) -> Line:
-    """Name the system it runs as short as it can be told from others; loud when it is not the intended one."""
-    behind = bool(device.intended) and device.intended != device.system
-    return (Span(system_short(device.system), "warn" if behind else "dim"),) if device.system else ()
+def system_cell(device: DeviceView, cells: int) -> Line:
+    """Name the system it runs, and the one it should run where that is another; loud where a person is needed."""
+    if not device.system:
+        return ()
+    if device.intended in {"", device.system}:
+        return (Span(system_short(device.system), "warn" if status_of(device) == "drifted" else "dim"),)
+    old, new = system_change(device.system, device.intended, cells)
+    return (Span(old, "dim"), Span(" → ", "dim"), Span(new, "warn" if status_of(device) in _ILL else "plain"))
 
 
 def intended_line(device: DeviceView) -> Line:
@@ -173,8 +203,10 @@ def headline(device: DeviceView, now: int, cells: int) -> list[Line]:
     lines = [joined((status_spans(status), (Span(link, "dim"),) if link else ()))]
     if status == "updating" and device.transfer is not None and device.phase is Phase.FETCHING:
         return [*lines, fit(progress(device.transfer, cells), cells)]
+    if status == "waiting":
+        return [*lines, *wrap(device.waits, cells, "plain", most=4)]
     said = "".join(span.text for span in phrase(device, cells))
-    if status in {"failed", "refused", "reverted", "unhealthy", "waiting"}:
+    if status in _ILL:
         return [*lines, *wrap(said, cells, "plain", most=4)]
     return [*lines, fit(phrase(device, cells), cells)] if said.strip() else lines
 
@@ -213,6 +245,13 @@ def facts_rows(device: DeviceView) -> list[tuple[str, Line]]:
             ("time zone", facts.timezone),
         )
     ]
+
+
+def output_line(line: str) -> Line:
+    """Draw a line of an activation's output, louder where its program itself calls it a warning or an error."""
+    said = clean(line)
+    role: Role = "warn" if said.startswith("warning:") else "bad" if said.startswith("error:") else "plain"
+    return (Span(said, role),)
 
 
 def identity_rows(device: DeviceView, now: int) -> list[tuple[str, Line]]:

@@ -4,8 +4,8 @@ from typing import Final
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import MemberView, RolloutView, WaveView
-from nixfleet.tui.view.devices import progress, when
-from nixfleet.tui.view.text import Line, Role, Span, age, ago, clean, fit, joined, plural, spread, wrap
+from nixfleet.tui.view.devices import doing_words, progress, when
+from nixfleet.tui.view.text import Line, Role, Span, age, ago, clean, fit, joined, plural, spread, why, wrap
 
 STATES: Final[dict[str, tuple[str, Role]]] = {
     "halted": ("✗", "bad"),
@@ -43,12 +43,13 @@ def bar(confirmed: int, failed: int, in_flight: int, total: int, cells: int) -> 
     """Draw a group as a bar: done, failed, under way, still to come; no part that exists is drawn as nothing."""
     if total <= 0 or cells <= 0:
         return (Span("·" * max(0, cells), "dim"),)
-    parts: list[tuple[int, str, Role]] = [(confirmed, "━", "ok"), (failed, "✗", "bad"), (in_flight, "╍", "busy")]
+    parts: list[tuple[int, str, Role]] = [(confirmed, "━", "ok"), (failed, "━", "bad"), (in_flight, "╍", "busy")]
     room = cells
     spans: list[Span] = []
     for count, glyph, role in parts:
         share = min(room, max(1, count * cells // total)) if count else 0
-        spans.append(Span(glyph * share, role))
+        # Told apart without colour, too: what failed begins with a cross.
+        spans.append(Span("✗" + "━" * (share - 1) if role == "bad" and share else glyph * share, role))
         room -= share
     if room and confirmed >= total:
         spans[0] = Span("━" * (len(spans[0].text) + room), "ok")
@@ -139,7 +140,7 @@ _MEMBER_STATES: Final[dict[str, tuple[str, Role]]] = {
     "updating": ("◐", "busy"),
     "reboot": ("↻", "warn"),
     "offline": ("○", "dim"),
-    "waiting": ("◌", "dim"),
+    "waiting": ("◌", "plain"),
     "confirmed": ("●", "ok"),
 }
 _MEMBER_RANKS: Final = {word: rank for rank, word in enumerate(_MEMBER_STATES)}
@@ -176,5 +177,5 @@ def member_phrase(member: MemberView, cells: int) -> Line:
     if member.outcome is None and member.transfer is not None and member.phase is Phase.FETCHING:
         return progress(member.transfer, cells)
     if member.outcome is None and member.phase is not Phase.IDLE and not member.reason:
-        return (Span(member.phase.value, "busy"),)
-    return (Span(clean(member.reason or member.waits), "plain" if member.reason else "dim"),)
+        return (Span(doing_words(member.phase), "busy"),)
+    return (Span(clean(member.reason), "plain"),) if member.reason else (Span(why(member.waits), "dim"),)

@@ -1,6 +1,7 @@
 """Pieces of text with a role instead of a colour, measured in terminal cells; safe for text that devices supply."""
 
 import functools
+import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, get_args
@@ -165,6 +166,32 @@ def store_short(path: str) -> str:
 def system_short(path: str) -> str:
     """Name a system by the start of its hash, host and version: what all systems' names share is left out."""
     return store_short(path).replace(" nixos-system-", " ")
+
+
+def system_change(old: str, new: str, cells: int) -> tuple[str, str]:
+    """Name two systems by what tells them apart, beside each other with an arrow between them.
+
+    They lose what their names share up to the last hyphen; of one name, or without the room, they differ by hash.
+    """
+    one, two = (store_name(path).removeprefix("nixos-system-") for path in (old, new))
+    shared = _shared(one, two).rpartition("-")[0]
+    told = [name[len(shared) + 1 :] if shared else name for name in (one, two)]
+    hashes = [f"{clean(path.removeprefix('/nix/store/')[:6])}…" for path in (old, new)]
+    if one == two:
+        told = [hashes[0], f"{hashes[1]} {two}"]
+    before, after = told if cell_len(" → ".join(told)) <= cells else hashes
+    return before, after
+
+
+def _shared(one: str, two: str) -> str:
+    """Give the longest beginning of both."""
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False))
+    return "".join(letter for letter, _ in same)
+
+
+def why(sentence: str) -> str:
+    """Leave out of a sentence who it is that waits, for rows that say so themselves."""
+    return clean(sentence.rpartition(" waits: ")[2])
 
 
 def reflow(line: Line, cells: int) -> list[Line]:

@@ -6,7 +6,7 @@ from rich.highlighter import Highlighter
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.message import Message
 from textual.widgets import Input
 
@@ -62,7 +62,7 @@ class _Underline(Highlighter):
             text.stylize("underline bold", self.place[0], self.place[0] + self.place[1])
 
 
-class Prompt(Horizontal):
+class Prompt(Vertical):
     """One line at the foot of a screen: a query, or what to find or to filter by."""
 
     class Changed(Message):
@@ -91,9 +91,11 @@ class Prompt(Horizontal):
 
     def compose(self) -> ComposeResult:
         """Lay out sign, input and what is said about it."""
-        yield LinesPanel(lambda cells: [fit((Span(f" {self.sign} ", "accent"),), cells)], id="prompt-sign")
-        yield Input(id="prompt-input", compact=True, highlighter=self._underline, select_on_focus=False)
-        yield LinesPanel(self._notes, id="prompt-note")
+        yield LinesPanel(self._fault, id="prompt-fault")
+        with Horizontal():
+            yield LinesPanel(lambda cells: [fit((Span(f" {self.sign} ", "accent"),), cells)], id="prompt-sign")
+            yield Input(id="prompt-input", compact=True, highlighter=self._underline, select_on_focus=False)
+            yield LinesPanel(self._notes, id="prompt-note")
 
     @property
     def sign(self) -> str:
@@ -131,6 +133,7 @@ class Prompt(Horizontal):
         self._underline.place = place
         self.query_one(Input).refresh()
         self.query_one("#prompt-note", LinesPanel).redraw()
+        self.query_one("#prompt-fault", LinesPanel).redraw(layout=True)
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Pass the text on while it is typed."""
@@ -143,12 +146,16 @@ class Prompt(Horizontal):
         self.post_message(self.Closed(self.mode, kept=True))
 
     def on_key(self, event: events.Key) -> None:
-        """Give it up on escape."""
-        if event.key == "escape":
+        """Give it up on escape, and on backspace where there is nothing left to take away."""
+        if event.key == "escape" or (event.key == "backspace" and not self.text):
             event.stop()
             event.prevent_default()
             self.post_message(self.Closed(self.mode, kept=False))
 
     def _notes(self, cells: int) -> list[Line]:
-        text = clip(self._said, cells - 1)
-        return [fit((Span(" " * max(0, cells - len(text) - 1)), Span(text, "bad" if self._bad else "dim")), cells)]
+        text = "" if self._bad else clip(self._said, cells - 1)
+        return [fit((Span(" " * max(0, cells - len(text) - 1)), Span(text, "dim")), cells)]
+
+    def _fault(self, cells: int) -> list[Line]:
+        """Say what is wrong in full, above the line it is wrong in."""
+        return [(Span("   "), *line) for line in wrap(self._said, cells - 4, "bad", most=3)] if self._bad else []

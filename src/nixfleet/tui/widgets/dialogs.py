@@ -5,6 +5,7 @@ from typing import Self
 
 from textual import events, work
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
@@ -22,10 +23,14 @@ from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
 ROOMY_ROWS = 30
+GIVE_UP: list[BindingType] = [Binding("escape,ctrl+c", "give_up", priority=True, show=False)]
+"""Escape is slow in tmux, so it is never the only way (console.md, Keys)."""
 
 
 class ConfirmDialog(ModalScreen[bool]):
     """Asks before anything is signed; Enter alone never says yes (console.md, Keys)."""
+
+    BINDINGS = GIVE_UP
 
     def __init__(self, confirm: Confirm) -> None:
         super().__init__()
@@ -42,8 +47,8 @@ class ConfirmDialog(ModalScreen[bool]):
             yield LinesPanel(self._keys, id="confirm-keys")
 
     def on_key(self, event: events.Key) -> None:
-        """Take y for yes, n and escape for no; nothing else closes it."""
-        if event.key == "escape" or (event.key == "n" and self.confirm.level == "yes"):
+        """Take y for yes and n for no."""
+        if event.key == "n" and self.confirm.level == "yes":
             event.stop()
             self.dismiss(False)
         elif event.key == "y" and self.confirm.level == "yes":
@@ -51,12 +56,16 @@ class ConfirmDialog(ModalScreen[bool]):
             self.dismiss(True)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on only when exactly what was asked for was typed."""
+        """Go on only when exactly what was asked for was typed; nothing typed is a no."""
         event.stop()
-        if event.value.strip() == self.confirm.expect:
-            self.dismiss(True)
+        if event.value.strip() in {"", self.confirm.expect}:
+            self.dismiss(bool(event.value.strip()))
         else:
             event.input.add_class("-wrong")
+
+    def action_give_up(self) -> None:
+        """Say no."""
+        self.dismiss(False)
 
     def _touched(self, cells: int) -> list[Line]:
         return [part for line in self.confirm.lines for part in reflow(line, cells)]
@@ -67,7 +76,10 @@ class ConfirmDialog(ModalScreen[bool]):
 
     def _keys(self, cells: int) -> list[Line]:
         if self.confirm.level != "yes":
-            return [(), (Span("esc", "accent"), Span(" no"))]
+            return [
+                (),
+                (Span("enter", "accent"), Span(" with nothing typed, or "), Span("esc", "accent"), Span("  no")),
+            ]
         return [
             (),
             fit(
@@ -86,6 +98,8 @@ class ConfirmDialog(ModalScreen[bool]):
 class MenuDialog(ModalScreen[str]):
     """A list to choose from; what is not possible is grey and says why. Gives the id, or an empty text."""
 
+    BINDINGS = GIVE_UP
+
     def __init__(self, title: str, choices: Sequence[tuple[str, str, str, str]]) -> None:
         """Take the title and (id, key, label, why not)."""
         super().__init__()
@@ -95,7 +109,8 @@ class MenuDialog(ModalScreen[str]):
     def compose(self) -> ComposeResult:
         """Lay out the list."""
         with Vertical(classes="dialog") as box:
-            box.border_title = self._title
+            box.border_title = Content(clean(self._title))
+            box.border_subtitle = "esc"
             yield OptionList(
                 *(
                     Option(self._text(key, label, why), id=name, disabled=bool(why))
@@ -112,14 +127,18 @@ class MenuDialog(ModalScreen[str]):
 
     def on_key(self, event: events.Key) -> None:
         """Close, or choose by the action's own key."""
-        if event.key in {"escape", "backspace", "q", "a"}:
+        if event.key in {"backspace", "q", "a"}:
             event.stop()
-            self.dismiss("")
+            self.action_give_up()
             return
         for name, key, _, why in self._choices:
-            if event.character and event.character == key and not why:
+            if key in {event.key, event.character} and not why:
                 event.stop()
                 self.dismiss(name)
+
+    def action_give_up(self) -> None:
+        """Choose nothing."""
+        self.dismiss("")
 
     @staticmethod
     def _text(key: str, label: str, why: str) -> str:
@@ -128,6 +147,8 @@ class MenuDialog(ModalScreen[str]):
 
 class PageDialog(ModalScreen[None]):
     """A page of lines over the screen, for help and the command log."""
+
+    BINDINGS = GIVE_UP
 
     def __init__(self, title: str, lines: Sequence[Line], *, end: bool = False) -> None:
         super().__init__()
@@ -144,13 +165,19 @@ class PageDialog(ModalScreen[None]):
 
     def on_key(self, event: events.Key) -> None:
         """Close on the keys that lead back."""
-        if event.key in {"escape", "backspace", "q", "question_mark", "at"}:
+        if event.key in {"backspace", "q", "question_mark", "at"}:
             event.stop()
-            self.dismiss()
+            self.action_give_up()
+
+    def action_give_up(self) -> None:
+        """Close."""
+        self.dismiss()
 
 
 class DeployDialog(ModalScreen[Preview | None]):
     """The form of a deployment; what it would do stands under it and follows what is typed."""
+
+    BINDINGS = GIVE_UP
 
     FIELDS = (
         ("release", "Release", ""),
@@ -217,13 +244,14 @@ class DeployDialog(ModalScreen[Preview | None]):
             self.dismiss(self._preview)
 
     def on_key(self, event: events.Key) -> None:
-        """Escape gives up; arrows move between the fields."""
-        if event.key == "escape":
-            event.stop()
-            self.dismiss(None)
-        elif event.key in {"down", "up"}:
+        """Move between the fields by arrows."""
+        if event.key in {"down", "up"}:
             event.stop()
             (self.focus_next if event.key == "down" else self.focus_previous)()
+
+    def action_give_up(self) -> None:
+        """Deploy nothing."""
+        self.dismiss(None)
 
     @work(exclusive=True, exit_on_error=False, group="preview")
     async def _work_out(self) -> None:
@@ -264,7 +292,7 @@ class DeployDialog(ModalScreen[Preview | None]):
             (
                 (Span("enter", "accent" if possible else "dim"), Span(" go on", "plain" if possible else "dim")),
                 (Span("↑ ↓", "accent"), Span(" field")),
-                (Span("esc", "accent"), Span(" no")),
+                (Span("esc ^c", "accent"), Span(" no")),
             ),
             "    ",
         )

@@ -39,8 +39,11 @@ class Painter(Widget):
             base += under
         # Cleaned where it is drawn, too: nothing foreign may reach the terminal, whatever a view forgot.
         safe = tuple(Span(clean(span.text), span.role) for span in line)
+        # Where a row is inverted, colours would become patches behind its words.
+        plain = bool(base.reverse)
         segments = [
-            Segment(span.text, base + self.style_of(f"role--{span.role}")) for span in fit(safe, cells, right=right)
+            Segment(span.text, base if plain else base + self.style_of(f"role--{span.role}"))
+            for span in fit(safe, cells, right=right)
         ]
         return Strip(segments, cells).simplify()
 
