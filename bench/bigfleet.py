@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
-from tests.tui.console_fleet import FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
 
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.tui.app import run

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-from tests.tui.console_fleet import FakeSource, device
+from tests.tui.console_fleet import device
+from tests.tui.console_ports import FakeSource
 
 from bench.processes import Terminal, cpu_s
 from bench.rows import Row

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from tests.tui.console_fleet import NOW, FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_fleet import NOW
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
 from textual.pilot import Pilot
 from textual.widgets import Input
 

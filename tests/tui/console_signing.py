@@ -4,7 +4,8 @@ import asyncio
 import os
 from pathlib import Path
 
-from tests.tui.console_fleet import NOW, FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_fleet import NOW
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
 
 from nixfleet.model.statements import Verb
 from nixfleet.trust.signers import KeygenSigner

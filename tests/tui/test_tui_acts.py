@@ -5,17 +5,9 @@ from functools import partial
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import (
-    NOW,
-    ROLLOUT,
-    WEB_RELEASE,
-    FakeActs,
-    FakeSource,
-    device,
-    device_id,
-    digest,
-)
+from tests.tui.console_fleet import NOW, ROLLOUT, WEB_RELEASE, device, device_id, digest
 from tests.tui.console_pilot import Driven, console
+from tests.tui.console_ports import FakeActs, FakeSource
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 

@@ -8,19 +8,9 @@ from typing import get_args
 import msgspec
 import pytest
 from rich.cells import cell_len
-from tests.tui.console_fleet import (
-    NOW,
-    ROLLOUT,
-    FakeActs,
-    FakeSource,
-    FakeVerifier,
-    device,
-    device_id,
-    fleet_devices,
-    fleet_requests,
-    fleet_rollouts,
-)
+from tests.tui.console_fleet import NOW, ROLLOUT, device, device_id, fleet_devices, fleet_requests, fleet_rollouts
 from tests.tui.console_pilot import Driven, console
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
 from textual.drivers._writer_thread import WriterThread
 
 from nixfleet.errors import Refused, Unreachable

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import NOW, FakeSource, FakeVerifier, device, fleet_entries
+from tests.tui.console_fleet import NOW, device, fleet_entries
+from tests.tui.console_ports import FakeSource, FakeVerifier
 
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.views import Delta

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from tests.factories import key
-from tests.tui.console_fleet import NOW, FakeActs
+from tests.tui.console_fleet import NOW
 from tests.tui.console_pilot import console
+from tests.tui.console_ports import FakeActs
 
 from nixfleet.errors import UserError
 from nixfleet.model.statements import Verb

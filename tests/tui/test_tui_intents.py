@@ -8,13 +8,12 @@ from tests.tui.console_fleet import (
     NOW,
     RELEASE,
     ROLLOUT,
-    FakeActs,
-    FakeSource,
     device,
     device_id,
     fleet_devices,
     release_with_lines,
 )
+from tests.tui.console_ports import FakeActs, FakeSource
 
 from nixfleet.errors import Refused, UserError
 from nixfleet.tui import actions

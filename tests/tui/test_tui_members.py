@@ -4,8 +4,9 @@ import asyncio
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import NOW, ROLLOUT, FakeSource, device, digest
+from tests.tui.console_fleet import NOW, ROLLOUT, device, digest
 from tests.tui.console_pilot import console
+from tests.tui.console_ports import FakeSource
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import DeviceView, MemberView, RolloutDetail, Transfer

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from tests.tui.console_fleet import NOW, FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_fleet import NOW
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
 from textual.pilot import Pilot
 from textual.widgets import Input
 

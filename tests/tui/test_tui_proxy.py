@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.factories import device_id
 from tests.server.harness import Rig, rig
-from tests.tui.console_fleet import FakeVerifier
+from tests.tui.console_ports import FakeVerifier
 
 from nixfleet.tui.adapter import ClientSource
 from nixfleet.tui.calls import Calls

@@ -49,7 +49,7 @@ class Tmux:
 
 
 @asynccontextmanager
-async def terminal(folder: Path, module: str = "tests.tui.console_fleet") -> AsyncIterator[tuple[Tmux, int]]:
+async def terminal(folder: Path, module: str = "tests.tui.console_ports") -> AsyncIterator[tuple[Tmux, int]]:
     """Open the console in tmux at 100 by 30, wait until it is live, and give its process id."""
     pid_file = folder / "pid"
     program = (

@@ -1,0 +1,292 @@
+"""The console's ports in memory, over the made-up fleet of `console_fleet`.
+
+Run as a program it opens the console on them, with things happening: ``python -m tests.tui.console_ports``.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Literal
+
+import msgspec
+from tests.tui.console_fleet import (
+    MIB,
+    NOW,
+    OLD,
+    SIGNATURE,
+    digest,
+    fingerprint,
+    fleet_devices,
+    fleet_entries,
+    fleet_releases,
+    fleet_requests,
+    fleet_rollouts,
+    release_with_lines,
+    system,
+)
+
+from nixfleet.errors import Unreachable
+from nixfleet.model.statements import ACTIONS, Verb
+from nixfleet.model.views import (
+    Delta,
+    DeviceView,
+    EnrollView,
+    EntryView,
+    FleetView,
+    MemberView,
+    ReleaseView,
+    RolloutDetail,
+    RolloutView,
+    Snapshot,
+)
+from nixfleet.tui.desk import Options
+from nixfleet.tui.ports import AttemptView, Deployment, EntryProof, Identity, LogCheck, OutputLines, Reset
+
+
+class FakeSource:
+    """A coordinator in memory: `put` changes it, and whoever listens hears of it."""
+
+    def __init__(self, devices: Sequence[DeviceView] | None = None) -> None:
+        self.devices = {record.id: record for record in (fleet_devices() if devices is None else devices)}
+        self.rollouts = {} if devices == [] else {record.id: record for record in fleet_rollouts()}
+        self.releases = {} if devices == [] else {record.id: record for record in fleet_releases()}
+        self.requests = {} if devices == [] else {record.device: record for record in fleet_requests()}
+        self.fleet = FleetView(
+            id=digest("acme"),
+            name="acme",
+            urls=("https://fleet.acme.example",),
+            log_size=len(fleet_entries()),
+            log_root=digest("root"),
+            root_keys=2,
+            server_time=NOW,
+        )
+        self.seq = 0
+        self.broken: Exception | None = None
+        self.snapshots = 0
+        self.streams = 0
+        self.holds_back: asyncio.Event | None = None
+        self._listeners: list[asyncio.Queue[Delta | Reset | Exception]] = []
+
+    async def snapshot(self) -> Snapshot:
+        """Give everything."""
+        if self.broken is not None:
+            raise self.broken
+        self.snapshots += 1
+        return Snapshot(
+            seq=self.seq,
+            fleet=self.fleet,
+            devices=tuple(self.devices.values()),
+            rollouts=tuple(self.rollouts.values()),
+            releases=tuple(self.releases.values()),
+            requests=tuple(self.requests.values()),
+        )
+
+    async def events(self, _since: int) -> AsyncGenerator[Delta | Reset, None]:
+        """Give what is put in from now on; while `holds_back` is set nothing comes, and it ends when that says so."""
+        self.streams += 1
+        if self.holds_back is not None:
+            await self.holds_back.wait()
+            raise Unreachable("502 Bad Gateway")
+        queue: asyncio.Queue[Delta | Reset | Exception] = asyncio.Queue()
+        self._listeners.append(queue)
+        try:
+            yield Delta(seq=self.seq)
+            while True:
+                event = await queue.get()
+                if isinstance(event, Exception):
+                    raise event
+                yield event
+        finally:
+            self._listeners.remove(queue)
+
+    def send(self, event: Delta | Reset | Exception) -> None:
+        """Send something to whoever listens."""
+        for queue in self._listeners:
+            queue.put_nowait(event)
+
+    @property
+    def listeners(self) -> int:
+        """How many streams are open."""
+        return len(self._listeners)
+
+    def put(self, record: DeviceView, lines: tuple[str, ...] = ()) -> None:
+        """Change a device, or add one."""
+        self.devices[record.id] = record
+        self.seq += 1
+        self.send(Delta(seq=self.seq, device=record, line_device=record.id if lines else "", lines=lines))
+
+    def put_rollout(self, record: RolloutView) -> None:
+        """Change a rollout, or add one."""
+        self.rollouts[record.id] = record
+        self.seq += 1
+        self.send(Delta(seq=self.seq, rollout=record))
+
+    def remove(self, named: str) -> None:
+        """Take ``kind:id`` away."""
+        kind, _, key = named.partition(":")
+        {"device": self.devices, "request": self.requests}[kind].pop(key, None)  # type: ignore[attr-defined] # two dicts
+        self.seq += 1
+        self.send(Delta(seq=self.seq, removed=named))
+
+    async def rollout(self, rollout: str) -> RolloutDetail:
+        """Give a rollout with its members."""
+        members = tuple(
+            MemberView(
+                device=record.id,
+                name=record.name,
+                wave=record.wave or 1,
+                phase=record.phase,
+                outcome=record.outcome,
+                online=record.online,
+                reason=record.reason,
+                waits=record.waits,
+                transfer=record.transfer,
+            )
+            for record in self.devices.values()
+            if record.rollout == rollout
+        )
+        return RolloutDetail(rollout=self.rollouts[rollout], members=members)
+
+    async def release(self, release: str) -> ReleaseView:
+        """Give a release with its lines."""
+        return release_with_lines(release, list(self.devices.values()))
+
+    async def lines(self, device: str) -> OutputLines:
+        """Give the output that the record has."""
+        held = self.devices[device].lines
+        return OutputLines(next=len(held), lines=held)
+
+    async def history(self, device: str) -> Sequence[AttemptView]:
+        """Give two past attempts."""
+        record = self.devices[device]
+        role = record.tags["role"]
+        past = AttemptView(
+            rollout=digest(f"rollout {role}-2219"),
+            release=f"{role}-2219",
+            outcome="confirmed",
+            path=system(role, OLD),
+            previous=system(role, "25.05.1987"),
+            at=NOW - 9 * 86_400,
+        )
+        if record.outcome is None or not record.rollout:
+            return [past]
+        now = AttemptView(
+            rollout=record.rollout,
+            outcome=record.outcome.value,
+            reason=record.reason,
+            path=record.intended,
+            previous=record.previous,
+            at=NOW - 5_200,
+        )
+        return [now, past]
+
+
+class FakeVerifier:
+    """A replay that has already happened."""
+
+    def __init__(self, check: LogCheck | None = None) -> None:
+        self.after = check or LogCheck(state="valid", size=len(fleet_entries()), root=digest("root"))
+        self.check = LogCheck(state="checking")
+        self.entries: list[EntryView] = []
+
+    async def catch_up(self) -> LogCheck:
+        """Verify everything at once."""
+        self.entries = fleet_entries()
+        self.check = self.after
+        return self.check
+
+    async def proof(self, index: int) -> EntryProof:
+        """Give an entry to the byte."""
+        entry = self.entries[index]
+        payload = {
+            "v": 1,
+            "type": entry.type,
+            "fleet": digest("acme"),
+            "by": entry.by,
+            "at": entry.at,
+            "base": {"size": index, "root": digest(f"root {index}")},
+        }
+        return EntryProof(
+            index=index,
+            payload=msgspec.json.format(msgspec.json.encode(payload), indent=2).decode(),
+            signature=SIGNATURE,
+            hashes=tuple(digest(f"hash {step}") for step in range(4)),
+            size=len(self.entries),
+            root=digest("root"),
+        )
+
+    async def export(self, index: int) -> str:
+        """Pretend to write files."""
+        return f"Wrote entry-{index}.json and entry-{index}.json.sig."
+
+
+class FakeActs:
+    """Notes every act, and fails with `broken`, if set."""
+
+    def __init__(self, identity: Identity | None = None) -> None:
+        self.identity = identity or Identity(
+            principal="ops", role="root", key=fingerprint("ops"), may=frozenset(ACTIONS)
+        )
+        self.done: list[tuple[object, ...]] = []
+        self.broken: Exception | None = None
+
+    def _do(self, *act: object) -> str:
+        if self.broken is not None:
+            raise self.broken
+        self.done.append(act)
+        return f"Done: {act[0]}."
+
+    async def deploy(self, deployment: Deployment) -> str:
+        """Note a deployment."""
+        return self._do("deploy", deployment)
+
+    async def roll_back(self, rollout: str, _note: str) -> str:
+        """Note a rollback."""
+        return self._do("roll_back", rollout)
+
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+        """Note a control."""
+        return self._do(verb, rollout, wave)
+
+    async def enroll(self, request: EnrollView) -> str:
+        """Note an enrolment."""
+        return self._do("enroll", request.device)
+
+    async def forget_request(self, device: str) -> str:
+        """Note that a request is dropped."""
+        return self._do("forget", device)
+
+    async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
+        """Note a change of membership."""
+        return self._do(state, device, until)
+
+
+async def _live(source: FakeSource) -> None:
+    """Let downloads go on for ever."""
+    chance = random.Random(7)
+    while True:
+        await asyncio.sleep(0.1)
+        record = chance.choice([one for one in source.devices.values() if one.transfer is not None])
+        transfer = record.transfer
+        assert transfer is not None
+        done = (transfer.done_bytes + 20 * MIB) % transfer.total_bytes
+        source.put(msgspec.structs.replace(record, transfer=msgspec.structs.replace(transfer, done_bytes=done)))
+
+
+def main() -> int:
+    """Open the console on the made-up fleet."""
+    from nixfleet.tui.app import run
+
+    class LiveSource(FakeSource):
+        async def snapshot(self) -> Snapshot:
+            if not self.snapshots:
+                self._task = asyncio.create_task(_live(self))
+            return await super().snapshot()
+
+    start = int(time.time())
+    return run(LiveSource(), FakeActs(), FakeVerifier(), options=Options(clock=lambda: NOW + int(time.time()) - start))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
