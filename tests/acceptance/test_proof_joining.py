@@ -14,6 +14,7 @@ from tests.nix.harness import Device, closing
 
 from nixfleet.client.acts import DAY_S, Head, token_grant
 from nixfleet.model.device import JoinToken
+from nixfleet.model.ids import FleetId
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import AppendRequest, Submission
 from nixfleet.trust import token as tokens
@@ -23,7 +24,7 @@ from nixfleet.trust.statements import encode, namespace_of
 pytestmark = pytest.mark.nix
 
 POLLS = "poll_s = 1\n"
-LIFE_S = 4
+LIFE_S = 6
 
 
 @pytest.fixture
@@ -61,26 +62,27 @@ class Site:
         until(f"{name} asks", lambda: name in self.requests())
         return self.requests()[name]
 
-    def head(self, at: int) -> tuple[Head, str]:
-        """Give the header of a statement of the admin's, over the whole log, and the fleet id."""
+    def base(self) -> tuple[LogState, FleetId]:
+        """Give the whole log's state, and the fleet id."""
         verified = self.bench.json("audit", "verify")
-        signer = self.bench.signer()
-        base = LogState(size=verified["size"], root=verified["root"])
-        return Head(fleet=verified["fleet"], by=signer.key.fingerprint, at=at, base=base), verified["fleet"]
+        return LogState(size=verified["size"], root=verified["root"]), verified["fleet"]
 
     def short_token(self) -> tuple[str, int]:
         """Make a token that ends in a few seconds: signed as long ago as a statement may be; give also its end."""
+        base, fleet = self.base()
+        signer = self.bench.signer()
+        # After all that takes time: the coordinator takes it for LIFE_S from here.
         at = int(time.time()) - DAY_S + LIFE_S
-        head, fleet = self.head(at)
+        head = Head(fleet=fleet, by=signer.key.fingerprint, at=at, base=base)
         seed = secrets.token_bytes(32)
         grant = token_grant(
             head, id=secrets.token_hex(16), key=SecretKey.from_seed(seed).public.text, tags={}, uses=1, days=1
         )
         payload = encode(grant)
-        signed = Submission(payload=payload, signature=self.bench.signer().sign(namespace_of(grant), payload))
+        signed = Submission(payload=payload, signature=signer.sign(namespace_of(grant), payload))
         status, answer = self.bench.post("/v1/log", msgspec.json.encode(AppendRequest(statements=(signed,))))
         assert status < 300, answer
-        token = JoinToken(v=1, urls=(self.bench.url,), fleet=fleet, log=head.base, seed=seed.hex())
+        token = JoinToken(v=1, urls=(self.bench.url,), fleet=fleet, log=base, seed=seed.hex())
         return tokens.make(token), grant.not_after
 
 
