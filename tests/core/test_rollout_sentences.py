@@ -17,6 +17,7 @@ _GOLDEN: list[tuple[str | int | None, Reason, str]] = [
     (None, r.Approvals(missing=2, needed=2), "the rollout waits: 2 of 2 approvals are missing"),
     (None, r.Approvals(missing=1), "the rollout waits: 1 approval is missing"),
     (None, r.Approvals(missing=0), "the rollout waits: the statement is not complete yet"),
+    (None, r.Unplanned(), "the rollout waits: the coordinator is about to plan it"),
     (None, r.Paused(), "the rollout waits: paused by a signed act"),
     (None, r.Halted(why="1 of 5 failed, it stops at 1"), "the rollout waits: halted: 1 of 5 failed, it stops at 1"),
     (3, r.NeedsAdvance(), "wave 3 of 3 waits: its gate needs a signed advance"),

@@ -16,6 +16,7 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.views import RolloutDetail, RolloutView
 from nixfleet.model.wire import Sync
+from nixfleet.query import status_of
 from nixfleet.server.store import AttemptRow, RolloutRow
 from nixfleet.server.store.plans import PlanTables
 from nixfleet.trust.gate import Gate, open_gate
@@ -124,6 +125,39 @@ async def test_an_outcome_is_judged_once_its_plan_is_stored(tmp_path: Path, monk
         assert (await _rollout(admin, rollout, "halted")).judged
 
 
+async def test_a_device_that_is_to_be_updated_never_seems_to_have_drifted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its plan is stored it waits, once it is offered its update it is updating, paused it waits again."""
+    decide, go = PlanTables.decide, threading.Event()
+
+    async def slowly(self: PlanTables, row: RolloutRow, tries: Sequence[AttemptRow]) -> None:
+        await asyncio.to_thread(go.wait, DEADLINE_S)
+        await decide(self, row, tries)
+
+    monkeypatch.setattr(PlanTables, "decide", slowly)
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        await _online(one, "web-01")
+        rollout = await _begin(one, admin, "web-01")
+        view = await admin.device("web-01")
+        assert ("waiting", store_path("web-01-new")) == (status_of(view), view.intended)
+        go.set()
+        view = await until(lambda: admin.device("web-01"), lambda view: not view.waits)
+        assert ("updating", Phase.OFFERED) == (status_of(view), view.phase)
+        one.fleet.control(rollout, "pause")
+        await one.send(admin)
+        view = await until(lambda: admin.device("web-01"), lambda view: "paused" in view.waits)
+        assert ("waiting", "the rollout waits: paused by a signed act") == (status_of(view), view.waits)
+        done = Attempt(rollout=rollout, run=1, phase=Phase.CONFIRMED, outcome=Outcome.CONFIRMED)
+        async with one.client("web-01") as device:
+            await device.report(one.report("web-01", attempt=done, system=view.intended))
+            view = await until(lambda: admin.device("web-01"), lambda view: view.outcome is not None)
+            assert ("ok", "") == (status_of(view), view.waits)
+            await device.report(one.report("web-01", attempt=done, system="/run/by-hand"))
+        view = await until(lambda: admin.device("web-01"), lambda view: view.system == "/run/by-hand")
+        assert status_of(view) == "drifted"
+
+
 async def test_failure_halts_and_says_why(tmp_path: Path) -> None:
     """A failed canary halts the rollout; nothing starts before a signed resume, and a retry brings a second try."""
     async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
@@ -141,6 +175,8 @@ async def test_failure_halts_and_says_why(tmp_path: Path) -> None:
         one.fleet.control(rollout, "retry", devices="failed")
         await one.send(admin)
         assert [gate.run for gate in await _gated(one, canary)] == [2]
+        device = await admin.device(canary)
+        assert (device.phase, device.outcome, device.reason) == (Phase.OFFERED, None, "")
         await _report(one, canary, rollout, Outcome.CONFIRMED, run=2)
         (history, first) = await admin.device_history(canary)
         assert (history.run, history.outcome, first.run, first.outcome) == (2, "confirmed", 1, "reverted")

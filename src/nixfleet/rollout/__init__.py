@@ -25,7 +25,7 @@ from nixfleet.rollout.decisions import (
 from nixfleet.rollout.fold import apply, waiting
 from nixfleet.rollout.invariants import check
 from nixfleet.rollout.planner import plan
-from nixfleet.rollout.reasons import Reason, Subject, clause, sentence
+from nixfleet.rollout.reasons import Reason, Subject, Unplanned, clause, sentence
 from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, summary
 from nixfleet.rollout.types import Clock, Member, RolloutState, Status, WaveState
 from nixfleet.rollout.wake import next_wake
@@ -61,6 +61,7 @@ __all__ = [
     "Status",
     "Subject",
     "Summary",
+    "Unplanned",
     "Wait",
     "WaveState",
     "apply",

@@ -135,8 +135,13 @@ class NobodyConfirmed(_Reason, frozen=True, kw_only=True):
     failed: int
 
 
+class Unplanned(_Reason, frozen=True, kw_only=True):
+    """It stands in the log, and the coordinator has not planned it yet."""
+
+
 Reason = (
-    Cancelled
+    Unplanned
+    | Cancelled
     | Superseded
     | Expired
     | NotBefore
@@ -174,6 +179,8 @@ def sentence(subject: Subject, reason: Reason, names: Mapping[str, str], waves: 
 def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
     """Say why, without the subject: ``wave 1 soaks for 6 more minutes, 4 of 5 healthy``."""
     match reason:
+        case Unplanned():
+            return "the coordinator is about to plan it"
         case Cancelled():
             return "cancelled by a signed act"
         case Superseded():

@@ -95,6 +95,9 @@ class DeviceViews:
                 wave=work.wave_of.get(device),
                 waits=self._planner.waits_for(work, device),
             )
+            if _rests(live) and self._planner.offered(work, device):
+                # What it told is of an earlier try: until it tells of this one, it has been offered an update.
+                view = msgspec.structs.replace(view, phase=Phase.OFFERED, outcome=None, cause="", reason="")
         return view
 
     def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:
@@ -133,6 +136,12 @@ class DeviceViews:
         tail = self._log.tail
         count = min(len(tail), max(0, self._log.size - size))
         return (tail[at] for at in range(len(tail) - count, len(tail)))
+
+
+def _rests(live: Live) -> bool:
+    """Tell whether nothing is under way as far as the device itself has told."""
+    attempt = live.report.attempt if live.report is not None else None
+    return live.progress is None and (attempt is None or attempt.outcome is not None)
 
 
 def transfer_of(live: Live) -> Transfer | None:

@@ -21,6 +21,8 @@ from nixfleet.rollout import (
     RolloutState,
     Standing,
     Start,
+    Subject,
+    Unplanned,
     Wait,
     apply,
     next_wake,
@@ -333,16 +335,26 @@ class Planner:
         now = self._clock.now()
         notes = []
         for work in self.works.values():
-            member = work.members.get(device)
-            if member is None or member.offered_s is None:
-                continue
-            state = work.state(self._clock.reconnect_s)
-            if standing(member, state, now) not in _AWAITED or status(state, now) not in {"running", "finished"}:
+            member = self._open_for(work, device, now)
+            if member is None:
                 continue
             wave = work.wave_of.get(device, 1)
             gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, now.wall_s, wave)
             notes.append(sign_gate(gate, self._key))
         return notes
+
+    def _open_for(self, work: Work, device: str, now: Clock) -> Member | None:
+        """Give a member that was started, has not ended, and may go on now."""
+        member = work.members.get(device)
+        if member is None or member.offered_s is None:
+            return None
+        state = work.state(self._clock.reconnect_s)
+        awaited = standing(member, state, now) in _AWAITED and status(state, now) in {"running", "finished"}
+        return member if awaited else None
+
+    def offered(self, work: Work, device: str) -> bool:
+        """Tell whether a device was offered its update, may take it, and has told nothing of this try yet."""
+        return self._open_for(work, device, self._clock.now()) is not None and work.untold(device)
 
     def newest(self, device: str) -> Work | None:
         """Give the newest rollout that a device is a member of."""
@@ -356,14 +368,17 @@ class Planner:
     def waits_for(self, work: Work, device: str) -> str:
         """Say why a device does not start, as a sentence; empty when it does not wait."""
         member = work.members.get(device)
-        if member is None or member.offered_s is not None or member.outcome is not None:
+        if member is None or not member.active or member.outcome is not None:
             return ""
-        wave = work.wave_of.get(device)
-        for subject in (device, wave, None):
-            reason = work.waits.get(subject)
-            if reason is not None:
-                return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
-        return ""
+        subjects: tuple[Subject, ...] = (device, work.wave_of.get(device), None)
+        if member.offered_s is not None:
+            # What was offered and not begun waits for what stops the whole rollout; all else is under way.
+            if not work.untold(device) or self._open_for(work, device, self._clock.now()) is not None:
+                return ""
+            subjects = (None,)
+        reasons = ((subject, work.waits[subject]) for subject in subjects if subject in work.waits)
+        subject, reason = next(reasons, (None, Unplanned()))
+        return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
 
 
 def _may_count(work: Work, now: Clock) -> bool:

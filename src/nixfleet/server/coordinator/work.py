@@ -134,6 +134,12 @@ class Work:
         member = self.members.get(device)
         return member is not None and (member.offered_s is not None or member.run > 1)
 
+    def untold(self, device: str) -> bool:
+        """Tell whether a member has told nothing of the try that counts."""
+        member = self.members.get(device)
+        one = self.tries.get((device, member.run)) if member is not None else None
+        return one is None or one.told is None
+
     def confirmed(self, device: str) -> Attempt | None:
         """Give a device's confirmed try."""
         for run in range(self.logged.runs(device), 0, -1):
