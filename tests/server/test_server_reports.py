@@ -1,19 +1,23 @@
 """Reports: whose they are, in which order, durable before they are answered, many in one transaction."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from tests.factories import device_id, key
-from tests.server.harness import rig
+from tests.server.harness import DEADLINE_S, Rig, rig
 
+from nixfleet.client.api import Client
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.device import Facts, Outcome, Report
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.faults import Busy
+from nixfleet.server.store import Forget, Told
+from nixfleet.server.store.status import StatusTables
 from nixfleet.trust.reports import open_report, sign_report
 
 
@@ -184,21 +188,70 @@ async def test_changed_key_starts_the_order_anew(tmp_path: Path) -> None:
         await one.send(admin)
         with pytest.raises(Untrusted):
             await device.report(one.report("web-01"))
-        first = Report(
-            v=1,
-            fleet=one.fleet.fleet,
-            device=device_id("web-01"),
-            seq=1,
-            at=int(one.now),
-            log=LogState(size=0, root=one.fleet.tree.root(0).hex()),
-            protocol=1,
-            boot_id="b",
-            system="/run/fresh",
-            booted="/run/fresh",
-            healthy=True,
-        )
-        await device.report(sign_report(first, key("new")))
+        await device.report(_first_of_new_key(one))
         assert (await admin.device("web-01")).system == "/run/fresh"
         await asyncio.to_thread(one.restart)
         async with one.client("admin") as again:
             assert (await again.device("web-01")).system == "/run/fresh"
+
+
+async def test_a_report_that_waits_while_its_key_changes_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the former key signed and was not written yet holds nothing against the new key's first report."""
+    save, held, go = StatusTables.save, threading.Event(), threading.Event()
+    add, queued = GroupWriter.add, threading.Event()
+
+    async def slowly(self: StatusTables, items: Sequence[Told | Forget]) -> None:
+        held.set()
+        await asyncio.to_thread(go.wait, DEADLINE_S)
+        await save(self, items)
+
+    def noting(self: GroupWriter[Told | Forget], item: Told | Forget) -> asyncio.Future[None]:
+        done = add(self, item)
+        if isinstance(item, Told) and item.device.seq == 9:
+            queued.set()
+        return done
+
+    monkeypatch.setattr(StatusTables, "save", slowly)
+    monkeypatch.setattr(GroupWriter, "add", noting)
+    async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
+        async with one.client("web-02") as other, one.client("web-01") as device, asyncio.TaskGroup() as tasks:
+            tasks.create_task(other.report(one.report("web-02")))
+            assert await asyncio.to_thread(held.wait, DEADLINE_S)
+            late = tasks.create_task(_refused(device, one.report("web-01", seq=9)))
+            assert await asyncio.to_thread(queued.wait, DEADLINE_S)
+            one.fleet.device("web-01", key=key("new").public.text)
+            await one.send(admin)
+            go.set()
+        assert "no more" in late.result()
+        async with one.client("web-01") as device:
+            await device.report(_first_of_new_key(one))
+        await asyncio.to_thread(one.restart)
+        async with one.client("admin") as again:
+            assert (await again.device("web-01")).system == "/run/fresh"
+
+
+async def _refused(device: Client, signed: Signed) -> str:
+    """Report, and give the sentence of the refusal."""
+    with pytest.raises(Untrusted) as refused:
+        await device.report(signed)
+    return str(refused.value)
+
+
+def _first_of_new_key(one: Rig) -> Signed:
+    """Sign the first report of web-01's new key."""
+    first = Report(
+        v=1,
+        fleet=one.fleet.fleet,
+        device=device_id("web-01"),
+        seq=1,
+        at=int(one.now),
+        log=LogState(size=0, root=one.fleet.tree.root(0).hex()),
+        protocol=1,
+        boot_id="b",
+        system="/run/fresh",
+        booted="/run/fresh",
+        healthy=True,
+    )
+    return sign_report(first, key("new"))

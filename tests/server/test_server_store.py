@@ -13,6 +13,7 @@ from nixfleet.server.store import (
     DeviceRow,
     EnrollRow,
     EntryRow,
+    Forget,
     LineRow,
     RefusalRow,
     RolloutRow,
@@ -103,8 +104,15 @@ async def test_seen_only_grows(store: Store) -> None:
     await store.status.seen([("a", 20), ("b", 20)])
     await store.status.seen([("a", 15)])
     assert [row.seen_at for row in await store.status.devices()] == [20]
-    await store.status.forget("a")
-    assert await store.status.devices() == []
+
+
+async def test_forgetting_takes_what_came_before_it_and_nothing_after(store: Store) -> None:
+    """Of one group, a device's reports before a key change go, and the lower seq after it stays."""
+    await store.status.save([Told(_device("a", 7)), Told(_device("b", 7))])
+    await store.status.save([Told(_device("a", 9)), Forget("a"), Told(_device("a", 1))])
+    assert {row.device: row.seq for row in await store.status.devices()} == {"a": 1, "b": 7}
+    await store.status.save([Told(_device("b", 9)), Forget("b")])
+    assert {row.device: row.seq for row in await store.status.devices()} == {"a": 1}
 
 
 async def test_decision_is_compare_and_set(store: Store) -> None:

@@ -175,9 +175,8 @@ class Coordinator:
     def _device_entry(self, statement: Device, before: Device | None) -> None:
         """Let go of what belonged to a device's former key, and of its request."""
         if before is not None and before.key != statement.key:
-            self.live.forget(statement.device)
+            self.desk.forget(statement.device)
             self.agents.drop(statement.device)
-            self._spawn(self._quietly(self.store.status.forget(statement.device)))
         if statement.state == "retired":
             self.agents.drop(statement.device)
         if self.people.asks(statement.device):

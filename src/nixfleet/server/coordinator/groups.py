@@ -22,12 +22,16 @@ class GroupWriter(Generic[T]):
         """Write an item; it is durable when this returns. Raises: what the write raises; Busy when too many wait."""
         if len(self._items) >= self._most:
             raise Busy("too many reports at once; try again in a moment")
+        # A caller that gives up cancels what it waits for alone: the transaction is `_drain`'s.
+        await self.add(item)
+
+    def add(self, item: T) -> asyncio.Future[None]:
+        """Queue an item behind all that came before, whatever waits; the future ends as `put` does."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._items.append((item, done))
         if self._task is None:
             self._task = asyncio.create_task(self._drain())
-        # A caller that gives up cancels what it waits for alone: the transaction is `_drain`'s.
-        await done
+        return done
 
     async def close(self) -> None:
         """Wait until everything is written."""

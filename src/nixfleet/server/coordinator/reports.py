@@ -12,8 +12,9 @@ from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.coordinator.live import Live, LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
-from nixfleet.server.store import AttemptRow, DeviceRow, Store, Told
+from nixfleet.server.store import AttemptRow, DeviceRow, Forget, Store, Told
 from nixfleet.trust.reports import open_report
+from nixfleet.trust.sshsig import PublicKey
 
 Known = Callable[[str, str, int], Awaitable[bool]]
 """Rollout, device, run: is that a try the planner knows of?"""
@@ -37,11 +38,11 @@ class ReportDesk:
         self._clock = clock
         self._known = known
         self._heard = heard
-        self._group = GroupWriter(store.status.save)
+        self._group = GroupWriter[Told | Forget](store.status.save)
 
     async def take(self, signed: Signed) -> None:
         """Verify and store a report; a seq that is not above the last is dropped. Raises: Untrusted, Busy."""
-        report = self._open(signed)
+        report, key = self._open(signed)
         live = self._live.get(report.device)
         if report.seq <= live.seq:
             return
@@ -58,15 +59,22 @@ class ReportDesk:
             changed_at=now.wall_s,
         )
         attempt = await self._attempt(report, now.run_s, now.wall_s)
+        self._still(report.device, key)
         await self._group.put(Told(row, attempt))
+        self._still(report.device, key)
         if self._apply(report, facts, now.wall_s, now.run_s) or not _same_try(self._live.get(report.device), attempt):
             self._heard(report, attempt)
+
+    def forget(self, device: str) -> None:
+        """Let go of a device's former key's reports, those that wait to be written too; what comes after it stays."""
+        self._live.forget(device)
+        self._group.add(Forget(device))
 
     async def close(self) -> None:
         """Wait for what is being written."""
         await self._group.close()
 
-    def _open(self, signed: Signed) -> Report:
+    def _open(self, signed: Signed) -> tuple[Report, PublicKey]:
         try:
             device = msgspec.json.decode(signed.payload, type=_Peek).device
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -74,7 +82,12 @@ class ReportDesk:
         key = self._log.device_key(device)
         if key is None:
             raise Untrusted("the report is of a device that is not enrolled here")
-        return open_report(signed, key, fleet=self._log.fleet, device=device)
+        return open_report(signed, key, fleet=self._log.fleet, device=device), key
+
+    def _still(self, device: str, key: PublicKey) -> None:
+        """Drop a report whose key was changed or revoked while it was on its way into the store. Raises: Untrusted."""
+        if self._log.device_key(device) != key:
+            raise Untrusted("the report is by a key that the device has no more")
 
     async def _attempt(self, report: Report, run_s: int, wall_s: int) -> AttemptRow | None:
         """Make the row of the try that a report speaks of; a rollout that the log does not know leaves no trace."""

@@ -18,7 +18,7 @@ from nixfleet.server.store.rows import (
     RolloutRow,
     SessionRow,
 )
-from nixfleet.server.store.status import StatusTables, Told
+from nixfleet.server.store.status import Forget, StatusTables, Told
 
 __all__ = [
     "AttemptRow",
@@ -26,6 +26,7 @@ __all__ = [
     "DeviceRow",
     "EnrollRow",
     "EntryRow",
+    "Forget",
     "LineRow",
     "RefusalRow",
     "RolloutRow",

@@ -23,6 +23,13 @@ class Told:
     attempt: AttemptRow | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Drop a device's report: its key has changed, so that its `seq` starts over."""
+
+    device: str
+
+
 class StatusTables:
     """Reports of many devices are written in one transaction (group commit)."""
 
@@ -32,16 +39,30 @@ class StatusTables:
         self._report_statement = self._report()
         self._try_statement = self._try()
 
-    async def save(self, told: Sequence[Told]) -> None:
-        """Write reports durably in one transaction; one that is not above what its device's row has changes nothing."""
-        told = sorted(told, key=lambda item: (item.device.device, item.device.seq))
+    async def save(self, items: Sequence[Told | Forget]) -> None:
+        """Write reports durably in one transaction; one that is not above what its device's row has changes nothing.
+
+        What comes before a `Forget` goes with it, what comes after it stays.
+        """
         async with self._db.write() as connection:
-            # Another coordinator may have had a newer one, and whoever delays messages may bring an old one late.
-            held = await self._seqs(connection, {item.device.device for item in told})
-            fresh = [item for item in told if item.device.seq > held.get(item.device.device, -1)]
-            await many(connection, self._report_statement, [values(item.device) for item in fresh])
-            tries = [item.attempt for item in fresh if item.attempt is not None]
-            await many(connection, self._try_statement, [values(row) for row in tries])
+            told: list[Told] = []
+            for item in items:
+                if isinstance(item, Told):
+                    told.append(item)
+                    continue
+                await self._save(connection, told)
+                told = []
+                await connection.execute(delete(_devices).where(_devices.c.device == item.device))
+            await self._save(connection, told)
+
+    async def _save(self, connection: AsyncConnection, told: Sequence[Told]) -> None:
+        told = sorted(told, key=lambda item: (item.device.device, item.device.seq))
+        # Another coordinator may have had a newer one, and whoever delays messages may bring an old one late.
+        held = await self._seqs(connection, {item.device.device for item in told})
+        fresh = [item for item in told if item.device.seq > held.get(item.device.device, -1)]
+        await many(connection, self._report_statement, [values(item.device) for item in fresh])
+        tries = [item.attempt for item in fresh if item.attempt is not None]
+        await many(connection, self._try_statement, [values(row) for row in tries])
 
     async def _seqs(self, connection: AsyncConnection, devices: Collection[str]) -> dict[str, int]:
         """Read the newest seq of these devices, and lock their rows where several coordinators write."""
@@ -106,11 +127,6 @@ class StatusTables:
         query = query.order_by(_attempts.c.changed_at.desc(), _attempts.c.run.desc()).limit(limit)
         async with self._db.read() as connection:
             return [_attempt(row) for row in await connection.execute(query)]
-
-    async def forget(self, device: str) -> None:
-        """Drop a device's report (its key changed, so that its `seq` starts over)."""
-        async with self._db.write() as connection:
-            await connection.execute(delete(_devices).where(_devices.c.device == device))
 
 
 def _attempt(row: object) -> AttemptRow:
