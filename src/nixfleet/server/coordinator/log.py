@@ -13,7 +13,7 @@ from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
 from nixfleet.server.coordinator import admission
 from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reason_against
-from nixfleet.server.faults import Bound, Unknown
+from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
 from nixfleet.server.text import clean
 from nixfleet.trust import sshsig
@@ -284,15 +284,15 @@ class LogKeeper:
         return found
 
     def inclusion(self, index: int, size: int) -> Proof:
-        """Prove that an entry is in the log of a size. Raises: Bound."""
+        """Prove that an entry is in the log of a size. Raises: UserError."""
         if not 0 <= index < size <= self.size:
-            raise Bound(f"there is no entry {index} in a log of {size}; this log has {self.size}")
+            raise UserError(f"there is no entry {index} in a log of {size}; this log has {self.size}")
         return Proof(hashes=tuple(self.state.tree.inclusion(index, size)))
 
     def consistency(self, old: int, new: int) -> Proof:
-        """Prove that the log of one size extends an older one. Raises: Bound."""
+        """Prove that the log of one size extends an older one. Raises: UserError."""
         if not 0 <= old <= new <= self.size:
-            raise Bound(f"no log of {new} entries extends one of {old} here; this log has {self.size}")
+            raise UserError(f"no log of {new} entries extends one of {old} here; this log has {self.size}")
         return Proof(hashes=tuple(self.state.tree.consistency(old, new)))
 
     def root_at(self, size: int) -> str | None:
