@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.cachehost import cache_host, nar_of, packed, path_of
 from tests.nix.probes import need_nix
 
-from nixfleet.errors import Conflict, NixfleetError, UserError
+from nixfleet.errors import Conflict, NixfleetError, Unreachable, UserError
 from nixfleet.model.wire import CachePath
 from nixfleet.server.cache import BinaryCache, CacheLimits, DiskFull
 from nixfleet.server.faults import Bound, Busy
@@ -70,6 +70,26 @@ async def test_a_committed_path_is_signed_and_whole(cache: BinaryCache) -> None:
         info.nar_bytes,
         info.file_bytes,
     )
+
+
+async def test_the_end_of_the_program_waits_for_no_hashing(tmp_path: Path) -> None:
+    """A commit under way when the program is to end is broken off; the upload stays, and is published later."""
+    left = [2, 0, 99]  # pieces until it is to end: in the hashing of the file, in the unpacking, never
+
+    def goes_on() -> bool:
+        left[0] -= 1
+        return left[0] >= 0
+
+    cache = BinaryCache(tmp_path, KEY, clock=lambda: 0, limits=CacheLimits(keep_free_bytes=0), goes_on=goes_on)
+    said = path_of(THING)
+    await upload(cache, said, packed(THING))
+    for _ in range(2):
+        with pytest.raises(Unreachable, match="the coordinator is stopping"):
+            await cache.commit(said)
+        del left[0]
+        assert cache.info(hash_part(said.store_path)) is None
+    await cache.commit(said)
+    assert cache.info(hash_part(said.store_path)) is not None
 
 
 async def test_only_the_missing_paths_are_named(cache: BinaryCache) -> None:

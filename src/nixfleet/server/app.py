@@ -92,7 +92,7 @@ def _cache(coordinator: Coordinator, settings: ServerSettings) -> BinaryCache:
     path = settings.data_dir / CACHE_KEY
     try:
         key = CacheKey.parse(path.read_text())
-        return BinaryCache(settings.data_dir / CACHE, key, clock=coordinator.wall_s)
+        return BinaryCache(settings.data_dir / CACHE, key, clock=coordinator.wall_s, goes_on=lambda: coordinator.ready)
     except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
 

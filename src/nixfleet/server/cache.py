@@ -68,13 +68,23 @@ class BinaryCache:
     """Files in a folder: `partial/` for uploads, `nar/` and `narinfo/` for what is served; one process writes."""
 
     def __init__(
-        self, folder: Path, key: CacheKey, *, clock: Callable[[], int], limits: CacheLimits | None = None
+        self,
+        folder: Path,
+        key: CacheKey,
+        *,
+        clock: Callable[[], int],
+        limits: CacheLimits | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Open or make the folder, throw away unfinished uploads that nobody came back for; `clock` is unix seconds."""
+        """Open or make the folder, throw away unfinished uploads that nobody came back for; `clock` is unix seconds.
+
+        `goes_on` is asked, by other threads too, while a NAR is hashed: the end of the program need not wait for it.
+        """
         self._partial, self._nars, self._infos = folder / "partial", folder / "nar", folder / "narinfo"
         self._key = key
         self._clock = clock
         self._limits = limits or CacheLimits()
+        self._goes_on = goes_on
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._commits = asyncio.Semaphore(self._limits.commits_at_once)
         for part in (self._partial, self._nars, self._infos):
@@ -116,7 +126,7 @@ class BinaryCache:
         """Unpack, hash and publish an upload; a repeat of a published path is fine.
 
         Raises: UserError when the upload is not what was said, and is then dropped; or when the path is here already
-        with other content.
+        with other content. Unreachable when the program is to end meanwhile: the upload stays.
         """
         part = hash_part(said.store_path)
         if said.nar_bytes > self._limits.nar_bytes:
@@ -169,7 +179,7 @@ class BinaryCache:
         if not upload.exists():
             raise UserError(f"nothing was uploaded for {said.store_path}")
         try:
-            file_hash, file_bytes = _checked(upload, said)
+            file_hash, file_bytes = _checked(upload, said, self._goes_on)
         except UserError:
             upload.unlink(missing_ok=True)
             raise
@@ -239,15 +249,18 @@ class BinaryCache:
             return None
 
 
-def _checked(upload: Path, said: CachePath) -> tuple[str, int]:
-    """Unpack an upload and compare; give the compressed file's hash (Nix base32) and size. Raises: UserError."""
+def _checked(upload: Path, said: CachePath, goes_on: Callable[[], bool]) -> tuple[str, int]:
+    """Unpack an upload and compare; give the compressed file's hash (Nix base32) and size.
+
+    Raises: UserError; Unreachable when it is not to go on.
+    """
     nar_hash, nar_bytes = hashlib.sha256(), 0
     with upload.open("rb") as file:
         try:
             reader = zstandard.ZstdDecompressor(max_window_size=_WINDOW_BYTES_MAX).stream_reader(
                 file, read_across_frames=True
             )
-            while chunk := reader.read(_READ_BYTES):
+            while chunk := _next(reader, goes_on):
                 if nar_bytes == 0 and not chunk.startswith(_NAR_MAGIC):
                     raise UserError(f"what was uploaded for {said.store_path} is no NAR")
                 nar_bytes += len(chunk)
@@ -260,13 +273,22 @@ def _checked(upload: Path, said: CachePath) -> tuple[str, int]:
         if (told, nar_bytes) != (said.nar_hash, said.nar_bytes):
             raise UserError(f"what was uploaded for {said.store_path} has NAR hash {told}, not {said.nar_hash}")
         os.fsync(file.fileno())
-        return _file_hash(file)
+        return _file_hash(file, goes_on)
 
 
-def _file_hash(file: BufferedReader) -> tuple[str, int]:
+def _file_hash(file: BufferedReader, goes_on: Callable[[], bool]) -> tuple[str, int]:
     file.seek(0)
-    digest = hashlib.file_digest(file, "sha256")
+    digest = hashlib.sha256()
+    while chunk := _next(file, goes_on):
+        digest.update(chunk)
     return base32_encode(digest.digest()), file.tell()
+
+
+def _next(file: BufferedReader | zstandard.ZstdDecompressionReader, goes_on: Callable[[], bool]) -> bytes:
+    """Read the next piece. Raises: Unreachable when it is not to go on."""
+    if not goes_on():
+        raise Unreachable("the coordinator is stopping; the upload stays, commit it again in a moment")
+    return file.read(_READ_BYTES)
 
 
 def _checked_part(text: str) -> str:
