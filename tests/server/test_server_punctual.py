@@ -127,3 +127,11 @@ async def test_body_that_is_no_http_ends_the_connection(tmp_path: Path, method: 
         chunk = b" /v1/reports HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
         assert b"HTTP/1.1 4" in await ending(await connected(one, method + chunk))
     assert [] == [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_strangers_do_not_fill_the_journal(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is no HTTP is answered, and leaves no line in the program's log."""
+    async with rig(tmp_path / "data") as one:
+        peer = await connected(one, b"\x16\x03\x01 no HTTP\r\n\r\n")
+        assert (await ending(peer)).startswith(b"HTTP/1.1 400 ")
+    assert [] == [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]

@@ -151,6 +151,7 @@ class _Web(uvicorn.Server):
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # it warns of each line that is no HTTP, and any stranger can send those without end
             access_log=False,
             server_header=False,
             proxy_headers=False,
