@@ -1,11 +1,16 @@
 """The store: what is durable, what is compare-and-set, on SQLite and PostgreSQL alike."""
 
 import asyncio
+import re
+from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, text
 
 from nixfleet.errors import Conflict, Unreachable, UserError
+from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Busy
 from nixfleet.server.store import (
     AttemptRow,
@@ -21,6 +26,8 @@ from nixfleet.server.store import (
     Store,
     Told,
 )
+from nixfleet.server.tables import metadata
+from nixfleet.trust.sshsig import SecretKey
 
 
 def _entry(index: int, mark: str = "a") -> EntryRow:
@@ -213,3 +220,38 @@ async def test_no_database_is_unreachable() -> None:
         with pytest.raises(Unreachable):
             await closed.open()
         await closed.close()
+
+
+async def test_what_is_no_database_is_named(tmp_path: Path) -> None:
+    """A file that is something else is told by its path, to whoever has to put the right one there."""
+    path = tmp_path / "fleet.db"
+    path.write_bytes(b"something else entirely" * 100)
+    store = Store(f"sqlite+aiosqlite:///{path}")
+    with pytest.raises(Unreachable, match=rf"^{re.escape(str(path))}: the database refuses: file is not a database$"):
+        await store.open()
+    await store.close()
+
+
+async def test_a_database_that_refuses_is_named(tmp_path: Path) -> None:
+    """What cannot be opened is told by its path."""
+    store = Store(f"sqlite+aiosqlite:///{tmp_path}")
+    with pytest.raises(Unreachable, match=rf"^{re.escape(str(tmp_path))}: the database refuses: "):
+        await store.open()
+    await store.close()
+
+
+async def test_an_empty_database_is_named(store: Store) -> None:
+    """A database without a fleet is told by its name: it may have been put there by mistake."""
+    log = LogKeeper(store, SecretKey.generate(), lambda: 0)
+    with pytest.raises(UserError, match=f"^{re.escape(store.name)} holds no fleet"):
+        await log.load()
+
+
+async def test_the_tables_are_those_of_the_migrations(store: Store) -> None:
+    """What the migrations make is what the program reads and writes: Alembic finds nothing to change."""
+
+    def differences(connection: Connection) -> list[object]:
+        return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+    async with store._db.read() as connection:
+        assert [] == await connection.run_sync(differences)

@@ -78,7 +78,10 @@ class LogKeeper:
         """Replay the whole log. Raises: UserError when there is none, or when it is not signed by our log key."""
         first = await self._store.log.entries(0, 1)
         if not first:
-            raise UserError("there is no fleet here yet: begin one with 'nixfleet init NAME --url URL'")
+            raise UserError(
+                f"{self._store.name} holds no fleet: put the fleet's own database back, or begin a fleet with"
+                " 'nixfleet init NAME --url URL'"
+            )
         self.fleet = FleetId(first[0].sha256)
         self.state = State(fleet=self.fleet)
         await self.catch_up()

@@ -45,6 +45,7 @@ class Store:
         self.status = StatusTables(self._db)
         self.plans = PlanTables(self._db)
         self.people = PeopleTables(self._db)
+        self.name = self._db.name
         self.shared = not self._db.sqlite
         """Whether other coordinators may be writing to the same database."""
 

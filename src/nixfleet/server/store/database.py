@@ -32,14 +32,20 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.sqlite = url.startswith("sqlite")
+        self.name = _name_of(url)
+        """The file, or the server's address: what a person has to look at."""
         self._threads: WeakSet[Thread] = WeakSet()
         self._engine = _sqlite_engine(url, self._threads) if self.sqlite else _postgres_engine(url)
         self._writer = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect and bring the schema up to date. Raises: Unreachable; UserError for a newer program's database."""
-        async with self.write() as connection:
-            await connection.run_sync(upgrade)
+        try:
+            async with self.write() as connection:
+                await connection.run_sync(upgrade)
+        except (Unreachable, UserError) as error:
+            # Who starts the program has to know which file; who sends requests to it does not.
+            raise type(error)(f"{self.name}: {error}") from error
 
     async def close(self) -> None:
         """Give all connections back, and wait for their threads."""
@@ -100,10 +106,21 @@ class _translated:  # noqa: N801 reads as a statement
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, IntegrityError):
             raise Conflict("the database moved meanwhile: read again") from error
-        if isinstance(error, DBAPIError) and error.orig is not None:
-            raise Unreachable(f"the database refuses: {_first_line(error.orig)}") from error
+        told = error.orig if isinstance(error, DBAPIError) else error
+        if isinstance(error, DBAPIError | sqlite3.Error):
+            raise Unreachable(f"the database refuses: {_first_line(told or error)}") from error
         if isinstance(error, SQLAlchemyError | OSError | TimeoutError):
             raise Unreachable(f"the database does not answer: {_first_line(error)}") from error
+
+
+def _name_of(url: str) -> str:
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError:
+        return url
+    if parsed.drivername.startswith("sqlite"):
+        return parsed.database or url
+    return f"{parsed.host or ''}/{parsed.database or ''}"
 
 
 def _first_line(error: BaseException) -> str:
