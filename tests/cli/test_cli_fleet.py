@@ -1,8 +1,10 @@
 """The whole command line against a real coordinator: what it writes, what it signs, and what it refuses to sign."""
 
 import asyncio
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -487,6 +489,18 @@ def test_another_admin_gets_to_know_the_fleet(served: Commands, monkeypatch: pyt
     added = served("context", "add", url, "--fleet", fleet, "--name", "prod", "--json").json
     assert ("prod", fleet, 2) == (added["name"], added["fleet"], added["log_size"])
     assert ["web-01"] == [one["name"] for one in served("device", "list", "--json").json["devices"]]
+
+
+def test_what_was_kept_out_of_the_log_can_be_read(served: Commands) -> None:
+    """`audit list --refused` shows the journal: when, whose, what and why."""
+    assert "nothing was refused" in served("audit", "list", "--refused").err
+    with contextlib.closing(sqlite3.connect(served.data / "fleet.db")) as database, database:
+        row = (int(time.time()), "SHA256:someone", "nixfleet-v1-device", "0" * 64, "the name web-01 is taken")
+        database.execute("INSERT INTO refusals (at, by, namespace, sha256, reason) VALUES (?, ?, ?, ?, ?)", row)
+    (line,) = served("audit", "list", "--refused").out.splitlines()[1:]
+    assert line.endswith("SHA256:someone  nixfleet-v1-device  the name web-01 is taken")
+    (refusal,) = served("audit", "list", "--refused", "--json").json["refusals"]
+    assert ("SHA256:someone", "the name web-01 is taken") == (refusal["by"], refusal["reason"])
 
 
 def test_a_key_without_rights_is_refused(served: Commands, tmp_path: Path) -> None:

@@ -77,6 +77,9 @@ async def test_taken_name_is_refused_and_noted(tmp_path: Path) -> None:
             "an admin decides: nixfleet enroll web-01 --replace"
         )
         assert _journal(one) == [str(refused.value)]
+        (noted,) = await admin.refusals()
+        by = key("admin").public.fingerprint
+        assert (noted.at, noted.by, noted.reason) == (int(one.now), by, str(refused.value))
         assert (await admin.fleet()).log_size == 2
 
 

@@ -148,6 +148,8 @@ async def test_devices_read_the_log_and_their_own_things_only(tmp_path: Path) ->
             await device.devices()
         with pytest.raises(Refused):
             await device.audit(0)
+        with pytest.raises(Refused):
+            await device.refusals()
         async with one.client("admin") as admin:
             with pytest.raises(Refused):
                 await admin.line("0" * 64)

@@ -23,9 +23,15 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--limit", type=Count(1), help="Only the newest so many.")
+@click.option(
+    "--refused", is_flag=True, help="Instead, what the coordinator kept out of the log: its word alone."
+)
 @command
-async def list_entries(given: Globals, limit: int | None) -> None:
+async def list_entries(given: Globals, limit: int | None, *, refused: bool) -> None:
     """List the log's entries: who did what to what, and whether it was valid."""
+    if refused:
+        await _list_refused(given, limit)
+        return
     async with connected(given, catch_up=True) as fleet:
         size = fleet.mirror.size
         chosen = fleet.mirror.entries(max(0, size - limit) if limit else 0, size)
@@ -48,6 +54,18 @@ async def list_entries(given: Globals, limit: int | None) -> None:
         ],
         "the log is empty",
     )
+
+
+async def _list_refused(given: Globals, limit: int | None) -> None:
+    """List refused statements, the newest last as in the log."""
+    async with connected(given) as fleet:
+        found = (await fleet.client.refusals(min(limit or 1_000, 1_000)))[::-1]
+    if given.json:
+        output.as_json({"refusals": found})
+        return
+    time = now()
+    rows = [(output.age(one.at, time), one.by, one.namespace, one.reason) for one in found]
+    output.table(("WHEN", "WHO", "WHAT", "WHY"), rows, "nothing was refused")
 
 
 @audit.command("show")

@@ -237,6 +237,10 @@ class Client:
         """Read log entries in the coordinator's own words; who verifies makes them from the log instead."""
         return await self._get("/v1/audit", Audit, ("start", start), ("limit", limit), max_bytes=_LIST_BYTES)
 
+    async def refusals(self, limit: int = 1_000) -> tuple[answers.Refusal, ...]:
+        """List the newest statements that the coordinator kept out of the log, newest first."""
+        return (await self._get("/v1/audit/refusals", answers.Refusals, ("limit", limit))).refusals
+
     async def snapshot(self) -> Snapshot:
         """Read everything that a console shows, and the number of the last change in it."""
         return await self._get("/v1/snapshot", Snapshot, max_bytes=_LIST_BYTES)

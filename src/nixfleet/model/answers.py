@@ -64,5 +64,21 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
     size: int
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A statement that the coordinator kept out of the log: when, signed by which key, its digest, and why."""
+
+    at: int
+    by: str
+    namespace: str
+    digest: str
+    reason: str
+
+
+class Refusals(msgspec.Struct, frozen=True, kw_only=True):
+    """The journal of refused statements, newest first: the coordinator's word, unlike the log."""
+
+    refusals: tuple[Refusal, ...]
+
+
 class Reset(msgspec.Struct, frozen=True, kw_only=True):
     """The stream cannot go on from where the reader was: ask for a snapshot."""

@@ -7,11 +7,13 @@ from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 
 from nixfleet.errors import Refused
+from nixfleet.model.answers import Refusal, Refusals
 from nixfleet.model.ids import MAX_INT
 from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Proof
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.routes.bodies import APPEND_BYTES, OPEN_APPEND_BYTES, bounded, decoded
+from nixfleet.server.text import clean
 
 Payloads = Literal["all", "mine", "none"]
 _LIMIT = 1_000
@@ -81,4 +83,12 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
         body = b'{"entries":[%b],"size":%d}' % (b",".join(said), log.size)
         return Response(body, media_type="application/json")
 
-    return [entries, payload, inclusion, consistency, audit]
+    @get("/v1/audit/refusals")
+    async def refusals(request: AnyRequest, limit: FromQuery[int] = _LIMIT) -> Refusals:
+        """List the newest statements that were refused, newest first."""
+        await auth.person(request)
+        rows = await coordinator.store.log.refused(bounded(limit, 1, _LIMIT, "limit"))
+        said = (Refusal(at=r.at, by=r.by, namespace=r.namespace, digest=r.sha256, reason=clean(r.reason)) for r in rows)
+        return Refusals(refusals=tuple(said))
+
+    return [entries, payload, inclusion, consistency, audit, refusals]
