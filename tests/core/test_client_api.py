@@ -144,6 +144,7 @@ async def test_statements_arrive_as_they_were_made() -> None:
         ("unknown", Unknown),
         ("busy", Unreachable),
         ("unavailable", Unreachable),
+        ("internal", Unreachable),
         ("something new", Unreachable),
     ],
 )

@@ -5,7 +5,7 @@ import gzip
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import msgspec
@@ -16,9 +16,10 @@ from tests.server.harness import DEADLINE_S, Rig, rig, until
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.device import EnrollRequest, Facts, Session
-from nixfleet.model.wire import ErrorBody, Signed
+from nixfleet.model.wire import ErrorBody, ErrorKind, Signed
 from nixfleet.server.coordinator import people
 from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.faults import status_for
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 from nixfleet.trust.statements import digest
@@ -106,6 +107,12 @@ async def test_every_other_request_needs_a_known_key(tmp_path: Path) -> None:
             url += "?" + "&".join(f"{name}=0" for name in numbers) if numbers else ""
             for who in (None, "stranger"):
                 assert _error(await _ask(one, url, who, method=method.upper())) == (401, "untrusted"), (method, url)
+
+
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
+def test_every_kind_of_refusal_is_documented(kind: ErrorKind) -> None:
+    """The protocol's page names each kind with the status that it goes with."""
+    assert f"`{status_for(kind).value} {kind}`" in (Path(__file__).parents[2] / "docs/protocol.md").read_text()
 
 
 async def test_forged_requests_are_refused(tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--limit", type=Count(1), help="Only the newest so many.")
-@click.option(
-    "--refused", is_flag=True, help="Instead, what the coordinator kept out of the log: its word alone."
-)
+@click.option("--refused", is_flag=True, help="Instead, what the coordinator kept out of the log: its word alone.")
 @command
 async def list_entries(given: Globals, limit: int | None, *, refused: bool) -> None:
     """List the log's entries: who did what to what, and whether it was valid."""

@@ -6,12 +6,12 @@ It must never let an exception of httpx through, nor show a person a page of HTM
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, assert_never
 
 import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
-from nixfleet.model.wire import ErrorBody
+from nixfleet.model.wire import ErrorBody, ErrorKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,18 +32,6 @@ class Skewed(Untrusted):
         self.server_time = server_time
 
 
-_KINDS: Final[dict[str, type[NixfleetError]]] = {
-    "user": UserError,
-    "untrusted": Untrusted,
-    "refused": Refused,
-    "unknown": Unknown,
-    "conflict": Conflict,
-    "bound": UserError,
-    "busy": Unreachable,
-    "unavailable": Unreachable,
-}
-
-
 def from_answer(url: str, status: int, content_type: str, body: bytes) -> NixfleetError:
     """Say what an answer that is no success means (docs/protocol.md, ErrorBody)."""
     if 300 <= status < 400:
@@ -58,10 +46,31 @@ def from_answer(url: str, status: int, content_type: str, body: bytes) -> Nixfle
     except msgspec.DecodeError:
         return not_ours(url, status, content_type)
     sentence = printable(told.error) or f"{url} refused without a reason (HTTP {status})"
-    if told.kind == "skewed":
-        return Skewed(sentence, told.server_time)
-    kind = _KINDS.get(told.kind, Unreachable)
-    return kind(sentence)
+    try:
+        kind: ErrorKind = msgspec.convert(told.kind, ErrorKind)
+    except msgspec.ValidationError:
+        return Unreachable(sentence)  # a newer coordinator's kind: its sentence says what there is to know
+    return _error_of(kind, sentence, told.server_time)
+
+
+def _error_of(kind: ErrorKind, sentence: str, server_time: int) -> NixfleetError:
+    match kind:
+        case "user" | "bound":
+            return UserError(sentence)
+        case "untrusted":
+            return Untrusted(sentence)
+        case "skewed":
+            return Skewed(sentence, server_time)
+        case "refused":
+            return Refused(sentence)
+        case "unknown":
+            return Unknown(sentence)
+        case "conflict":
+            return Conflict(sentence)
+        case "busy" | "unavailable" | "internal":
+            return Unreachable(sentence)
+        case _:
+            assert_never(kind)
 
 
 def not_ours(url: str, status: int, content_type: str) -> NixfleetError:

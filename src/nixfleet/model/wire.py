@@ -1,6 +1,6 @@
 """Bodies of the HTTP API (docs/protocol.md); bytes travel as base64 (msgspec's default for ``bytes``)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -126,9 +126,16 @@ class CachePath(_Body, frozen=True, kw_only=True):
     deriver: str | None = None
 
 
+ErrorKind = Literal[
+    "user", "untrusted", "skewed", "refused", "unknown", "conflict", "bound", "busy", "unavailable", "internal"
+]
+"""Who must act on a refusal (docs/protocol.md); `internal`: whoever mends the program."""
+
+
 class ErrorBody(_Body, frozen=True, kw_only=True):
     """Every refusal: one sentence, the class of who must act, and the server's time for skewed clocks."""
 
     error: str
     kind: str
+    """An `ErrorKind`, or one that a newer coordinator knows."""
     server_time: int = 0

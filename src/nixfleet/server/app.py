@@ -10,6 +10,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 
 import nixfleet
 from nixfleet.errors import Unreachable, UserError
+from nixfleet.model.wire import ErrorKind
 from nixfleet.server.auth import Auth
 from nixfleet.server.cache import BinaryCache
 from nixfleet.server.coordinator.core import Coordinator
@@ -84,7 +85,7 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
     return Express(app, coordinator)
 
 
-_KINDS = {HTTPStatus.NOT_FOUND: "unknown", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "bound"}
+_KINDS: dict[HTTPStatus, ErrorKind] = {HTTPStatus.NOT_FOUND: "unknown", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "bound"}
 
 
 def _cache(coordinator: Coordinator, settings: ServerSettings) -> BinaryCache:
@@ -106,6 +107,6 @@ def _in_words(error: HTTPException) -> str:
     return error.detail or HTTPStatus(error.status_code).phrase.lower()
 
 
-def _answer(status: HTTPStatus, kind: str, text: str, coordinator: Coordinator) -> Response[bytes]:
+def _answer(status: HTTPStatus, kind: ErrorKind, text: str, coordinator: Coordinator) -> Response[bytes]:
     body = error_body(kind, text, coordinator.wall_s())
     return Response(body, status_code=status, media_type="application/json")

@@ -2,11 +2,12 @@
 
 import logging
 from http import HTTPStatus
+from typing import assert_never
 
 import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
-from nixfleet.model.wire import ErrorBody
+from nixfleet.model.wire import ErrorBody, ErrorKind
 from nixfleet.trust.httpsig import Skewed
 from nixfleet.trust.statements import Malformed
 
@@ -26,29 +27,59 @@ class Busy(Unreachable):
     """Too many at once; come back in a moment."""
 
 
-def status_of(error: NixfleetError) -> tuple[HTTPStatus, str]:
+def status_of(error: NixfleetError) -> tuple[HTTPStatus, ErrorKind]:
     """Give the status and the `kind` of a refusal (docs/protocol.md)."""
+    kind = _kind_of(error)
+    return status_for(kind), kind
+
+
+def _kind_of(error: NixfleetError) -> ErrorKind:
     match error:
         case Unknown():
-            return HTTPStatus.NOT_FOUND, "unknown"
+            return "unknown"
         case Bound():
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "bound"
+            return "bound"
         case Busy():
-            return HTTPStatus.TOO_MANY_REQUESTS, "busy"
+            return "busy"
         case Malformed() | UserError():
-            return HTTPStatus.BAD_REQUEST, "user"
+            return "user"
         case Skewed():
-            return HTTPStatus.UNAUTHORIZED, "skewed"
+            return "skewed"
         case Untrusted():
-            return HTTPStatus.UNAUTHORIZED, "untrusted"
+            return "untrusted"
         case Refused():
-            return HTTPStatus.FORBIDDEN, "refused"
+            return "refused"
         case Conflict():
-            return HTTPStatus.CONFLICT, "conflict"
+            return "conflict"
         case Unreachable():
-            return HTTPStatus.SERVICE_UNAVAILABLE, "unavailable"
+            return "unavailable"
         case _:
-            return HTTPStatus.INTERNAL_SERVER_ERROR, "internal"
+            return "internal"
+
+
+def status_for(kind: ErrorKind) -> HTTPStatus:
+    """Give the status that goes with a kind (docs/protocol.md)."""
+    match kind:
+        case "user":
+            return HTTPStatus.BAD_REQUEST
+        case "untrusted" | "skewed":
+            return HTTPStatus.UNAUTHORIZED
+        case "refused":
+            return HTTPStatus.FORBIDDEN
+        case "unknown":
+            return HTTPStatus.NOT_FOUND
+        case "conflict":
+            return HTTPStatus.CONFLICT
+        case "bound":
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        case "busy":
+            return HTTPStatus.TOO_MANY_REQUESTS
+        case "unavailable":
+            return HTTPStatus.SERVICE_UNAVAILABLE
+        case "internal":
+            return HTTPStatus.INTERNAL_SERVER_ERROR
+        case _:
+            assert_never(kind)
 
 
 def refusal(error: Exception, request: str, now: int) -> tuple[HTTPStatus, bytes]:
@@ -61,6 +92,6 @@ def refusal(error: Exception, request: str, now: int) -> tuple[HTTPStatus, bytes
     return HTTPStatus.INTERNAL_SERVER_ERROR, error_body("internal", text, now)
 
 
-def error_body(kind: str, text: str, now: int) -> bytes:
+def error_body(kind: ErrorKind, text: str, now: int) -> bytes:
     """Encode an `ErrorBody`."""
     return msgspec.json.encode(ErrorBody(error=text[:_ERROR_CHARS], kind=kind, server_time=now))
