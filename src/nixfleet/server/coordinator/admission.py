@@ -7,13 +7,12 @@ Pure; it must never let in what replay has voided, nor judge by anything that is
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Digest, Fingerprint
-from nixfleet.model.statements import Device, Rollout, Root, Statement
+from nixfleet.model.statements import Device, Rollout, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.trust import sshsig
-from nixfleet.trust.leaf import Subject, subject_of
+from nixfleet.trust.leaf import subject_of
 from nixfleet.trust.replay import State
-from nixfleet.trust.replay.rights import alive, grants
-from nixfleet.trust.replay.state import keys_of
+from nixfleet.trust.replay.rights import named, silenced
 from nixfleet.trust.sshsig import Signature, parse_public_key
 
 _SHOWN = 12
@@ -29,22 +28,17 @@ def unheard(state: State, submission: Submission, now: int) -> str:
     subject, signer = subject_of(signature.namespace), Fingerprint(signature.key.fingerprint)
     if subject is None:
         return "its namespace is not one of a statement"
-    if not _named(state, signer, subject):
-        return f"neither root nor grant names its key ({signer})"
-    if not verified(signature, submission.payload):
+    # A stranger's signature is not worth checking.
+    if named(state, signer, subject) and not verified(signature, submission.payload):
         return "its signature does not verify"
-    if signer in state.revoked_keys:
-        return f"its key is revoked ({signer})"
-    if _by_grants_alone(state, signer, subject) and not any(alive(state, one, now) for one in grants(state, signer)):
-        return f"no grant of its key is live ({signer})"
-    return ""
+    return silenced(state, signer, subject, now)
 
 
 def accountable(state: State, submission: Submission) -> bool:
     """Tell whether a refusal is the signer's own doing: a key that the log names, and its true signature."""
     signature = sshsig.parse(submission.signature)
     subject, signer = subject_of(signature.namespace), Fingerprint(signature.key.fingerprint)
-    return subject is not None and _named(state, signer, subject) and verified(signature, submission.payload)
+    return subject is not None and named(state, signer, subject) and verified(signature, submission.payload)
 
 
 def verified(signature: Signature, payload: bytes) -> bool:
@@ -54,23 +48,6 @@ def verified(signature: Signature, payload: bytes) -> bool:
     except Untrusted:
         return False
     return True
-
-
-def _named(state: State, signer: Fingerprint, subject: Subject) -> bool:
-    """Tell whether the log names a key at all, live or not."""
-    return signer in state.grants_of or not _by_grants_alone(state, signer, subject)
-
-
-def _by_grants_alone(state: State, signer: Fingerprint, subject: Subject) -> bool:
-    """Tell whether a key is neither root's, nor that of the device in question, nor one that joins root."""
-    if signer in state.root_keys:
-        return False
-    if subject.type == "device":
-        record = state.devices.get(subject.id)
-        return record is None or record.key != signer
-    return subject.type != "approve" or not any(
-        isinstance(one.statement, Root) and signer in keys_of(one.statement) for one in state.pending.values()
-    )
 
 
 def fault(state: State, statement: Statement, before: Device | None) -> str:

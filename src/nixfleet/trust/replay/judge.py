@@ -24,7 +24,6 @@ from nixfleet.trust.replay.state import (
     Void,
     Waiting,
     Withheld,
-    keys_of,
     mark_of,
 )
 from nixfleet.trust.statements import Malformed, digest, namespace_of, parse
@@ -94,30 +93,16 @@ def _unheard(state: State, place: Place, subject: Subject, *, held: bool) -> Ver
     signer, now = place.signer, place.log_time
     if state.log_root is None:
         return None if place.index == 0 and subject.type == "root" else Void("the log does not begin with root 1")
-    if signer in state.revoked_keys:
-        return Void(f"its key is revoked ({signer})")
-    if subject.type == "device":
-        record = state.devices.get(subject.id)
-        if record is not None and record.key == signer:
-            return None
-        if record is None and not held and signer not in state.root_keys and signer not in state.grants_of:
-            # A device that this party does not follow may sign with its own key.
-            return Unknown()
-    if subject.type == "approve" and _pending_root_names(state, signer):
-        return None
-    if signer not in state.root_keys and signer not in state.grants_of:
-        return Void(f"neither root nor grant names its key ({signer})")
-    if signer not in state.root_keys and not any(rights.alive(state, one, now) for one in rights.grants(state, signer)):
-        return Void(f"no grant of its key is live ({signer})")
+    strange = signer not in state.revoked_keys and not rights.named(state, signer, subject)
+    if strange and not held and subject.type == "device" and subject.id not in state.devices:
+        # A device that this party does not follow may sign with its own key.
+        return Unknown()
+    if reason := rights.silenced(state, signer, subject, now):
+        return Void(reason)
     wanted = _RIGHTS.get(subject.type)
     if wanted and not rights.may_ever(state, signer, wanted, now):
         return Void(f"{rights.principal_of(state, signer)} lacks the right to {' or '.join(wanted)}")
     return None
-
-
-def _pending_root_names(state: State, signer: Fingerprint) -> bool:
-    """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else."""
-    return any(isinstance(one.statement, Root) and signer in keys_of(one.statement) for one in state.pending.values())
 
 
 def _remember(state: State, place: Place, subject: Subject) -> int | None:
@@ -156,7 +141,7 @@ def _approve(state: State, place: Place) -> Verdict:
     if place.sha512 not in state.recent:
         return Void(f"it approves nothing of the last {BASE_WINDOW} entries")
     live = rights.may_ever(state, place.signer, ("approve",), place.log_time)
-    if not live and not _pending_root_names(state, place.signer):
+    if not live and not rights.joins_root(state, place.signer):
         return Void(f"{rights.principal_of(state, place.signer)} lacks the right to approve")
     approval = Approval(place.index, place.log_time, place.signer)
     state.approvals[place.sha512] = (*state.approvals.get(place.sha512, ()), approval)

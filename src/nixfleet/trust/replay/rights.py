@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from nixfleet.model.ids import Fingerprint, Selector, Tags, covers, matches
 from nixfleet.model.statements import Action, Grant, Root, Rule
 from nixfleet.trust import fields
-from nixfleet.trust.replay.state import GrantRecord, State
+from nixfleet.trust.leaf import Subject
+from nixfleet.trust.replay.state import GrantRecord, State, keys_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,40 @@ def authorise_over(
                 return allowed
             reason = Denied(f"{missing} more approvals are needed", waits=True)
     return reason
+
+
+def silenced(state: State, signer: Fingerprint, subject: Subject, now: int) -> str:
+    """Say why a key may not speak of a subject, whatever its payload says, or nothing (trust.md, Replay).
+
+    It looks at no signature: who asks has checked it, or is about to.
+    """
+    if signer in state.revoked_keys:
+        return f"its key is revoked ({signer})"
+    if not named(state, signer, subject):
+        return f"neither root nor grant names its key ({signer})"
+    if _by_grants_alone(state, signer, subject) and not any(alive(state, one, now) for one in grants(state, signer)):
+        return f"no grant of its key is live ({signer})"
+    return ""
+
+
+def named(state: State, signer: Fingerprint, subject: Subject) -> bool:
+    """Tell whether the log names a key at all, live or not, for this subject."""
+    return signer in state.grants_of or not _by_grants_alone(state, signer, subject)
+
+
+def _by_grants_alone(state: State, signer: Fingerprint, subject: Subject) -> bool:
+    """Tell whether a key is neither root's, nor that of the device in question, nor one that joins root."""
+    if signer in state.root_keys:
+        return False
+    if subject.type == "device":
+        record = state.devices.get(subject.id)
+        return record is None or record.key != signer
+    return subject.type != "approve" or not joins_root(state, signer)
+
+
+def joins_root(state: State, signer: Fingerprint) -> bool:
+    """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else."""
+    return any(isinstance(one.statement, Root) and signer in keys_of(one.statement) for one in state.pending.values())
 
 
 def may_ever(state: State, signer: Fingerprint, actions: Iterable[Action], now: int) -> bool:
