@@ -7,16 +7,16 @@ import msgspec
 
 from nixfleet.model.device import Cause, Outcome, Phase
 from nixfleet.model.statements import LogState, Rollout, StopAt, Wave
-from nixfleet.rollout import Clock, Decision, Member, RolloutState, apply, at_once, check, plan
+from nixfleet.rollout import Clock, Course, Decision, Member, apply, at_once, check, plan
 
 ID = "c" * 64
 NOON_S = 1_764_072_000
 """Tuesday 2025-11-25 12:00:00 UTC."""
 
 
-def rollout(waves: Sequence[Wave] | None = None, **changes: Any) -> RolloutState:
+def rollout(waves: Sequence[Wave] | None = None, **changes: Any) -> Course:
     """Make a rollout that is ready; `changes` are fields of its row or of its statement."""
-    rows = set(RolloutState.__struct_fields__)
+    rows = set(Course.__struct_fields__)
     body: dict[str, Any] = {
         "v": 1,
         "fleet": "f" * 64,
@@ -37,7 +37,7 @@ def rollout(waves: Sequence[Wave] | None = None, **changes: Any) -> RolloutState
     statement = {name: value for name, value in changes.items() if name not in rows}
     if "clocks" in statement:
         row["waves"] = statement.pop("clocks")
-    return RolloutState(id=ID, index=7, body=Rollout(**body | statement), **row)
+    return Course(id=ID, index=7, body=Rollout(**body | statement), **row)
 
 
 def member(number: int, **changes: Any) -> Member:
@@ -59,7 +59,7 @@ def at(run_s: int, wall_s: int | None = None) -> Clock:
 class Fleet:
     """A rollout with its members and a clock: `tick` plans, checks the plan and applies it."""
 
-    def __init__(self, state: RolloutState, fleet: Sequence[Member]) -> None:
+    def __init__(self, state: Course, fleet: Sequence[Member]) -> None:
         self.state = state
         self.members = tuple(fleet)
         self.now = at(0)

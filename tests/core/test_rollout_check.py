@@ -9,6 +9,7 @@ from tests.core.rollout_factories import NOON_S, at, member, members, rollout
 from nixfleet.model.device import Outcome
 from nixfleet.model.statements import StopAt, Wave, Window
 from nixfleet.rollout import (
+    Course,
     Decision,
     Done,
     Finish,
@@ -18,7 +19,6 @@ from nixfleet.rollout import (
     Parked,
     Passed,
     Resumed,
-    RolloutState,
     Start,
     Wait,
     WaveState,
@@ -44,7 +44,7 @@ def _confirmed(number: int, **changes: Any) -> Member:
 
 _NIGHT = Window(days=("mon",), from_="01:00", to="02:00", tz="UTC")
 _ONE = members(1)
-_CASES: list[tuple[str, RolloutState, tuple[Member, ...], list[Decision]]] = [
+_CASES: list[tuple[str, Course, tuple[Member, ...], list[Decision]]] = [
     ("started 2 times", rollout(clocks=_OPEN), _ONE, [_start(0), _start(0)]),
     ("does not belong", rollout(clocks=_OPEN), _ONE, [_start(7), _ALL]),
     ("does not belong", rollout(clocks=_OPEN), members(1, active=False), [_start(0)]),
@@ -88,9 +88,7 @@ _CASES: list[tuple[str, RolloutState, tuple[Member, ...], list[Decision]]] = [
 
 
 @pytest.mark.parametrize(("fault", "state", "fleet", "decisions"), _CASES)
-def test_each_fault_is_found(
-    fault: str, state: RolloutState, fleet: tuple[Member, ...], decisions: list[Decision]
-) -> None:
+def test_each_fault_is_found(fault: str, state: Course, fleet: tuple[Member, ...], decisions: list[Decision]) -> None:
     """A plan with one fault gets exactly that fault as a sentence."""
     faults = check(state, fleet, decisions, at(1_000))
     assert 1 == len([each for each in faults if fault in each]), faults

@@ -27,7 +27,7 @@ from nixfleet.rollout.invariants import check
 from nixfleet.rollout.planner import plan
 from nixfleet.rollout.reasons import Reason, Subject, Unplanned, clause, sentence
 from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, summary
-from nixfleet.rollout.types import Clock, Member, RolloutState, Status, WaveState
+from nixfleet.rollout.types import Clock, Course, Member, Status, WaveState
 from nixfleet.rollout.wake import next_wake
 from nixfleet.rollout.waves import (
     DEFAULT_SOAK_S,
@@ -44,6 +44,7 @@ __all__ = [
     "Await",
     "Clock",
     "Counts",
+    "Course",
     "Decision",
     "Done",
     "Finish",
@@ -55,7 +56,6 @@ __all__ = [
     "Passed",
     "Reason",
     "Resumed",
-    "RolloutState",
     "Standing",
     "Start",
     "Status",

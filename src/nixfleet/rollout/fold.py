@@ -21,12 +21,12 @@ from nixfleet.rollout.decisions import (
     Wait,
 )
 from nixfleet.rollout.reasons import Reason, Subject, clause
-from nixfleet.rollout.types import Clock, Member, RolloutState, WaveState
+from nixfleet.rollout.types import Clock, Course, Member, WaveState
 
 
 def apply(
-    rollout: RolloutState, members: Sequence[Member], decisions: Iterable[Decision], now: Clock
-) -> tuple[RolloutState, tuple[Member, ...]]:
+    rollout: Course, members: Sequence[Member], decisions: Iterable[Decision], now: Clock
+) -> tuple[Course, tuple[Member, ...]]:
     """Carry decisions into the rollout's row and its members' tries; a repeat changes nothing.
 
     Clocks that are set stay as they are, and a decision about another run of a device is passed over.
@@ -59,7 +59,7 @@ def apply(
     return rollout, tuple(changed)
 
 
-def _wave(rollout: RolloutState, decision: Open | Done | Passed, run_s: int) -> RolloutState:
+def _wave(rollout: Course, decision: Open | Done | Passed, run_s: int) -> Course:
     """Set one clock of a wave, once."""
     clocks = list(wave_states(rollout))
     clock = clocks[decision.wave - 1]
@@ -99,7 +99,7 @@ def _excuse(member: Member, excused: frozenset[str]) -> Member:
     return msgspec.structs.replace(member, excused=True) if member.device in excused else member
 
 
-def wave_states(rollout: RolloutState) -> tuple[WaveState, ...]:
+def wave_states(rollout: Course) -> tuple[WaveState, ...]:
     """Give the stored clocks of every wave; before the first plan there are none, and all are empty."""
     return rollout.waves or tuple(WaveState() for _ in rollout.body.waves)
 

@@ -16,14 +16,14 @@ from nixfleet.rollout.reasons import (
     Superseded,
     UnknownZone,
 )
-from nixfleet.rollout.types import Clock, Member, RolloutState
+from nixfleet.rollout.types import Clock, Course, Member
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 
 _NEVER_S = 8 * 86_400
 """A window that does not open within eight days does not open (all its days skip it); look again then."""
 
 
-def closed(rollout: RolloutState, now: Clock) -> Reason | None:
+def closed(rollout: Course, now: Clock) -> Reason | None:
     """Tell why nothing of the rollout may move at all, if so; halts and pauses are told apart from this."""
     if rollout.cancelled:
         return Cancelled()
@@ -79,17 +79,17 @@ class Soak(msgspec.Struct, frozen=True, kw_only=True):
     ask: tuple[str, ...]
 
 
-def ask_from_s(done_s: int, rollout: RolloutState) -> int:
+def ask_from_s(done_s: int, rollout: Course) -> int:
     """Tell when the last quarter of a soak begins, on the running clock."""
     return done_s + rollout.body.soak_s - (rollout.body.soak_s + 3) // 4
 
 
-def silence_ends_s(done_s: int, rollout: RolloutState) -> int:
+def silence_ends_s(done_s: int, rollout: Course) -> int:
     """Tell until when a wave waits for the health of members that went offline after they confirmed."""
     return max(ask_from_s(done_s, rollout) + rollout.body.device_timeout_s, rollout.reconnect_s or 0)
 
 
-def soak(rollout: RolloutState, done_s: int, confirmed: Iterable[Member], now: Clock) -> Soak:
+def soak(rollout: Course, done_s: int, confirmed: Iterable[Member], now: Clock) -> Soak:
     """Judge a soak: time alone never passes it (rollouts-and-agent.md, Gates: silence never opens a gate).
 
     Each confirmed member must have reported healthy since the last quarter began; for one that is offline the wave

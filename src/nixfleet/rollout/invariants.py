@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from nixfleet.model.device import Cause, Outcome
 from nixfleet.rollout.decisions import Decision, Done, Finish, Halt, Open, Overdue, Parked, Passed, Resumed, Start, Wait
 from nixfleet.rollout.fold import apply, wave_states
-from nixfleet.rollout.types import Clock, Member, RolloutState
+from nixfleet.rollout.types import Clock, Course, Member
 from nixfleet.rollout.waves import waves
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 
 
 def check(
-    rollout: RolloutState,
+    rollout: Course,
     members: Sequence[Member],
     decisions: Sequence[Decision],
     now: Clock,
@@ -56,7 +56,7 @@ def _failed(member: Member) -> bool:
 
 
 def _starts(
-    rollout: RolloutState,
+    rollout: Course,
     members: Sequence[Member],
     decisions: Sequence[Decision],
     now: Clock,
@@ -88,7 +88,7 @@ def _starts(
             yield f"{start.device} is started outside its window"
 
 
-def _window_open(rollout: RolloutState, member: Member, now: Clock) -> bool:
+def _window_open(rollout: Course, member: Member, now: Clock) -> bool:
     """Tell whether the rollout's window is open where the member is."""
     if rollout.body.window is None:
         return True
@@ -97,16 +97,14 @@ def _window_open(rollout: RolloutState, member: Member, now: Clock) -> bool:
     return opens is not None and opens <= now.wall_s
 
 
-def _places(folded: Sequence[Member], after: RolloutState, decisions: Sequence[Decision]) -> Iterator[str]:
+def _places(folded: Sequence[Member], after: Course, decisions: Sequence[Decision]) -> Iterator[str]:
     """Find plans that start more than may be in flight; without a start a surplus is not the plan's doing."""
     used = sum(map(_holds_place, folded))
     if used > after.body.max_in_flight and any(isinstance(decision, Start) for decision in decisions):
         yield f"{used} in flight, {after.body.max_in_flight} allowed"
 
 
-def _stopped(
-    rollout: RolloutState, folded: Sequence[Member], decisions: Sequence[Decision], now: Clock
-) -> Iterator[str]:
+def _stopped(rollout: Course, folded: Sequence[Member], decisions: Sequence[Decision], now: Clock) -> Iterator[str]:
     """Find moves of a rollout that may not move, and a halt that is missing."""
     moves = [decision for decision in decisions if isinstance(decision, Open | Done | Passed | Start | Finish)]
     resumed = any(isinstance(decision, Resumed) for decision in decisions)
@@ -134,7 +132,7 @@ def _stopped(
 
 
 def _gates(
-    rollout: RolloutState,
+    rollout: Course,
     members: Sequence[Member],
     decisions: Sequence[Decision],
     now: Clock,
@@ -168,7 +166,7 @@ def _gates(
                 pass
 
 
-def _settled(member: Member, rollout: RolloutState, now: Clock) -> bool:
+def _settled(member: Member, rollout: Course, now: Clock) -> bool:
     """Tell whether nobody has to wait for the member."""
     if not member.active or _final(member) or member.overdue_s is not None:
         return True
@@ -179,14 +177,14 @@ def _settled(member: Member, rollout: RolloutState, now: Clock) -> bool:
     return held or (gave_up and not member.online)
 
 
-def _signed(rollout: RolloutState, wave: int) -> Iterator[str]:
+def _signed(rollout: Course, wave: int) -> Iterator[str]:
     """Find a signed gate without its act."""
     if rollout.body.waves[wave - 1].gate == "signed" and wave not in rollout.advanced:
         yield f"wave {wave} opens without a signed advance"
 
 
 def _soaked(
-    rollout: RolloutState, wave: int, done_s: int | None, wave_members: Sequence[Member], now: Clock
+    rollout: Course, wave: int, done_s: int | None, wave_members: Sequence[Member], now: Clock
 ) -> Iterator[str]:
     """Find a soak that never began, ends early, on silence, or on failures alone."""
     if done_s is None:
@@ -205,9 +203,7 @@ def _soaked(
             yield f"wave {wave} passes without a healthy report of {member.device}"
 
 
-def _lapses(
-    rollout: RolloutState, members: Sequence[Member], decisions: Sequence[Decision], now: Clock
-) -> Iterator[str]:
+def _lapses(rollout: Course, members: Sequence[Member], decisions: Sequence[Decision], now: Clock) -> Iterator[str]:
     """Find devices that are given up before their time, or while the fleet reconnects."""
     known = {member.device: member for member in members}
     for decision in decisions:

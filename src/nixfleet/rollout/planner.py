@@ -57,7 +57,7 @@ from nixfleet.rollout.reasons import (
     clause,
 )
 from nixfleet.rollout.standing import Standing, count, halted, lapsed, standings, stop_limit
-from nixfleet.rollout.types import Clock, Member, RolloutState, WaveState
+from nixfleet.rollout.types import Clock, Course, Member, WaveState
 from nixfleet.rollout.waves import waves
 
 _FAILED = (Standing.FAILED, Standing.OVERDUE)
@@ -68,7 +68,7 @@ _STARTED = (Standing.CONFIRMED, Standing.FAILED, Standing.OVERDUE, Standing.IN_F
 
 
 def plan(
-    rollout: RolloutState, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]] | None = None
+    rollout: Course, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]] | None = None
 ) -> list[Decision]:
     """Decide, in the order in which `apply` carries it out; on unchanged state only waits and asks are repeated.
 
@@ -96,9 +96,7 @@ class _Wave(msgspec.Struct, kw_only=True):
 class _Planner:
     """One planning pass; it lives for one call of `plan`."""
 
-    def __init__(
-        self, rollout: RolloutState, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]]
-    ) -> None:
+    def __init__(self, rollout: Course, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]]) -> None:
         self.rollout = rollout
         self.now = now
         self.decisions: list[Decision] = []

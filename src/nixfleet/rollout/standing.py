@@ -7,7 +7,7 @@ import msgspec
 
 from nixfleet.model.device import Outcome, Phase, mends_itself
 from nixfleet.model.statements import StopAt
-from nixfleet.rollout.types import Clock, Member, RolloutState, Status
+from nixfleet.rollout.types import Clock, Course, Member, Status
 
 
 class Standing(IntEnum):
@@ -31,12 +31,12 @@ class Standing(IntEnum):
     FAILED = auto()
 
 
-def deadline_s(since_s: int, rollout: RolloutState) -> int:
+def deadline_s(since_s: int, rollout: Course) -> int:
     """Tell until when a device that was offered an update may be silent; never before the fleet could reconnect."""
     return max(since_s + rollout.body.device_timeout_s, rollout.reconnect_s or 0)
 
 
-def standings(members: Sequence[Member], rollout: RolloutState, now: Clock) -> list[Standing]:
+def standings(members: Sequence[Member], rollout: Course, now: Clock) -> list[Standing]:
     """Classify members, in their order; whoever holds a place keeps it until `plan` has said `Overdue` or `Parked`."""
     run_s, wall_s = now.run_s, now.wall_s
     confirmed = Outcome.CONFIRMED  # enum members are slow to look up on Python 3.11, and this loop is the hot one
@@ -65,12 +65,12 @@ def standings(members: Sequence[Member], rollout: RolloutState, now: Clock) -> l
     return result
 
 
-def standing(member: Member, rollout: RolloutState, now: Clock) -> Standing:
+def standing(member: Member, rollout: Course, now: Clock) -> Standing:
     """Classify one member."""
     return standings((member,), rollout, now)[0]
 
 
-def lapsed(member: Member, rollout: RolloutState, now: Clock) -> Standing:
+def lapsed(member: Member, rollout: Course, now: Clock) -> Standing:
     """Tell what becomes of a member in flight now; it stays in flight until its time is over."""
     if now.run_s < deadline_s(member.offered_s or 0, rollout):
         return Standing.IN_FLIGHT
@@ -85,7 +85,7 @@ def stop_limit(stop_at: StopAt, total: int) -> int:
     return max(1, min(limits, default=stop_at.at_least))
 
 
-def status(rollout: RolloutState, now: Clock) -> Status:
+def status(rollout: Course, now: Clock) -> Status:
     """Put a rollout's state in one word; a finished one stays `finished` when a newer one supersedes it."""
     if rollout.cancelled:
         return "cancelled"
@@ -102,7 +102,7 @@ def status(rollout: RolloutState, now: Clock) -> Status:
     return "waiting" if not rollout.ready or now.wall_s < rollout.body.not_before else "running"
 
 
-def halted(rollout: RolloutState) -> bool:
+def halted(rollout: Course) -> bool:
     """Tell whether it halted and no signed resume has followed."""
     return bool(rollout.halted) and rollout.resumed <= rollout.halted_resumed
 
@@ -142,7 +142,7 @@ def count(where: Sequence[Standing]) -> Counts:
     )
 
 
-def summary(rollout: RolloutState, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]]) -> Summary:
+def summary(rollout: Course, members: Sequence[Member], now: Clock, lineup: Sequence[Sequence[str]]) -> Summary:
     """Count a rollout for the views; `lineup` is what `waves` gave for these members."""
     every = standings(members, rollout, now)
     by_device = dict(zip((member.device for member in members), every, strict=True))

@@ -65,8 +65,8 @@ class WaveState(msgspec.Struct, frozen=True, kw_only=True):
 Status = Literal["waiting", "running", "paused", "halted", "finished", "cancelled", "superseded", "expired"]
 
 
-class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout as log and row describe it; the shell applies decisions to it by compare-and-set."""
+class Course(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a rollout has come, as log and row describe it; the shell applies decisions to it by compare-and-set."""
 
     id: str
     body: Rollout

@@ -6,10 +6,10 @@ from nixfleet.rollout.fold import wave_states
 from nixfleet.rollout.gates import Gatekeeper, ask_from_s, closed, silence_ends_s
 from nixfleet.rollout.reasons import NotBefore, OutsideWindow
 from nixfleet.rollout.standing import Standing, deadline_s, halted, standings
-from nixfleet.rollout.types import Clock, Member, RolloutState
+from nixfleet.rollout.types import Clock, Course, Member
 
 
-def next_wake(rollout: RolloutState, members: Sequence[Member], now: Clock) -> int | None:
+def next_wake(rollout: Course, members: Sequence[Member], now: Clock) -> int | None:
     """Tell in how many seconds to plan again if nothing else happens, at least 1; None: time alone changes nothing.
 
     Ask it about the state after `apply`. It may be early, never late.
@@ -18,7 +18,7 @@ def next_wake(rollout: RolloutState, members: Sequence[Member], now: Clock) -> i
     return min(delays, default=None)
 
 
-def _delays(rollout: RolloutState, members: Sequence[Member], now: Clock) -> Iterator[int]:
+def _delays(rollout: Course, members: Sequence[Member], now: Clock) -> Iterator[int]:
     """Give the seconds to everything that time alone will bring; what is past may be among it."""
     why = closed(rollout, now)
     if isinstance(why, NotBefore):
@@ -47,7 +47,7 @@ def _delays(rollout: RolloutState, members: Sequence[Member], now: Clock) -> Ite
         yield rollout.body.not_after + 1 - now.wall_s
 
 
-def _soaks(rollout: RolloutState, now: Clock) -> Iterator[int]:
+def _soaks(rollout: Course, now: Clock) -> Iterator[int]:
     """Give the seconds to the turns of every soak under way."""
     for wave in wave_states(rollout):
         if wave.done_s is not None and wave.passed_s is None:

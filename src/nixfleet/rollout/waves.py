@@ -5,7 +5,7 @@ from hashlib import sha256
 
 from nixfleet.model.ids import Selector, matches
 from nixfleet.model.statements import StopAt, Wave
-from nixfleet.rollout.types import Member, RolloutState
+from nixfleet.rollout.types import Course, Member
 
 DEFAULT_SOAK_S = 300
 """How long a wave soaks unless somebody says otherwise (rollouts-and-agent.md, Defaults nobody regrets)."""
@@ -18,7 +18,7 @@ def rank(rollout_id: str, device: str) -> bytes:
     return sha256(f"{rollout_id} {device}".encode()).digest()
 
 
-def waves(rollout: RolloutState, members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
+def waves(rollout: Course, members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
     """Assign each member to exactly one wave, each wave in rank order; tags are those at the rollout's index.
 
     Waves claim in their order: a selector takes what matches, a count or percentage the next by rank that no

@@ -16,9 +16,9 @@ from nixfleet.model.statements import Device
 from nixfleet.rollout import (
     Ask,
     Clock,
+    Course,
     Decision,
     Member,
-    RolloutState,
     Standing,
     Start,
     Subject,
@@ -40,8 +40,7 @@ from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.work import Stored, Work
 from nixfleet.server.store import AttemptRow, RolloutRow, Store
 from nixfleet.trust.gate import Gate, sign_gate
-from nixfleet.trust.replay import Follow, Hold, choose
-from nixfleet.trust.replay import RolloutState as Logged
+from nixfleet.trust.replay import Follow, Hold, RolloutState, choose
 from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
@@ -204,7 +203,7 @@ class Planner:
             work = self.works.get(digest) or await self._begin(logged)
             work.logged = logged
 
-    async def _begin(self, logged: Logged) -> Work:
+    async def _begin(self, logged: RolloutState) -> Work:
         """Take a rollout up, with what is stored of it."""
         digest = str(logged.digest)
         work = Work(logged, self._log.sets.get(digest, {}), await self._store.plans.rollout(digest))
@@ -230,7 +229,7 @@ class Planner:
     def _closed(self, work: Work) -> bool:
         if not (work.logged.cancelled or work.superseded):
             return False
-        state, now = work.state(self._clock.reconnect_s), self._clock.now()
+        state, now = work.course(self._clock.reconnect_s), self._clock.now()
         return not any(standing(member, state, now) in _AWAITED for member in work.members.values())
 
     def _refresh(self, work: Work, device: str, now: Clock) -> None:
@@ -268,7 +267,7 @@ class Planner:
     # One rollout
 
     async def _plan(self, work: Work, now: Clock) -> float:
-        state, seen = work.state(self._clock.reconnect_s), work.seen
+        state, seen = work.course(self._clock.reconnect_s), work.seen
         members = tuple(work.members.values())
         lineup = work.lineup()
         decisions = plan(state, members, now, lineup)
@@ -288,7 +287,7 @@ class Planner:
     async def _store_decision(
         self,
         work: Work,
-        after: RolloutState,
+        after: Course,
         members: Sequence[Member],
         folded: Sequence[Member],
         now: Clock,
@@ -348,7 +347,7 @@ class Planner:
         member = work.members.get(device)
         if member is None or member.offered_s is None:
             return None
-        state = work.state(self._clock.reconnect_s)
+        state = work.course(self._clock.reconnect_s)
         awaited = standing(member, state, now) in _AWAITED and status(state, now) in {"running", "finished"}
         return member if awaited else None
 

@@ -40,7 +40,7 @@ class RolloutViews:
     def one(self, work: Work) -> RolloutView:
         """Show a rollout."""
         logged, stored, statement = work.logged, work.stored, work.logged.statement
-        now, state, lineup = self._clock.now(), work.state(self._clock.reconnect_s), work.lineup()
+        now, state, lineup = self._clock.now(), work.course(self._clock.reconnect_s), work.lineup()
         result = summary(state, tuple(work.members.values()), now, lineup)
         word, total = status(state, now), result.total
         waits = work.waits.get(None)
@@ -98,7 +98,7 @@ class RolloutViews:
 
     def detail(self, work: Work) -> RolloutDetail:
         """Show a rollout with its members, in the order of their waves."""
-        now, state = self._clock.now(), work.state(self._clock.reconnect_s)
+        now, state = self._clock.now(), work.course(self._clock.reconnect_s)
         standings = summary(state, tuple(work.members.values()), now, work.lineup()).standings
         members = []
         for number, wave in enumerate(work.lineup(), start=1):

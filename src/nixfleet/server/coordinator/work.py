@@ -11,11 +11,11 @@ import msgspec
 from nixfleet.model.device import Attempt, Cause, Outcome, Phase
 from nixfleet.model.ids import Tags, matches
 from nixfleet.model.statements import Device
-from nixfleet.rollout import Clock, Counts, Member, Reason, RolloutState, Standing, Subject, WaveState, waves
+from nixfleet.rollout import Clock, Counts, Course, Member, Reason, Standing, Subject, WaveState, waves
 from nixfleet.server.coordinator.live import Live, phase_of
 from nixfleet.server.coordinator.releases import ReleaseLines
 from nixfleet.server.store import AttemptRow, RolloutRow
-from nixfleet.trust.replay.state import RolloutState as Logged
+from nixfleet.trust.replay.state import RolloutState
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,7 +50,7 @@ _EMPTY = Live()
 class Work:
     """Changed on the coordinator's loop only."""
 
-    def __init__(self, logged: Logged, members: Mapping[str, Tags], row: RolloutRow | None) -> None:
+    def __init__(self, logged: RolloutState, members: Mapping[str, Tags], row: RolloutRow | None) -> None:
         self.id = str(logged.digest)
         self.logged = logged
         self.matched = members
@@ -86,10 +86,10 @@ class Work:
         """Where the rollout stands in the log."""
         return self.logged.index
 
-    def state(self, reconnect_s: int) -> RolloutState:
-        """Give the rollout as the planner sees it."""
+    def course(self, reconnect_s: int) -> Course:
+        """Give how far the rollout has come, as the planner sees it."""
         logged, stored = self.logged, self.stored
-        return RolloutState(
+        return Course(
             id=self.id,
             body=logged.statement,
             index=logged.index,
@@ -108,7 +108,7 @@ class Work:
     def lineup(self) -> tuple[tuple[str, ...], ...]:
         """Give the waves' members; kept until a device comes or goes."""
         if self._lineup is None:
-            self._lineup = waves(self.state(0), tuple(self.members.values()))
+            self._lineup = waves(self.course(0), tuple(self.members.values()))
             self.wave_of = {device: at for at, wave in enumerate(self._lineup, start=1) for device in wave}
         return self._lineup
 
