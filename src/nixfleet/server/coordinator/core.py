@@ -3,25 +3,26 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 
 from nixfleet.errors import NixfleetError, Untrusted, UserError
 from nixfleet.model.device import Progress, Report
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
-from nixfleet.model.views import Delta, Snapshot
+from nixfleet.model.views import Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Signed
+from nixfleet.server.coordinator.announcer import Announcer
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
-from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.live import LiveDevices, Output
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.people import People
 from nixfleet.server.coordinator.planner import Planner
+from nixfleet.server.coordinator.presence import Presence
 from nixfleet.server.coordinator.release_views import by_prefix
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.reports import ReportDesk
-from nixfleet.server.coordinator.sync import PING_S, WAKING, Syncs
+from nixfleet.server.coordinator.sync import WAKING, Syncs
 from nixfleet.server.coordinator.views import Views
 from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
@@ -31,8 +32,6 @@ from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
 
-FLUSH_S = 0.2
-"""Progress and rollouts reach consoles at most five times a second."""
 STOP_S = 5
 FOLLOW_S = 0.25
 """How often other coordinators' work is looked for on a shared database."""
@@ -68,14 +67,13 @@ class Coordinator:
         )
         self.syncs = Syncs(self.log, self.planner, self.live, self.clock)
         self.views = Views(self.log, self.live, self.planner, self.releases, self.clock)
-        self.people = People(self.store, self.log, self.clock, self._request_went)
+        self.announcer = Announcer(self.consoles, self.log, self.live, self.planner, self.views)
+        self.people = People(self.store, self.log, self.clock, self.announcer.request_gone)
         self.desk = ReportDesk(self.store, self.log, self.live, self.clock, self.planner.knows, self._heard)
-        self._seen = GroupWriter(self.store.status.seen)
+        self.presence = Presence(
+            self.store, self.agents, self.live, self.syncs, self.clock, self.announcer, self.planner.device_changed
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stale_devices: set[str] = set()
-        self._stale_rollouts: set[str] = set()
-        self._stale_fleet = False
-        self._flush = asyncio.Event()
         self._stopping = asyncio.Event()
 
     # Life
@@ -91,7 +89,7 @@ class Coordinator:
         await self.planner.tick()
         self._spawn(self.planner.run())
         self._spawn(self._beats())
-        self._spawn(self._flushes())
+        self._spawn(self.announcer.run())
         if self.store.shared:
             self._spawn(self._follows())
         self.ready = True
@@ -106,7 +104,7 @@ class Coordinator:
         """End everything; what was answered is durable already."""
         self.close_streams()
         self._stopping.set()
-        self._flush.set()
+        self.announcer.stop()
         self.planner.stop()
         if self._tasks:
             # Tasks end by themselves, not in the middle of a transaction; only what hangs is cancelled.
@@ -116,7 +114,7 @@ class Coordinator:
             await asyncio.gather(*hanging, return_exceptions=True)
         with contextlib.suppress(NixfleetError):
             await self.desk.close()
-            await self._seen.close()
+            await self.presence.close()
         await self.store.close()
 
     def wall_s(self) -> int:
@@ -162,8 +160,8 @@ class Coordinator:
         for entry in entries:
             record = self.log.state.releases.get(Digest(entry.row.sha256))
             if entry.row.kind == "release" and record is not None:
-                self.consoles.publish(Delta(seq=0, release=self.views.releases.head(record)))
-        self._stale(devices=names, fleet=True)
+                self.announcer.release(record)
+        self.announcer.stale(devices=names, fleet=True)
 
     def _drop_revoked(self) -> None:
         """End the streams of devices whose keys are revoked: they were opened while the keys were good."""
@@ -195,7 +193,7 @@ class Coordinator:
 
     def _heard(self, report: Report, row: AttemptRow | None) -> None:
         self.planner.heard(report, row)
-        self._stale(devices=[report.device], rollouts=[row.rollout] if row is not None else [])
+        self.announcer.stale(devices=[report.device], rollouts=[row.rollout] if row is not None else [])
 
     def progress(self, device: str, progress: Progress) -> None:
         """Take unsigned progress: memory only, sampled to consoles, dropped when nothing is known of the rollout."""
@@ -208,7 +206,7 @@ class Coordinator:
                 live.output = Output()
             live.output.add(progress.lines)
         self.planner.device_changed(device)
-        self._stale(devices=[device])
+        self.announcer.stale(devices=[device])
 
     async def line(self, rollout: str, device: str) -> LineAnswer:
         """Prove a device's own line of a rollout's release, or that it has none. Raises: Unknown.
@@ -224,131 +222,24 @@ class Coordinator:
             raise Unknown("a rollback has no release and no lines")
         return (await self.releases.get(release)).answer(device)
 
-    async def agent_stream(self, device: str, size: int, ping_s: float = PING_S) -> AsyncGenerator[bytes, None]:
-        """Yield a device's events; while it is open, the device is online."""
-        self._presence(device, "stream")
-        try:
-            async with contextlib.aclosing(self.syncs.stream(self.agents, device, size, ping_s)) as events:
-                first = True
-                async for event in events:
-                    if first:
-                        self._presence(device, "stream")
-                        first = False
-                    yield event
-        finally:
-            self._gone(device)
-
-    async def poll(self, device: str | None, size: int) -> bytes:
-        """Answer a sync request; a device that polls is online for a while."""
-        body, _ = await self.syncs.sync(device, size)
-        if device is not None and device not in self.agents:
-            self.live.get(device).polled_at = self.wall_s()
-            self._presence(device, "poll")
-        return body
-
-    def _presence(self, device: str, link: str) -> None:
-        live = self.live.get(device)
-        moved, live.link = link != live.link, link
-        live.seen_at = self.wall_s()
-        if not live.announced and self.live.online(device, live.seen_at):
-            live.announced = moved = True
-            self.planner.device_changed(device)
-        if moved:
-            self._stale(devices=[device])
-
-    def _gone(self, device: str) -> None:
-        """Note that a device is not connected any more: the one thing about presence that is written."""
-        now = self.wall_s()
-        if self.live.online(device, now):
-            return
-        live = self.live.get(device)
-        live.announced, live.seen_at = False, max(live.seen_at, min(now, live.seen_at + PING_S))
-        self.planner.device_changed(device)
-        self._stale(devices=[device])
-        if not self.agents.closed:
-            self._spawn(self._quietly(self._seen.put((device, live.seen_at))))
-
     # People
 
     async def enroll(self, signed: Signed, host: str | None) -> None:
         """Take a request to be enrolled, from an address if it is known."""
         view = await self.people.ask(signed, host)
         if view is not None:
-            self.consoles.publish(Delta(seq=0, request=view))
+            self.announcer.request(view)
 
     async def forget_request(self, device: str) -> None:
         """Drop a request to be enrolled. Raises: Unknown."""
         await self.people.forget(device)
 
-    def _request_went(self, device: str) -> None:
-        self.consoles.publish(Delta(seq=0, removed=f"request:{device}"))
-
     def snapshot(self) -> Snapshot:
         """Show everything, as of the newest delta."""
-        self.consoles.expect()
-        self._publish()
-        return Snapshot(
-            seq=self.consoles.seq,
-            fleet=self.views.fleet(),
-            devices=tuple(self.views.devices.all()),
-            rollouts=tuple(self.views.rollouts.all()),
-            releases=tuple(self.views.releases.all()),
-            requests=tuple(self.people.requests()),
-        )
-
-    # Announcing
+        return self.announcer.snapshot(self.people.requests())
 
     def _plans_changed(self, rollouts: Iterable[str], devices: Iterable[str]) -> None:
-        self._stale(devices=devices, rollouts=rollouts)
-
-    def _stale(self, *, devices: Iterable[str] = (), rollouts: Iterable[str] = (), fleet: bool = False) -> None:
-        """Note what consoles have to be told; views are made when they are."""
-        devices = list(devices)
-        self.views.devices.touch(devices)
-        self._stale_devices.update(devices)
-        self._stale_rollouts.update(rollouts)
-        self._stale_fleet |= fleet
-        self._flush.set()
-
-    async def _flushes(self) -> None:
-        """Tell consoles what changed: at once, then at most five times a second."""
-        while not self._stopping.is_set():
-            await self._flush.wait()
-            self._flush.clear()
-            self._publish()
-            await waited(self._stopping, FLUSH_S)
-
-    def _publish(self) -> None:
-        devices, self._stale_devices = self._stale_devices, set()
-        rollouts, self._stale_rollouts = self._stale_rollouts, set()
-        fleet, self._stale_fleet = self._stale_fleet, False
-        if not self.consoles.expected():
-            self.consoles.skip()
-            for device in devices:
-                self.live.get(device).told_all()
-            return
-        for device in sorted(devices):
-            statement = self.log.device(device)
-            if statement is None:
-                continue
-            if statement.state == "retired":
-                self.consoles.publish(Delta(seq=0, removed=f"device:{device}"))
-                continue
-            self._publish_lines(device)
-            self.consoles.publish(Delta(seq=0, device=self.views.devices.one(device)))
-        for rollout in sorted(rollouts):
-            work = self.planner.works.get(rollout)
-            if work is not None:
-                self.consoles.publish(Delta(seq=0, rollout=self.views.rollouts.one(work)))
-        if fleet:
-            self.consoles.publish(Delta(seq=0, fleet=self.views.fleet()))
-
-    def _publish_lines(self, device: str) -> None:
-        live = self.live.get(device)
-        if live.output is not None and live.output.next > live.told_lines:
-            lines = tuple(live.output.after(live.told_lines))
-            live.told_all()
-            self.consoles.publish(Delta(seq=0, line_device=device, lines=lines))
+        self.announcer.stale(devices=devices, rollouts=rollouts)
 
     # Beats
 
@@ -359,8 +250,7 @@ class Coordinator:
                 await self.clock.beat()
             except NixfleetError as error:
                 _log.warning("the running clock is not written: %s", error)
-            for device in self.live.pollers():
-                self._gone(device)
+            self.presence.look()
 
     async def _follows(self) -> None:
         """Take up what other coordinators on the same database have written."""
@@ -382,7 +272,7 @@ class Coordinator:
                     work.take_try(row)
             for device in {*changed, *(row.device for row in tries)}:
                 self.planner.device_changed(device)
-            self._stale(devices=changed)
+            self.announcer.stale(devices=changed)
 
 
 def _log_key(settings: ServerSettings) -> SecretKey:

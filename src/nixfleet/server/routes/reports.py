@@ -19,7 +19,7 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     async def sync(request: AnyRequest, size: FromQuery[int] = 0) -> Response[bytes]:
         """Give a device what is new since its log had `size` entries: a `Sync`."""
         device = await auth.syncer(request)
-        body = await coordinator.poll(device, bounded(size, 0, MAX_INT, "size"))
+        body = await coordinator.presence.poll(device, bounded(size, 0, MAX_INT, "size"))
         return Response(body, media_type="application/json")
 
     @get("/v1/rollouts/{rollout:str}/line")

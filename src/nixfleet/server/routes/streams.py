@@ -75,7 +75,7 @@ def stream_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     async def agent_events(request: AnyRequest, size: FromQuery[int] = 0) -> StreamResponse:
         """Stream `sync` events to a device, the first at once."""
         device, _ = await auth.device(request)
-        return StreamResponse(coordinator.agent_stream(device, bounded(size, 0, MAX_INT, "size")))
+        return StreamResponse(coordinator.presence.stream(device, bounded(size, 0, MAX_INT, "size")))
 
     @get("/v1/events", media_type="text/event-stream")
     async def console_events(request: AnyRequest, since: FromQuery[int]) -> StreamResponse:
