@@ -12,7 +12,6 @@ import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError
 from nixfleet.model.device import Report
-from nixfleet.model.statements import Device
 from nixfleet.rollout import (
     Ask,
     Clock,
@@ -36,11 +35,12 @@ from nixfleet.rollout import (
 from nixfleet.server.coordinator.clock import RunClock, waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.precedence import Precedence, supersede
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.work import Stored, Work
 from nixfleet.server.store import AttemptRow, RolloutRow, Store
 from nixfleet.trust.gate import Gate, sign_gate
-from nixfleet.trust.replay import Follow, Hold, RolloutState, choose
+from nixfleet.trust.replay import RolloutState
 from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class Planner:
         self._renew = True
         self._renewed_s = 0
         self._stopped = False
-        self._winners: dict[tuple[object, ...], str | None] = {}
+        self._precedence = Precedence(log)
         self.works: dict[str, Work] = {}
         """In the order of their indexes."""
         self.asked: set[str] = set()
@@ -177,25 +177,15 @@ class Planner:
         """Look at every rollout and device again."""
         self._renew, self._renewed_s = False, now.wall_s
         self._dirty.clear()
-        self._winners.clear()
+        self._precedence.forget()
         await self.take_up()
-        self._supersede(now)
+        supersede(list(self.works.values()), now)
         for work in self.open():
             for device in set(work.matched) | set(self._log.state.devices):
                 self._refresh(work, device, now)
-        if self._supersede(now):
+        if supersede(list(self.works.values()), now):
             self._renew = True  # who is a member has decided what is superseded: once more
             self._news.set()
-
-    def _supersede(self, now: Clock) -> bool:
-        """Judge which rollouts newer ones have replaced; tells whether that changed."""
-        # The newest first: it is the one that has most likely taken everybody over.
-        ready = [work for work in reversed(self.works.values()) if _may_count(work, now)]
-        before = [work.superseded for work in self.works.values()]
-        for work in self.works.values():
-            left = work.left()
-            work.superseded = any(other.index > work.index and other.has_all(left) for other in ready)
-        return before != [work.superseded for work in self.works.values()]
 
     async def take_up(self) -> None:
         """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
@@ -236,7 +226,7 @@ class Planner:
         statement = self._log.device(device)
         if statement is None:
             return
-        winner = self.winner(statement, now)
+        winner = self._precedence.winner(self.works.values(), statement, now)
         work.set_member(
             statement,
             self._live.get(device),
@@ -245,24 +235,6 @@ class Planner:
             newer=winner != work.id,
             time_of=lambda index: self._log.times.get(index, 0),
         )
-
-    def winner(self, device: Device, now: Clock) -> str | None:
-        """Name the rollout that a device follows by the log's rules; devices with the same tags share the answer."""
-        state = self._log.state
-        parts = tuple(work.id for work in self.works.values() if work.brings(device.device, device.tags) is not None)
-        attempted = max((work.index for work in self.works.values() if work.begun(device.device)), default=-1)
-        held = device.state if device.state != "active" else ""
-        key = (tuple(sorted(device.tags.items())), parts, attempted, held, held and device.device)
-        if key not in self._winners:
-            having = frozenset(parts)
-            choice = choose(state, device.device, now.wall_s, attempted, lambda one: str(one.digest) in having)
-            rollout = choice.rollout if isinstance(choice, Follow | Hold) else None
-            if rollout is None and held == "held":
-                # The planner itself waits for the hold's end, and says so.
-                self._winners[key] = parts[-1] if parts else None
-            else:
-                self._winners[key] = None if rollout is None else str(rollout.digest)
-        return self._winners[key]
 
     # One rollout
 
@@ -378,12 +350,6 @@ class Planner:
         reasons = ((subject, work.waits[subject]) for subject in subjects if subject in work.waits)
         subject, reason = next(reasons, (None, Unplanned()))
         return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
-
-
-def _may_count(work: Work, now: Clock) -> bool:
-    """Tell whether a rollout could take devices from an older one at this time."""
-    statement = work.logged.statement
-    return not work.logged.cancelled and statement.not_before <= now.wall_s <= statement.not_after
 
 
 def _row(work: Work, member: Member, now: Clock) -> AttemptRow:
