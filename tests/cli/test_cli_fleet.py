@@ -412,9 +412,9 @@ def test_the_state_that_is_shown_is_the_one_that_is_asked_for(served: Commands) 
     assert ["web-01", "new"] == line.split()[:2]
     assert [line] == served("device", "list", "status:new").out.splitlines()[1:]
     unknown = served("device", "list", "web", "stat:new", code=2).complaint
-    assert "no field 'stat' in 'stat'; the fields are status, name, " in unknown
+    assert "no field 'stat', in 'stat'; the fields are status, name, " in unknown
     assert "'gone' is no status: " in served("device", "list", "status:gone", code=2).complaint
-    assert "a value is missing here in 'seen>'" in served("device", "list", "web seen>", code=2).complaint
+    assert "a value is missing here, in 'seen>'" in served("device", "list", "web seen>", code=2).complaint
     assert "tag.KEY" in served("device", "list", "--help").out
 
 
