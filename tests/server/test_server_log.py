@@ -9,6 +9,7 @@ from tests.server.harness import Rig, rig
 from nixfleet.errors import Conflict, Refused, UserError
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import AppendRequest
+from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.store import Store
@@ -131,3 +132,30 @@ async def test_set_of_a_rollout_is_that_of_its_index(tmp_path: Path) -> None:
         await store.close()
     tags = {"env": "prod"}
     assert [{rollout: {device_id("web-01"): tags, device_id("web-02"): tags}}] * 2 == [each.sets for each in keepers]
+
+
+async def test_append_outlasts_a_coordinator_that_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often another one on the same database was first, the statement gets its place behind all of those."""
+    one = Rig(tmp_path / "data", Fleet())
+    one.create()
+    fleet = one.fleet
+    for number in range(9):
+        fleet.device(f"web-0{number}", base=BEGINNING)
+    *faster, last = (AppendRequest(statements=(one.submission(index),)) for index in range(1, fleet.size))
+    store = Store(ServerSettings(data_dir=one.data_dir).url())
+    slow, fast = (LogKeeper(store, fleet.log_key, lambda: int(fleet.now)) for _ in range(2))
+    append = slow._append
+
+    async def overtaken(request: AppendRequest) -> tuple[tuple[int, ...], list[Judged]]:
+        if faster:
+            await fast.append(faster.pop(0))
+        return await append(request)
+
+    try:
+        await slow.load()
+        await fast.load()
+        monkeypatch.setattr(slow, "_append", overtaken)
+        assert (9,) == (await slow.append(last)).indexes
+        assert list(range(10)) == [row.index for row in await store.log.entries(0, 20)]
+    finally:
+        await store.close()

@@ -4,6 +4,7 @@ What is signed has been durable before; nothing is ever taken back. It judges by
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -27,7 +28,8 @@ from nixfleet.trust.statements import digest, parse
 TAIL = 4_096
 """How many of the newest entries are kept in memory; older ones are read from the store."""
 _PAGE = 1_000
-_TRIES = 5
+_PATIENCE_S = 15
+"""How long an append runs after coordinators that are faster: half of what a client waits for its answer."""
 
 
 Announce = Callable[[Sequence[Judged]], None]
@@ -138,7 +140,8 @@ class LogKeeper:
 
     async def _judge_and_append(self, request: AppendRequest) -> AppendResponse:
         async with self._lock:
-            for _ in range(_TRIES):
+            begun = time.monotonic()
+            while time.monotonic() - begun < _PATIENCE_S:
                 await self._check_size(request)
                 try:
                     indexes, entries = await self._append(request)
