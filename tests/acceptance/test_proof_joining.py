@@ -105,6 +105,21 @@ def test_a_token_admits_as_many_as_it_says_and_no_longer_than_it_says(site: Site
     assert {"web-01"} == site.members().keys()
 
 
+def test_a_single_run_with_a_used_up_token_ends_and_says_so(site: Site) -> None:
+    """Exit 3 and the reason as its last line, with the wish left for an admin; it waits for nobody."""
+    token = site.bench.token("--uses", "1")
+    first, second = site.machine("web-01"), site.machine("web-02")
+    ends = []
+    for machine in (first, second):
+        machine.write("/etc/nixfleet/token", token, 0o600)
+        machine.write("/etc/nixfleet/agent.toml", f'name = "{machine.name}"\ntoken_file = "/etc/nixfleet/token"\n')
+        ends.append(machine.run(("nixfleet", "agent", "run", "--once"), check=False, timeout_s=60))
+    assert [0, 3] == [one.returncode for one in ends]
+    last = ends[1].stderr.splitlines()[-1]
+    assert (True, True) == (last.startswith("nixfleet agent: "), "its token is used up" in last)
+    assert site.requests().keys() == {"web-02"}
+
+
 def test_a_taken_name_waits_for_an_admin_who_moves_it(site: Site) -> None:
     """The second web-01 becomes pending; plain `enroll` says that the name is taken, `--replace` moves it."""
     token = site.bench.token("--uses", "2")

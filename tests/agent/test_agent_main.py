@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_the_agent_alone_runs_and_says_what_it_is() -> None:
         assert (2, "", True) == (done.returncode, done.stdout, line.startswith("nixfleet: this is the agent alone"))
 
 
-def joined(folder: Path) -> Settings:
+def joined(folder: Path, url: str = "http://127.0.0.1:1") -> Settings:
     """Make a state folder that belongs to a fleet."""
     fleet = Fleet()
     settings = Settings(
@@ -54,13 +55,13 @@ def joined(folder: Path) -> Settings:
         checkpoint=f"{fleet.size}:{fleet.log.root}",
         key_file=str(folder / "key"),
         state_dir=str(folder / "state"),
-        urls=("http://127.0.0.1:1",),
+        urls=(url,),
     )
     (folder / "key").write_text(key("host").to_openssh())
     (folder / "state").mkdir(mode=0o700)
     identities.establish(Host(), settings)
     (folder / "agent.toml").write_text(
-        f'name = "web-01"\nurls = ["http://127.0.0.1:1"]\nfleet = "{settings.fleet}"\n'
+        f'name = "web-01"\nurls = ["{url}"]\nfleet = "{settings.fleet}"\n'
         f'checkpoint = "{settings.checkpoint}"\nkey_file = "{settings.key_file}"\nstate_dir = "{settings.state_dir}"\n'
         "volatile_state = true\n"
     )
@@ -149,6 +150,23 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
     assert rest.endswith("INFO ends\n")
     with (tmp_path / "state/lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_single_run_that_is_still_joining(tmp_path: Path, number: signal.Signals) -> None:
+    """A coordinator that takes the request and never answers holds nobody who was told to end."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(30)
+        joined(tmp_path, url=f"http://127.0.0.1:{mute.getsockname()[1]}")
+        command = [sys.executable, "-m", "nixfleet", "agent", "run", "--once", "--config", str(tmp_path / "agent.toml")]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            asking, _ = mute.accept()
+            with asking:
+                asking.settimeout(30)
+                assert asking.recv(1)
+                process.send_signal(number)
+                _, rest = process.communicate(timeout=10)
+        assert (0, False) == (process.returncode, "Traceback" in rest)
 
 
 def test_the_key_and_the_token_appear_in_no_output(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import Tick
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import UserError
+from nixfleet.errors import Refused, UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
 from nixfleet.model.ids import Digest, Tags
 from nixfleet.model.statements import Activation, Rollout, TargetLine, Window
@@ -494,6 +494,16 @@ async def test_once_tells_by_its_end_that_the_update_failed(tmp_path: Path) -> N
     site.server.open_gates.append((site.deploy(device, bad), device, 1))
     assert not await Agent(site.parts()).run_once()
     assert await Agent(site.parts()).run_once()
+
+
+@pytest.mark.parametrize(("token", "why"), [(True, "the token is used up"), (False, "this device is not enrolled yet")])
+async def test_once_asks_an_admin_and_does_not_wait_for_the_answer(tmp_path: Path, token: bool, why: str) -> None:
+    """A token that admits nobody, or none at all: the wish is left with the reason, and the run ends as refused."""
+    site = Site(tmp_path, token=token)
+    site.server.refuse_joins = "the token is used up"
+    with pytest.raises(Refused, match=why):
+        await Agent(site.parts()).run_once()
+    assert [site.server.refuse_joins if token else ""] == [one.reason for one in site.server.requests]
 
 
 async def test_an_overtaken_answer_is_not_an_old_backup(tmp_path: Path) -> None:

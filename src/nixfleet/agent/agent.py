@@ -62,6 +62,7 @@ class Agent:
         """The new system brings another agent, which has to finish the update."""
         self._parts = parts
         self._settings, self._host, self._mirror = parts.settings, parts.host, parts.mirror
+        self._once = False
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
         self._admitted = asyncio.Event()
@@ -121,22 +122,23 @@ class Agent:
         Raises: Unreachable, Untrusted, Refused when the device is not enrolled yet.
         """
         before = self.service.state.update
+        self._once = True
         await self._start()
         ticker = asyncio.create_task(self._ticker.run(), name="progress")
+        session = asyncio.create_task(self.link.session(self._finish_once), name="session")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
-            await self.link.session(self._finish_once)
+            await asyncio.wait([session, stop], return_when=asyncio.FIRST_COMPLETED)
+            if session.done():
+                session.result()
         finally:
-            await self._end([ticker])
+            await self._end([ticker, session, stop])
         after = self.service.state.update
         return after is None or after == before or after.outcome in {None, Outcome.CONFIRMED}
 
     async def _finish_once(self) -> None:
         """Wait for the end of the update under way, then deliver what there is to tell."""
-        stop = asyncio.create_task(self._stop.wait())
-        settled = asyncio.create_task(self._settled.wait())
-        await asyncio.wait([stop, settled], return_when=asyncio.FIRST_COMPLETED)
-        for task in (stop, settled):
-            task.cancel()
+        await self._settled.wait()
         await self.service.idle()
         await self._reporter.deliver()
 
@@ -171,7 +173,7 @@ class Agent:
 
     async def _admit(self, link: Link) -> None:
         """Become a member first; from then on there is somebody to report to."""
-        await self._member.admit(link, facts.gather(self._host, self._nix_version))
+        await self._member.admit(link, facts.gather(self._host, self._nix_version), once=self._once)
         self._admitted.set()
         self._reporter.want()
 

@@ -1,7 +1,7 @@
 """Becoming a member of the fleet: by token, else by asking until an admin signs; and what an agent is made of.
 
 The own key is always tried before the token's: only requests that it signs bring the payloads of this device's own
-statements. It must never give up, nor join a second time.
+statements. It must never give up, except where it runs once, nor join a second time.
 """
 
 import asyncio
@@ -70,8 +70,11 @@ class Member:
         token = self._parts.token
         return enroll.token_key(token) if self._joining and token is not None else self._parts.key
 
-    async def admit(self, link: Link, told: Facts) -> None:
-        """Return once the log has this device; `told` goes with a request. Raises: Unreachable, Untrusted, Refused."""
+    async def admit(self, link: Link, told: Facts, *, once: bool) -> None:
+        """Return once the log has this device; `told` goes with a request, and `once` waits for no admin.
+
+        Raises: Unreachable, Untrusted, Refused.
+        """
         asked = 0
         while not await self._let_in(link):
             if enroll.is_retired(self._parts.mirror.state, self._parts.identity):
@@ -80,6 +83,8 @@ class Member:
             if reason is None:
                 continue
             await self._ask(link, told, reason)
+            if once:
+                raise Refused(f"{reason or 'this device is not enrolled yet'}; an admin is asked to let it in")
             poll_s = self._parts.settings.poll_s
             await asyncio.sleep(jittered(poll_s) if asked < ASKS_OFTEN else backoff_s(ASKS_OFTEN))
             asked += 1
