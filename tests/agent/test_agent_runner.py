@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -254,8 +255,12 @@ async def test_a_reboot_before_its_need_was_noted_is_the_one_that_was_needed(
     assert (Result.DONE if booted else Result.ELSEWHERE) == answer.result
 
 
-async def test_a_switch_outlives_the_agent_and_its_end_is_collected(bench: Bench) -> None:
-    """An agent that ends mid-switch finds the result; the switch runs once."""
+@pytest.mark.parametrize("systemd", [False, True])
+async def test_a_switch_outlives_the_agent_and_its_end_is_collected(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, systemd: bool
+) -> None:
+    """An agent that ends mid-switch finds the result; the next one calls nothing a second time."""
+    asked = with_systemd(bench, monkeypatch) if systemd else None
     go = bench.machine.root / "go"
     wait = f"while [ ! -e {go} ]; do sleep 0.02; done"
     offer = bench.machine.offer(bench.machine.system("new", before=wait))
@@ -263,12 +268,27 @@ async def test_a_switch_outlives_the_agent_and_its_end_is_collected(bench: Bench
     await until(lambda: bool(bench.machine.switches()))
     first.cancel()
     await asyncio.wait([first])
+    bench.watcher.lines.clear()
     second = asyncio.create_task(bench.runner().perform(Activate(offer=offer)))
-    await asyncio.sleep(0)
+    # What it would start it has started by the time it reads on; the switch that runs is kept waiting until then.
+    await until(lambda: bool(bench.watcher.lines))
     go.touch()
     answer = await second
     assert isinstance(answer, Switched)
     assert (Result.DONE, [f"switch {offer.path}"]) == (answer.result, bench.machine.switches())
+    assert asked is None or 1 == asked().count("--collect")
+
+
+def test_a_supervisor_that_comes_second_runs_nothing(bench: Bench) -> None:
+    """An agent killed before the first had claimed its folder starts another: the switch runs once, its words stay."""
+    job = Job(bench.machine.state_dir / "jobs/x", bench.host)
+    job.prepare()
+    path = bench.machine.system("new")
+    command = ("/bin/sh", *job.command(str(bench.host.at(f"{path}/bin/switch-to-configuration")), "switch"))
+    ends = [subprocess.run(command, timeout=20, check=False).returncode for _ in range(3)]
+    assert [0, 0, 0] == ends
+    assert ([f"switch {path}"], 0) == (bench.machine.switches(), job.exit_code)
+    assert (f"switching to {path}", "switched") == job.lines()
 
 
 async def test_a_switch_cut_by_a_power_failure_is_not_run_again(bench: Bench) -> None:
@@ -479,8 +499,7 @@ subprocess.Popen(words, stdin=-3, stdout=-3, stderr=-3, start_new_session=True)
 """A stand-in for systemd-run that writes down what it is asked, and unescapes it as systemd does."""
 
 
-@pytest.fixture
-def asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+def with_systemd(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Make the machine one where systemd runs; give a way to read the lines of systemd-run's arguments."""
     (bench.machine.root / "run/systemd/system").mkdir(parents=True)
     place = bench.machine.root / "asked"
@@ -490,6 +509,12 @@ def asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[st
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     return lambda: place.read_text().splitlines()
+
+
+@pytest.fixture
+def asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Give what systemd-run was asked, on a machine where systemd runs."""
+    return with_systemd(bench, monkeypatch)
 
 
 async def test_where_systemd_runs_the_switch_gets_a_unit_of_its_own(

@@ -260,7 +260,7 @@ class Device(Machine):
         return self.run(["nix-store", "--check-validity", path], check=False).returncode == 0
 
     def switches(self) -> list[tuple[str, str]]:
-        """List the calls of switch-to-configuration so far: verb and system."""
+        """List the calls of switch-to-configuration so far, also those that its lock turned away: verb and system."""
         lines = self.read("/var/lib/stc/log").splitlines()
         return [(line.split()[0], line.split()[1]) for line in lines]
 

@@ -36,6 +36,7 @@ from nixfleet.trust.signers import MemorySigner
 pytestmark = pytest.mark.nix
 
 DEADLINE_S = 60
+SYNCED = "gates are open"
 TAGS: Tags = {"env": "prod"}
 
 
@@ -234,7 +235,10 @@ async def test_killed_in_the_middle_of_a_switch_its_end_is_collected(site: Site,
     await until(site.device.switches, site)
     agent.send_signal(signal.SIGKILL)
     agent.wait(10)
+    synced = site.said().count(SYNCED)
     site.agent()
+    # It resumes before it syncs: had it called the switch again, the lock would have turned that call away by now.
+    await until(lambda: site.said().count(SYNCED) > synced, site)
     site.device.unsteer("hold")
     attempt = await site.outcome(rollout)
     if name == "b":

@@ -2,15 +2,15 @@
 # Stand-in for the switch-to-configuration of NixOS: the same verbs, order of steps and exit codes.
 #   1 usage, not NixOS, lock held, pre-switch check or boot loader failed | 2 activation failed | 4 units failed | 100 takes a reboot
 # Tests steer it by files in /var/lib/stc: hold (waits while it is there), sleep (seconds), hook (a program run with the
-# verb), fail-VERB (exit code), fail-bootloader, failed-units (names). Every call is a line in /var/lib/stc/log.
+# verb), fail-VERB (exit code), fail-bootloader, failed-units (names). Every call, with the lock or not, is a line in /var/lib/stc/log.
 PATH=@path@:/usr/bin:/bin  # the host's for flock, which not every busybox has
 verb=$1; state=/var/lib/stc
 case "$verb" in check|switch|boot|test|dry-activate) ;; *) echo "Usage: $0 [check|switch|boot|test|dry-activate]" >&2; exit 1;; esac
 [ -e /etc/NIXOS ] || { echo "This is not a NixOS installation!" >&2; exit 1; }
 mkdir -p "$state" /run/nixos /boot/loader
+echo "$verb @out@ $(cat @out@/nixos-version)" >> "$state/log"
 exec 9>>/run/nixos/switch-to-configuration.lock
 flock -n 9 || { echo "Could not acquire lock" >&2; exit 1; }
-echo "$verb @out@ $(cat @out@/nixos-version)" >> "$state/log"
 while [ -e "$state/hold" ]; do usleep 20000; done
 [ ! -e "$state/sleep" ] || sleep "$(cat "$state/sleep")"
 [ ! -x "$state/hook" ] || "$state/hook" "$verb" 9>&-
