@@ -266,8 +266,9 @@ in
           ExecStart = command [ "${cfg.agent.package}/bin/nixfleet" "agent" "run" ];
           Restart = "always";
           RestartSec = 5;
-          # Where a switch cannot have a unit of its own it runs beside the agent, whose end must not cut it off.
-          KillMode = "process";
+          # A switch runs in a unit of its own, never in this one. The agent ends first: a check that the same signal
+          # had cut short would look failed; what it leaves, as a download, ends with it.
+          KillMode = "mixed";
           # A download that the kernel kills for memory is a failed download, not the agent's end.
           OOMPolicy = "continue";
           CacheDirectory = "nixfleet";

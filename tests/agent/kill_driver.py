@@ -46,13 +46,14 @@ class Points:
             (self._root / "died").write_text(name)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def around(self, name: str, act: Callable[..., None]) -> Callable[..., None]:
+    def around(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
         """Put a point before and one after a call."""
 
-        def call(*args: Any, **rest: Any) -> None:
+        def call(*args: Any, **rest: Any) -> Any:
             self.reach(f"before {name}")
-            act(*args, **rest)
+            answer = act(*args, **rest)
             self.reach(f"after {name}")
+            return answer
 
         return call
 

@@ -529,6 +529,52 @@ async def test_where_systemd_runs_the_switch_gets_a_unit_of_its_own(
     assert ["--collect", "--quiet", unit] == asked()[:3]
 
 
+async def test_where_systemd_starts_nothing_the_switch_never_runs_and_nothing_is_changed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It never runs in the agent's own unit, nor later; going back needs no switch then, only the profile."""
+    with_systemd(bench, monkeypatch)
+    tool = bench.machine.root / "tools/systemd-run"
+    tool.write_text("#!/bin/sh\necho Failed to start transient service unit\nexit 1\n")
+    monkeypatch.setattr(runners, "START_S", 0.3)
+    offer = bench.machine.offer(bench.machine.system("new"))
+    never = Switched(
+        result=Result.ERROR,
+        reason="the switch could not be started",
+        lines=("Failed to start transient service unit",),
+    )
+    assert never == await bench.runner().perform(Activate(offer=offer))
+    assert replace(never, lines=()) == await bench.runner().perform(Activate(offer=offer))
+
+    tool.write_text(SYSTEMD_RUN.format(python=sys.executable, asked=str(bench.machine.root / "asked")))
+    job = Job(bench.machine.state_dir / "jobs" / f"{offer.rollout[:16]}-1-switch-0", bench.host)
+    late = ("/bin/sh", *job.command(str(bench.host.at(f"{offer.path}/bin/switch-to-configuration")), "switch"))
+    assert 0 == (await asyncio.to_thread(subprocess.run, late, timeout=20, check=False)).returncode
+    back = GoBack(offer=offer, previous=bench.old, number=0)
+    assert Switched(result=Result.DONE) == await bench.runner().perform(back)
+    assert ([], False) == (bench.machine.switches(), (bench.machine.root / "asked").exists())
+    assert (bench.old, bench.old) == (bench.host.profile_system(), bench.host.current_system())
+    assert {bench.old} == {one.path for one in await bench.store.generations(bench.host.profile())}
+
+
+async def test_a_service_manager_that_is_busy_with_itself_is_asked_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first request fails, as while systemd is replaced; the switch runs all the same, once."""
+    asked = with_systemd(bench, monkeypatch)
+    tool = bench.machine.root / "tools/systemd-run"
+    first = bench.machine.root / "first"
+    run = f'#!/bin/sh\n[ -e {first} ] && exec {tool}.real "$@"\n: >{first}\nexit 1\n'
+    tool.rename(f"{tool}.real")
+    tool.write_text(run)
+    tool.chmod(0o755)
+    monkeypatch.setattr(runners, "AGAIN_S", 0.01)
+    offer = bench.machine.offer(bench.machine.system("new"))
+    answer = await bench.runner().perform(Activate(offer=offer))
+    assert Switched(result=Result.DONE, exit_code=0, lines=(f"switching to {offer.path}", "switched")) == answer
+    assert ([f"switch {offer.path}"], 1) == (bench.machine.switches(), asked().count("--collect"))
+
+
 async def test_a_long_switch_under_systemd_is_known_to_run(bench: Bench, asked: Callable[[], list[str]]) -> None:
     """Nothing that systemd would rewrite is among its arguments, so the supervisor's process id is the real one."""
     offer = bench.machine.offer(bench.machine.system("new", before="sleep 3"))

@@ -3,17 +3,19 @@
 The supervisor is a few lines of POSIX shell built-ins, so that it works while the system under it is replaced. It is
 a file of the folder and never an argument: systemd makes ``$`` of ``$$`` and expands ``%`` in what it is told to run
 (systemd.service(5), Command lines). It starts at most once for a folder, whoever asks, and writes the exit code last;
-a folder without one, whose supervisor is gone, was interrupted. This module must never start a process
-(`agent.runner` does).
+a folder without one, whose supervisor is gone, was interrupted; one that is forbidden runs nothing any more. This
+module must never start a process (`agent.runner` does).
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from nixfleet.agent.host import Host, printable
 from nixfleet.config import sync_folder, write_atomic
 from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS
 
+FORBIDDEN = "forbidden\n"
 KEPT_JOBS = 8
 TAIL_BYTES = 64 << 10
 
@@ -59,6 +61,19 @@ class Job:
     def started(self) -> bool:
         """Tell whether a supervisor has claimed the folder."""
         return (self.folder / "started").exists()
+
+    def forbid(self) -> None:
+        """Claim the folder, unless a supervisor has: then none ever runs the command, however late it comes."""
+        with suppress(FileExistsError), (self.folder / "started").open("x") as file:
+            file.write(FORBIDDEN)
+
+    @property
+    def forbidden(self) -> bool:
+        """Tell whether the command never ran, and never will."""
+        try:
+            return (self.folder / "started").read_text() == FORBIDDEN
+        except OSError:
+            return False
 
     @property
     def exit_code(self) -> int | None:

@@ -20,6 +20,7 @@ from nixfleet.agent import arrivals, health, preflight
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host, printable
 from nixfleet.agent.jobs import DETACH, Job
+from nixfleet.agent.machine import BACK_TRIES
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import (
     Activate,
@@ -53,6 +54,9 @@ SWITCH_S = 1_800.0
 """A switch that has not ended by then is killed, and the device goes back."""
 START_S = 15.0
 POLL_S = 0.05
+AGAIN_S = 1.0
+"""Between two tries to start a switch: a service manager that has just been replaced does not answer."""
+LAST_WORDS_S = 2.0
 SPARE_BYTES = 64 << 20
 FULL_BYTES = 1 << 20
 """With less than this left Nix cannot write to its own database, and says "disk I/O error"."""
@@ -326,7 +330,11 @@ class Runner:
             log.error("not going back to %s: %s", previous, lost)
             return Trouble(cause=Cause.UNTRUSTED, reason=lost)
         await self._store.set_profile(previous, self._host.profile())
-        switched = await self._switch(job, offer, previous, "switch")
+        if self._job(offer, f"{offer.verb}-{effect.number // BACK_TRIES}").forbidden:
+            # What was never called has changed nothing but the profile.
+            switched = Switched(result=Result.DONE)
+        else:
+            switched = await self._switch(job, offer, previous, "switch")
         if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
             generations = await self._store.generations(self._host.profile())
             bad = [one.number for one in generations if one.path == offer.path and not one.current]
@@ -339,19 +347,20 @@ class Runner:
         same_boot = job.prepare()
         if job.exit_code is None and not same_boot:
             return Switched(result=Result.INTERRUPTED, reason="the machine went down during the switch")
-        if job.exit_code is None and not job.started:
-            await asyncio.to_thread(self._start, job, path, verb)
-        begun_s = clock()
-        last_alive_s = begun_s
+        said = () if job.started else await self._begin(job, path, verb)
+        if job.forbidden:
+            return Switched(result=Result.ERROR, reason="the switch could not be started", lines=self._told(said))
+        begun_s = last_alive_s = clock()
         while (code := job.exit_code) is None:
             await asyncio.sleep(POLL_S)
             self._watcher.on_lines(offer, job.new_lines())
             alive = job.pid
             last_alive_s = clock() if alive else last_alive_s
             # The last words of the supervisor may still be on their way when it is gone.
-            if clock() - last_alive_s > (START_S if not job.started else 2.0):
-                why = "the switch was interrupted" if job.started else "the switch could not be started"
-                return Switched(result=Result.INTERRUPTED, reason=why, lines=self._told(job.lines()))
+            if clock() - last_alive_s > LAST_WORDS_S:
+                return Switched(
+                    result=Result.INTERRUPTED, reason="the switch was interrupted", lines=self._told(job.lines())
+                )
             if alive and clock() - begun_s > SWITCH_S:
                 _end_group(alive)
                 reason = f"the switch did not end within {SWITCH_S:.0f} s"
@@ -371,16 +380,26 @@ class Runner:
             result, reason = Result.ELSEWHERE, f"the switch says it is done, but {current or 'nothing known'} runs"
         return Switched(result=result, exit_code=code, reason=reason, lines=self._told(lines))
 
-    def _start(self, job: Job, path: str, verb: str) -> None:
+    async def _begin(self, job: Job, path: str, verb: str) -> tuple[str, ...]:
+        """See a supervisor claim the folder in time; if none does none ever will, and what was said is the answer."""
+        clock = asyncio.get_running_loop().time
+        until_s = clock() + START_S
+        asked = Ran(None, ())
+        while not job.started and clock() < until_s:
+            if asked.exit_code != 0:
+                asked = await asyncio.to_thread(self._start, job, path, verb)
+            await asyncio.sleep(POLL_S if asked.exit_code == 0 else AGAIN_S)
+        job.forbid()
+        return asked.lines
+
+    def _start(self, job: Job, path: str, verb: str) -> Ran:
         """Start the supervisor of a switch so that it outlives this process, whatever ends it."""
         command = job.command(str(self._host.at(f"{path}/{preflight.SWITCH}")), verb)
-        unit = f"nixfleet-switch-{job.folder.name}"
         if self._host.has_systemd():
-            # A unit of its own: restarting or replacing the agent's unit does not touch it (systemd-run(1)).
-            how = ("--collect", "--quiet", f"--unit={unit}", "--service-type=exec")
-            argv = ("systemd-run", *how, "/bin/sh", *command)
-            if _run_tool(argv, START_S).exit_code == 0:
-                return
+            # A unit of its own: what befalls the agent's unit does not touch it, and it has none of that unit's sandbox
+            # (systemd-run(1)). There is no other way: beside the agent the switch would run half-blind.
+            how = ("--collect", "--quiet", f"--unit=nixfleet-switch-{job.folder.name}", "--service-type=exec")
+            return _run_tool(("systemd-run", *how, "/bin/sh", *command), START_S)
         subprocess.run(
             ("/bin/sh", "-c", DETACH, "nixfleet-switch", *command),
             stdin=subprocess.DEVNULL,
@@ -390,6 +409,7 @@ class Runner:
             timeout=START_S,
             check=True,
         )
+        return Ran(0, ())
 
     async def _keep(self, effect: Keep) -> None:
         """Root the confirmed systems; done before the incoming root goes, so that none is ever without."""
