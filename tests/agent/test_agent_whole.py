@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -405,6 +405,59 @@ async def test_a_system_that_loses_the_coordinator_goes_back_and_tells_why(tmp_p
         await until(lambda: bool(site.server.outcomes()))
     told = next(one.attempt for one in site.server.reports if one.attempt and one.attempt.outcome)
     assert (Outcome.REVERTED, Cause.CONTACT) == (told.outcome, told.cause)
+
+
+async def supervised(site: Site, meanwhile: Callable[[Agent], Coroutine[None, None, None]]) -> Agent:
+    """Run an agent as a service manager does until it gives way to another system's, doing something meanwhile."""
+    agent = Agent(replace(site.parts(), supervised=True))
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(agent.run())
+        group.create_task(meanwhile(agent))
+    assert agent.replaced
+    return agent
+
+
+async def test_each_system_that_runs_is_judged_by_its_own_agent(tmp_path: Path) -> None:
+    """An agent under a service manager gives way after the switch, and the refused system's after going back."""
+    site = Site(tmp_path)
+    toml = f'state_dir = "{site.machine.state_dir}"\npoll_s = 2\n'
+    new = site.machine.system("new", at="cache", agent_toml=toml)
+
+    async def deploy(_: Agent) -> None:
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, new, activation=Activation(confirm_s=60)), device)
+
+    async def lose(agent: Agent) -> None:
+        await until(lambda: phase(agent) is Phase.CONFIRMING)
+        site.boot_s += 61
+        agent.service.feed(Tick())
+
+    assert Phase.CHECKING is phase(await supervised(site, deploy))
+    site.server.down = "cut off by the new firewall"
+    back = (await supervised(site, lose)).service.state.update
+    assert back is not None
+    assert (Phase.REVERTING, True, site.old) == (back.phase, back.settling, site.machine.host.current_system())
+    site.server.down = ""
+    async with site.running():
+        await until(lambda: bool(site.server.outcomes()))
+    assert ["reverted"] == [outcome for _, _, outcome in site.server.outcomes()]
+    assert [f"switch {new}", f"switch {site.old}"] == site.machine.switches()
+
+
+async def test_a_refused_system_that_is_left_at_once_leaves_its_agent_too(tmp_path: Path) -> None:
+    """What went back for another reason than contact gives way as well; the outcome is the next one's to deliver."""
+    site = Site(tmp_path)
+    toml = f'state_dir = "{site.machine.state_dir}"\npoll_s = 2\n'
+    bad = site.machine.system("bad", at="cache", code=2, agent_toml=toml)
+
+    async def deploy(_: Agent) -> None:
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, bad), device)
+
+    assert Phase.REVERTED is phase(await supervised(site, deploy))
+    async with site.running():
+        await until(lambda: bool(site.server.outcomes()))
+    assert ["reverted"] == [outcome for _, _, outcome in site.server.outcomes()]
 
 
 async def test_a_revoked_signature_stops_an_update_before_the_switch(tmp_path: Path) -> None:

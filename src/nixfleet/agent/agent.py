@@ -59,7 +59,7 @@ class Agent:
         self.waits = ""
         """Why nothing begins; empty when nothing is wanted."""
         self.replaced = False
-        """The new system brings another agent, which has to finish the update."""
+        """The system that runs now has another agent, which has to finish the update."""
         self._parts = parts
         self._settings, self._host, self._mirror = parts.settings, parts.host, parts.mirror
         self._once = False
@@ -334,6 +334,11 @@ class Agent:
         """React to a durable change: tell it, look for the next update, make way for a new agent."""
         self._settle(after)
         old, new = before.update, after.update
+        if new is not None and self._gives_way(old, new):
+            # The journal says where to go on: only the agent of the system that runs now may judge it.
+            self.replaced = True
+            self.service.halt()
+            self._stop.set()
         if new is None or (old is not None and _shown(old) == _shown(new)):
             return
         why = f": {new.reason}" if new.reason else ""
@@ -341,11 +346,13 @@ class Agent:
         self._reporter.want()
         if new.phase in ENDED:
             self._consider_soon()
-        supervised = self._parts.supervised and new.phase is Phase.CHECKING
-        if supervised and preflight.agent_changes(self._host, new.previous, new.offer.path):
-            # The journal says where to go on: only the new agent may confirm.
-            self.replaced = True
-            self._stop.set()
+
+    def _gives_way(self, old: Update | None, new: Update) -> bool:
+        """Tell whether another agent than this one came with the system that was just switched to, or back to."""
+        back = old is not None and old.phase is Phase.REVERTING and not old.settling
+        moved = new.phase is Phase.CHECKING or (back and (new.settling or new.phase in ENDED))
+        supervised = self._parts.supervised and not self._once
+        return supervised and moved and preflight.agent_changes(self._host, new.previous, new.offer.path)
 
     # Reports
 

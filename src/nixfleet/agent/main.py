@@ -149,7 +149,7 @@ async def _serve(parts: Parts, *, once: bool) -> int:
     if once:
         return 0 if await agent.run_once() else 1
     await agent.run()
-    log.info("ends, so that the new system's agent takes over" if agent.replaced else "ends")
+    log.info("ends, so that the agent of the system that runs now takes over" if agent.replaced else "ends")
     return 0
 
 

@@ -44,6 +44,7 @@ class Service:
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
         self._generation = 0
+        self._halted = False
         self._timer: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
 
@@ -58,6 +59,8 @@ class Service:
 
     def feed(self, event: Event) -> None:
         """Take an event: make the new state durable, then begin its effect; a full disk delays both."""
+        if self._halted:
+            return
         before = self._journal.state
         after, effects = machine.step(before, event, self._clock.boot())
         try:
@@ -68,9 +71,15 @@ class Service:
             return
         if after != before:
             self._changed(before, after)
+        if self._halted:
+            return
         for effect in effects:
             self._begin(effect)
         self._set_timer()
+
+    def halt(self) -> None:
+        """Take and begin nothing more: where the journal stands, the next agent goes on."""
+        self._halted = True
 
     async def close(self) -> None:
         """Stop the running effect; a switch that was started goes on by itself."""
