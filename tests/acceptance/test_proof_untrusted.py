@@ -123,7 +123,7 @@ def test_what_a_coordinator_says_is_nothing_but_what_was_signed(bench: Bench, fr
     refuses(bench, ready, "the rollout is paused")
     front.alter = _gating(bench, rollout, device, by_log_key=False)
     bench.nixfleet("rollout", "resume", rollout)
-    refuses(bench, ready, "its wave is not open yet")
+    refuses(bench, ready, "the word that its wave is open does not hold")
     front.alter = in_line(lambda line: line.replace(bench.systems.b, bench.systems.bad))
     refuses(bench, ready, "the line that the coordinator serves does not hold")
     front.alter, front.refused = None, ()

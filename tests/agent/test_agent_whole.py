@@ -223,6 +223,24 @@ def _served(site: Site, device: str, path: str, *, keep_back: bool = False) -> t
     return digest, signed
 
 
+async def test_a_rollout_of_others_is_no_worry_of_a_device_that_is_up_to_date(tmp_path: Path) -> None:
+    """Without an open wave nobody asks whether a rollout has a line for this device, and nothing is said of it."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        own, _ = _served(site, device, new)
+        site.server.open_gate(own, device)
+        await until(lambda: (own, 1, "confirmed") in site.server.outcomes())
+        site.server.open_gates.clear()
+        _served(site, "0" * 32, new)
+        site.server.wake()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        await agent.consider()
+        assert agent.waits == ""
+    assert {""} == {one.note for one in site.server.reports}
+
+
 async def test_a_coordinator_cannot_reverse_a_device_by_hiding_the_line_of_its_system(tmp_path: Path) -> None:
     """A rollout kept back and played after a newer one stays stale, though the newer one's line is denied."""
     site = Site(tmp_path)

@@ -216,7 +216,8 @@ class Agent:
             if not isinstance(decision, NeedLine):
                 return decision
             if not gated:
-                return Wait(reason="its wave is not open yet")
+                # Whether the rollout is for this device at all is not known, nor worth a request of every device.
+                return Wait(reason="the word that its wave is open does not hold" if self._gates else "")
             if not await self._learn_line(decision):
                 return None
         return Wait(reason=f"more than {LINES_HELD} rollouts have no line for this device")
