@@ -261,13 +261,27 @@ def test_a_newer_rollout_takes_the_place_of_one_that_has_not_switched() -> None:
 def test_an_expired_rollout_starts_nothing_and_a_held_device_waits() -> None:
     """Times are judged by the larger of the device's clock and the last log time."""
     world = World(not_after=T0 + 1_000)
-    offer = world.offer()
     world.wall_s = T0 + 1_001
-    assert Withdrawn(reason="the rollout has expired") == world.still(offer)
+    assert Wait(reason="the rollout has expired") == world.decide()
     world = World()
     world.fleet.device("web-01", state="held", until=world.fleet.now + 1_000)
     until_s = world.fleet.now + 999
     assert Wait(reason="the device is held by a signed act", until_s=until_s) == world.decide()
+
+
+def test_a_clock_that_jumps_ahead_holds_an_update_and_does_not_end_it() -> None:
+    """Years ahead every right and rollout looks over; put right, it goes on; the log's own time ends it for good."""
+    world = World(not_after=T0 + 1_000)
+    offer, right_s = world.offer(), world.wall_s
+    for ahead_s in (T0 + 1_001, T0 + 10 * 365 * 86_400):
+        world.wall_s = ahead_s
+        assert isinstance(world.still(offer), Held)
+    world.wall_s = right_s
+    assert world.still(offer) is None
+    world.fleet.now += 1_001
+    world.fleet.grant("other", "deploy")
+    assert world.fleet.state.last_time > T0 + 1_000
+    assert Withdrawn(reason="the rollout has expired") == world.still(offer)
 
 
 def test_a_path_that_was_left_comes_back_only_by_who_may_roll_back() -> None:

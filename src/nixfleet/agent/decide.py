@@ -87,7 +87,19 @@ def _decide(
 
 
 def still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> Held | Withdrawn | None:
-    """Judge an update once more right before the switch: revoked, paused or overtaken meanwhile? None: go on."""
+    """Judge an update once more right before the switch: revoked, paused or overtaken meanwhile? None: go on.
+
+    What only this device's clock ends waits, and may go on: a bad battery must not expire anything for good (trust.md,
+    What a device does). It is over once the log's own time, or what is signed in it, says so.
+    """
+    verdict = _still(log, me, state, offer, lines)
+    if isinstance(verdict, Withdrawn):
+        by_log = _still(log, msgspec.structs.replace(me, wall_s=log.last_time), state, offer, lines)
+        return verdict if isinstance(by_log, Withdrawn) else Held(reason=verdict.reason)
+    return verdict
+
+
+def _still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> Held | Withdrawn | None:
     choice = _choose(log, me, state, lines)
     match choice:
         case Hold(kind="expired" | "retired" | "not-enrolled"):
