@@ -201,7 +201,7 @@ async def test_a_line_that_was_not_there_yet_is_asked_for_again(tmp_path: Path) 
         rollout = site.deploy(device, new)
         lines, site.server.lines = site.server.lines, None
         site.server.open_gate(rollout, device)
-        await until(lambda: agent.link.mirror.size == site.fleet.size and bool(agent.waits or site.server.syncs))
+        await until(lambda: agent.link.mirror.size == site.fleet.size and bool(agent.desk.waits or site.server.syncs))
         site.server.lines = lines
 
         def woken_and_told() -> bool:
@@ -236,8 +236,8 @@ async def test_a_rollout_of_others_is_no_worry_of_a_device_that_is_up_to_date(tm
         _served(site, "0" * 32, new)
         site.server.wake()
         await until(lambda: agent.link.mirror.size == site.fleet.size)
-        await agent.consider()
-        assert agent.waits == ""
+        await agent.desk.consider()
+        assert agent.desk.waits == ""
     assert {""} == {one.note for one in site.server.reports}
 
 
@@ -256,7 +256,7 @@ async def test_a_coordinator_cannot_reverse_a_device_by_hiding_the_line_of_its_s
     site.server.open_gates = [(old, device, 1)]
     async with site.running() as agent:
         await until(lambda: agent.link.mirror.size == site.fleet.size)
-        await agent.consider()
+        await agent.desk.consider()
         await agent.service.idle()
     assert ([f"switch {fixed}"], fixed) == (site.machine.switches(), site.machine.host.current_system())
 
@@ -271,7 +271,7 @@ async def test_no_older_rollout_comes_in_the_place_of_one_whose_line_is_hidden(t
         second, _ = _served(site, device, newer)
         site.server.hidden = {second}
         site.server.open_gate(first, device)
-        await until(lambda: "could not be fetched" in agent.waits)
+        await until(lambda: "could not be fetched" in agent.desk.waits)
         assert (site.machine.switches(), agent.service.state.update) == ([], None)
         site.server.hidden = set()
         site.server.open_gate(second, device)
@@ -330,15 +330,16 @@ async def test_what_a_coordinator_says_of_the_clock_revives_nothing(tmp_path: Pa
     """An expired rollout stays expired, though the coordinator puts the device's clock back; only stamps follow it."""
     site = Site(tmp_path)
     new = site.machine.system("new", at="cache")
-    async with site.running():
+    async with site.running() as agent:
         device = await site.member()
         rollout = site.deploy(device, new, not_after=site.fleet.now + 86_400)
-        await until(lambda: any(one.log.size == site.fleet.size for one in site.server.reports))
+        site.server.wake()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
     site.fleet.now += 40 * 86_400
     site.server.skew_s = -40 * 86_400
     site.server.open_gate(rollout, device)
     async with site.running() as agent:
-        await until(lambda: agent.waits == "the rollout has expired")
+        await until(lambda: agent.desk.waits == "the rollout has expired")
         await until(lambda: site.server.reports[-1].note == "the rollout has expired")
         assert (site.fleet.now, site.fleet.now - 40 * 86_400) == (agent.link.wall(), agent.link.signing_s())
     assert (site.machine.switches(), site.server.reports[-1].at) == ([], site.fleet.now - 40 * 86_400)
@@ -686,6 +687,6 @@ async def test_a_line_that_could_not_be_had_is_asked_for_again_unasked(tmp_path:
         rollout = site.deploy(device, new)
         lines, site.server.lines = site.server.lines, None
         site.server.open_gate(rollout, device)
-        await until(lambda: "could not be fetched" in agent.waits)
+        await until(lambda: "could not be fetched" in agent.desk.waits)
         site.server.lines = lines
         await until(lambda: site.server.outcomes() == [(rollout, 1, "confirmed")])

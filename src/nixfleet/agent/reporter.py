@@ -9,14 +9,19 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from nixfleet.agent.link import backoff_s
+import msgspec
+
+from nixfleet.agent.link import Link, backoff_s
 from nixfleet.agent.machine import attempt
+from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Delivered, Offer
 from nixfleet.errors import NixfleetError
-from nixfleet.model.device import Attempt, Phase, Progress
+from nixfleet.model.device import SHORT_CHARS, Attempt, Facts, Phase, Progress, Report
+from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
 from nixfleet.nix import Progress as Bytes
+from nixfleet.trust.reports import sign_report
 
 log = logging.getLogger("nixfleet.agent")
 
@@ -29,15 +34,19 @@ class Reporter:
 
     def __init__(
         self,
-        service: Callable[[], Service],
-        make: Callable[[Attempt | None], Awaitable[Signed]],
-        send: Callable[[Signed], Awaitable[None]],
+        parts: Parts,
+        link: Link,
+        service: Service,
+        *,
+        failed_units: Callable[[], Awaitable[tuple[str, ...]]],
+        gather: Callable[[], Facts],
+        waits: Callable[[], str],
     ) -> None:
-        """Prepare; `make` signs a report with an attempt in it, `send` delivers it durably."""
-        self._service = service
-        self._make = make
-        self._send = send
+        """Prepare; `gather` gives the facts, `waits` says why nothing begins."""
+        self._parts, self._link, self._service = parts, link, service
+        self._failed_units, self._gather, self._waits = failed_units, gather, waits
         self._wanted = asyncio.Event()
+        self._told: Facts | None = None
 
     def want(self) -> None:
         """Ask for a report of the state at the next opportunity."""
@@ -60,11 +69,39 @@ class Reporter:
 
     async def deliver(self) -> None:
         """Send every outcome that waits, then the present state. Raises: what sending raises."""
-        while outbox := self._service().state.outbox:
-            await self._send(await self._make(outbox[0]))
-            self._service().feed(Delivered(rollout=outbox[0].rollout, run=outbox[0].run))
-        update = self._service().state.update
-        await self._send(await self._make(attempt(update) if update is not None else None))
+        while outbox := self._service.state.outbox:
+            await self._send(outbox[0])
+            self._service.feed(Delivered(rollout=outbox[0].rollout, run=outbox[0].run))
+        update = self._service.state.update
+        await self._send(attempt(update) if update is not None else None)
+
+    async def _send(self, told: Attempt | None) -> None:
+        await self._link.send_report(await self._make(told))
+        self._told = self._gather()
+
+    async def _make(self, told: Attempt | None) -> Signed:
+        """Say where the device stands, in a report that it signs."""
+        parts, host, update = self._parts, self._parts.host, self._service.state.update
+        baseline = update.baseline if update is not None else ()
+        new = [unit for unit in await self._failed_units() if unit not in baseline]
+        found = self._gather()
+        report = Report(
+            v=1,
+            fleet=parts.identity.fleet,
+            device=parts.identity.device,
+            seq=parts.journal.next_seq(),
+            at=self._link.signing_s(),
+            log=parts.mirror.log_state,
+            protocol=PROTOCOL,
+            boot_id=host.boot_id(),
+            system=host.current_system()[:SHORT_CHARS],
+            booted=host.booted_system()[:SHORT_CHARS],
+            healthy=not new,
+            note=(f"failed units: {', '.join(new)}" if new else self._waits())[:SHORT_CHARS],
+            attempt=told,
+            facts=None if _same(found, self._told) else found,
+        )
+        return sign_report(report, parts.key)
 
 
 class Ticker:
@@ -113,3 +150,8 @@ class Ticker:
             except NixfleetError as error:
                 log.debug("progress is lost: %s", error)
             await asyncio.sleep(PROGRESS_EVERY_S)
+
+
+def _same(told: Facts, before: Facts | None) -> bool:
+    """Tell whether facts are old news; free space always changes a little."""
+    return before is not None and told == msgspec.structs.replace(before, store_free_bytes=told.store_free_bytes)
