@@ -104,7 +104,8 @@ async def update(made: Machine, path: str, points: Points) -> None:
         cache_base=lambda: "http://coordinator.example",
         names=lambda: {"web-01"},
     )
-    setattr(runner, "_start", points.around("starting the switch", runner._start))  # noqa: B010 - a point
+    switcher = runner._switcher
+    setattr(switcher, "_start", points.around("starting the switch", switcher._start))  # noqa: B010 - a point
     for module, what in ((journal, "writing the journal"), (jobs, "writing a switch's folder")):
         setattr(module, "write_atomic", points.around(what, config.write_atomic))  # noqa: B010 - a name it does not export
     done = asyncio.Event()

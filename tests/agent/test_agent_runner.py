@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from tests.agent.made_up import CACHE, Machine, MadeUpStore, Silent, digest_of
 
-from nixfleet.agent import runner as runners
+from nixfleet.agent import switching
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.runner import Runner
 from nixfleet.agent.settings import Checks, CommandCheck, ExtraCache, Settings, TcpCheck
@@ -304,7 +304,7 @@ async def test_a_switch_cut_by_a_power_failure_is_not_run_again(bench: Bench) ->
 
 async def test_a_switch_that_hangs_is_killed_with_all_it_started(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hang becomes an interruption, and the device can go back."""
-    monkeypatch.setattr(runners, "SWITCH_S", 0.2)
+    monkeypatch.setattr(switching, "SWITCH_S", 0.2)
     pid = bench.machine.root / "pid"
     offer = bench.machine.offer(bench.machine.system("new", before=f"sleep 600 & echo $! >{pid}; wait"))
     answer = await bench.runner().perform(Activate(offer=offer))
@@ -536,7 +536,7 @@ async def test_where_systemd_starts_nothing_the_switch_never_runs_and_nothing_is
     with_systemd(bench, monkeypatch)
     tool = bench.machine.root / "tools/systemd-run"
     tool.write_text("#!/bin/sh\necho Failed to start transient service unit\nexit 1\n")
-    monkeypatch.setattr(runners, "START_S", 0.3)
+    monkeypatch.setattr(switching, "START_S", 0.3)
     offer = bench.machine.offer(bench.machine.system("new"))
     never = Switched(
         result=Result.ERROR,
@@ -568,7 +568,7 @@ async def test_a_service_manager_that_is_busy_with_itself_is_asked_again(
     tool.rename(f"{tool}.real")
     tool.write_text(run)
     tool.chmod(0o755)
-    monkeypatch.setattr(runners, "AGAIN_S", 0.01)
+    monkeypatch.setattr(switching, "AGAIN_S", 0.01)
     offer = bench.machine.offer(bench.machine.system("new"))
     answer = await bench.runner().perform(Activate(offer=offer))
     assert Switched(result=Result.DONE, exit_code=0, lines=(f"switching to {offer.path}", "switched")) == answer

@@ -1,6 +1,6 @@
 """Is the device healthy? Newly failed units and the checks of its own agent.toml, never of the coordinator.
 
-Starts no process itself: it is handed a way to run a command (`agent.runner`).
+Starts no process itself: it is handed a way to run a command (`agent.tools`).
 """
 
 import asyncio

@@ -4,7 +4,7 @@ The supervisor is a few lines of POSIX shell built-ins, so that it works while t
 a file of the folder and never an argument: systemd makes ``$`` of ``$$`` and expands ``%`` in what it is told to run
 (systemd.service(5), Command lines). It starts at most once for a folder, whoever asks, and writes the exit code last;
 a folder without one, whose supervisor is gone, was interrupted; one that is forbidden runs nothing any more. This
-module must never start a process (`agent.runner` does).
+module must never start a process (`agent.switching` does).
 """
 
 import shutil
@@ -29,8 +29,6 @@ set +C
 "$@" >output 2>&1 </dev/null
 echo "$? end" >exit
 """
-# Detach: the first shell ends at once, so the supervisor is nobody's child and never a zombie of ours.
-DETACH = '/bin/sh "$@" >/dev/null 2>&1 </dev/null &'
 
 
 class Job:

@@ -1,4 +1,4 @@
-"""Perform the effects of the update machine on this device: the only part of the agent that starts processes.
+"""Perform the effects of the update machine on this device.
 
 Every effect is safe to repeat after a crash. It must never decide what comes next: it answers with an event, and
 `agent.machine` decides. A failure of Nix or of the file system becomes a `Trouble`; nothing else is caught.
@@ -7,9 +7,6 @@ Every effect is safe to repeat after a crash. It must never decide what comes ne
 import asyncio
 import errno
 import logging
-import os
-import signal
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -18,10 +15,12 @@ import msgspec
 
 from nixfleet.agent import arrivals, health, preflight
 from nixfleet.agent.health import Ran
-from nixfleet.agent.host import Host, printable
-from nixfleet.agent.jobs import DETACH, Job
+from nixfleet.agent.host import Host
+from nixfleet.agent.jobs import Job
 from nixfleet.agent.machine import BACK_TRIES
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.switching import Switcher
+from nixfleet.agent.tools import run_tool
 from nixfleet.agent.update import (
     Activate,
     Check,
@@ -50,17 +49,9 @@ from nixfleet.nix import Cache, FaultKind, FetchLimits, Generation, MissingBytes
 
 log = logging.getLogger("nixfleet.agent")
 
-SWITCH_S = 1_800.0
-"""A switch that has not ended by then is killed, and the device goes back."""
-START_S = 15.0
-POLL_S = 0.05
-AGAIN_S = 1.0
-"""Between two tries to start a switch: a service manager that has just been replaced does not answer."""
-LAST_WORDS_S = 2.0
 SPARE_BYTES = 64 << 20
 FULL_BYTES = 1 << 20
 """With less than this left Nix cannot write to its own database, and says "disk I/O error"."""
-OUTPUT_BYTES = 256 << 10
 
 _CAUSES: dict[FaultKind, Cause] = {
     FaultKind.untrusted: Cause.UNTRUSTED,
@@ -74,13 +65,6 @@ _CAUSES: dict[FaultKind, Cause] = {
     FaultKind.no_space: Cause.SPACE,
     FaultKind.other: Cause.INTERNAL,
 }
-_REASONS: dict[int, tuple[Result, str]] = {
-    0: (Result.DONE, ""),
-    2: (Result.HALFWAY, "the activation script failed"),
-    4: (Result.UNITS, ""),
-    100: (Result.REBOOT, ""),
-}
-"""Exit codes of switch-to-configuration that have a meaning of their own (switch-to-configuration-ng)."""
 
 
 class Store(Protocol):
@@ -149,6 +133,7 @@ class Runner:
         self._cache_base = cache_base
         self._names = names
         self._jobs = Path(settings.state_dir) / "jobs"
+        self._switcher = Switcher(host, watcher.on_lines, self._told)
 
     async def perform(self, effect: Effect) -> Event | None:
         """Do what an effect says and answer; `Contact`, and the second half of `Stage`, are the link's."""
@@ -167,7 +152,7 @@ class Runner:
 
     async def run_tool(self, argv: Sequence[str], timeout_s: float) -> Ran:
         """Run a small command to its end; its output is bounded, and it never outlives its time."""
-        return await asyncio.to_thread(_run_tool, tuple(argv), timeout_s)
+        return await asyncio.to_thread(run_tool, tuple(argv), timeout_s)
 
     async def _perform(self, effect: Effect) -> Event | None:  # noqa: C901 - one branch per effect
         match effect:
@@ -306,7 +291,7 @@ class Runner:
         job = self._job(offer, f"{offer.verb}-{number}")
         if not job.started:
             await self._store.set_profile(offer.path, self._host.profile())
-        return await self._switch(job, offer, offer.path, offer.verb)
+        return await self._switcher.run(job, offer, offer.path, offer.verb)
 
     async def _lost(self, effect: GoBack) -> str:
         """Say why the way back is not what ran, after one repair; an older agent's journal tells no digest."""
@@ -334,82 +319,12 @@ class Runner:
             # What was never called has changed nothing but the profile.
             switched = Switched(result=Result.DONE)
         else:
-            switched = await self._switch(job, offer, previous, "switch")
+            switched = await self._switcher.run(job, offer, previous, "switch")
         if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
             generations = await self._store.generations(self._host.profile())
             bad = [one.number for one in generations if one.path == offer.path and not one.current]
             await self._store.delete_generations(bad, self._host.profile())
         return switched
-
-    async def _switch(self, job: Job, offer: Offer, path: str, verb: str) -> Switched:
-        """Start a switch, or find the one that was started, and wait for its end."""
-        clock = asyncio.get_running_loop().time
-        same_boot = job.prepare()
-        if job.exit_code is None and not same_boot:
-            return Switched(result=Result.INTERRUPTED, reason="the machine went down during the switch")
-        said = () if job.started else await self._begin(job, path, verb)
-        if job.forbidden:
-            return Switched(result=Result.ERROR, reason="the switch could not be started", lines=self._told(said))
-        begun_s = last_alive_s = clock()
-        while (code := job.exit_code) is None:
-            await asyncio.sleep(POLL_S)
-            self._watcher.on_lines(offer, job.new_lines())
-            alive = job.pid
-            last_alive_s = clock() if alive else last_alive_s
-            # The last words of the supervisor may still be on their way when it is gone.
-            if clock() - last_alive_s > LAST_WORDS_S:
-                return Switched(
-                    result=Result.INTERRUPTED, reason="the switch was interrupted", lines=self._told(job.lines())
-                )
-            if alive and clock() - begun_s > SWITCH_S:
-                _end_group(alive)
-                reason = f"the switch did not end within {SWITCH_S:.0f} s"
-                return Switched(result=Result.INTERRUPTED, reason=reason, lines=self._told(job.lines()))
-        self._watcher.on_lines(offer, job.new_lines())
-        return self._judge(code, path, verb, job.lines(), same_boot=same_boot)
-
-    def _judge(self, code: int, path: str, verb: str, lines: tuple[str, ...], *, same_boot: bool) -> Switched:
-        """Tell the ways apart in which a switch ends; exit 0 alone does not prove that the system runs."""
-        result, reason = _REASONS.get(code, (Result.ERROR, f"the switch ended with exit code {code}"))
-        current = self._host.current_system()
-        if verb == "boot" and result is Result.DONE:
-            result = Result.REBOOT
-        if result is Result.REBOOT and not same_boot:
-            result = Result.DONE  # the machine has booted since, before anybody could note that it must
-        if result in {Result.DONE, Result.UNITS} and current != path:
-            result, reason = Result.ELSEWHERE, f"the switch says it is done, but {current or 'nothing known'} runs"
-        return Switched(result=result, exit_code=code, reason=reason, lines=self._told(lines))
-
-    async def _begin(self, job: Job, path: str, verb: str) -> tuple[str, ...]:
-        """See a supervisor claim the folder in time; if none does none ever will, and what was said is the answer."""
-        clock = asyncio.get_running_loop().time
-        until_s = clock() + START_S
-        asked = Ran(None, ())
-        while not job.started and clock() < until_s:
-            if asked.exit_code != 0:
-                asked = await asyncio.to_thread(self._start, job, path, verb)
-            await asyncio.sleep(POLL_S if asked.exit_code == 0 else AGAIN_S)
-        job.forbid()
-        return asked.lines
-
-    def _start(self, job: Job, path: str, verb: str) -> Ran:
-        """Start the supervisor of a switch so that it outlives this process, whatever ends it."""
-        command = job.command(str(self._host.at(f"{path}/{preflight.SWITCH}")), verb)
-        if self._host.has_systemd():
-            # A unit of its own: what befalls the agent's unit does not touch it, and it has none of that unit's sandbox
-            # (systemd-run(1)). There is no other way: beside the agent the switch would run half-blind.
-            how = ("--collect", "--quiet", f"--unit=nixfleet-switch-{job.folder.name}", "--service-type=exec")
-            return _run_tool(("systemd-run", *how, "/bin/sh", *command), START_S)
-        subprocess.run(
-            ("/bin/sh", "-c", DETACH, "nixfleet-switch", *command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            timeout=START_S,
-            check=True,
-        )
-        return Ran(0, ())
 
     async def _keep(self, effect: Keep) -> None:
         """Root the confirmed systems; done before the incoming root goes, so that none is ever without."""
@@ -456,27 +371,3 @@ def _nix_trouble(error: NixError) -> Trouble:
     cause = _CAUSES[error.kind]
     later = cause in {Cause.NETWORK, Cause.SPACE, Cause.INTERNAL}
     return Trouble(cause=cause, reason=error.reason, later=later, lines=error.lines[-20:])
-
-
-def _run_tool(argv: tuple[str, ...], timeout_s: float) -> Ran:
-    try:
-        done = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return Ran(None, ())
-    text = printable(done.stdout[-OUTPUT_BYTES:].decode("utf-8", "replace"))
-    return Ran(done.returncode, tuple(line.rstrip() for line in text.splitlines() if line.strip()))
-
-
-def _end_group(pid: int) -> None:
-    """Kill a supervisor with all it started in its group."""
-    try:
-        os.killpg(os.getpgid(pid), signal.SIGKILL)
-    except ProcessLookupError:
-        return
