@@ -14,6 +14,7 @@ from nixfleet.trust.replay import (
     Hold,
     Idle,
     Missing,
+    Needs,
     RolloutState,
     authorise_path,
     choose,
@@ -341,6 +342,22 @@ def test_late_payloads_are_judged_as_in_their_place() -> None:
     assert fleet.state.rollouts == agent.rollouts
     assert chosen(fleet) == choose(agent, WEB, fleet.now)
     assert isinstance(supply(agent, fleet.entries[4][1]), Void)
+
+
+def test_a_release_is_asked_for_only_where_its_rollouts_signer_may_deploy() -> None:
+    """A key that may deploy to few devices cannot make all others ask for a release, in the log or in none."""
+    fleet = prod()
+    fleet.device("dev-01", tags={"env": "dev"})
+    fleet.grant("limited", "deploy", "release", select={"env": ["dev"]})
+    fleet.rollout(Fleet().release("x")[0], by="limited")
+    assert (0, 1) == tuple(len(missing(fleet.state, device).releases) for device in (WEB, device_id("dev-01")))
+    line = SelectLine(select={"env": ("dev",)}, closure=closure("b"))
+    fleet.rollout(fleet.release("b", lines=(line,))[0], by="limited")
+    agent, needs = State(fleet.state.fleet), Needs(fleet.state, WEB)
+    for index, (leaf, payload) in enumerate(fleet.entries):
+        replay(agent, index, leaf, payload if needs(leaf) else None)
+    assert (False, {}) == (bool(missing(agent, WEB)), agent.releases)
+    assert "idle unauthorised unauthorised" == said(chosen(fleet)) == said(choose(agent, WEB, fleet.now))
 
 
 def test_a_release_that_is_in_no_log_stops_until_cancelled() -> None:

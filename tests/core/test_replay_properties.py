@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.factories import T0, Fleet, device_id, key
+from tests.factories import T0, Fleet, closure, device_id, key
 
 from nixfleet.model.ids import Digest, FleetId
-from nixfleet.model.statements import Rule
+from nixfleet.model.statements import Rule, SelectLine
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.replay import Needs, State, Unknown, Valid, Void, choose, missing, replay, supply
@@ -59,7 +59,8 @@ def _act(fleet: Fleet, chance: random.Random) -> None:
         case 2:
             fleet.device(chance.choice(DEVICES), by=chance.choice(DEVICES), key=key(str(chance.random())).public.text)
         case 3:
-            fleet.release(str(fleet.size), by=by)
+            name, select = str(fleet.size), chance.choice(SELECTS)
+            fleet.release(name, by=by, lines=(SelectLine(select=select, closure=closure(name)),))
         case 4 | 5:
             releases: list[Any] = list(fleet.state.releases) or ["0" * 64]
             fleet.rollout(chance.choice(releases), by=by, select=select)

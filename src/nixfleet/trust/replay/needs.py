@@ -10,6 +10,7 @@ from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Digest, matches
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.replay import rights
 from nixfleet.trust.replay.judge import ESSENTIAL
 from nixfleet.trust.replay.state import RolloutState, State
 
@@ -22,7 +23,7 @@ class Needs:
         self._release_of = state.release_of
         covering = _selecting(state, device)
         self._rollouts = frozenset(one.digest[:32] for one in covering)
-        self._releases = frozenset(one.names(state.rollouts) for one in covering)
+        self._releases = frozenset(_named(state, device, covering))
 
     def __call__(self, leaf: Leaf | bytes) -> bool:
         """Tell whether a leaf's payload is needed; a leaf that is malformed has none that anybody needs."""
@@ -64,8 +65,7 @@ class Missing:
 def missing(state: State, device: str) -> Missing:
     """List the payloads that a device needs and does not hold."""
     covering = _selecting(state, device)
-    named = {one.names(state.rollouts) for one in covering} - {None}
-    unknown = [digest for digest in named if digest is not None and digest not in state.releases]
+    unknown = [digest for digest in _named(state, device, covering) if digest not in state.releases]
     controls = {record.place.index for one in covering for record in one.unread if record.statement is None}
     rollouts = {one.digest[:32] for one in covering}
     controls |= {
@@ -81,3 +81,18 @@ def _selecting(state: State, device: str) -> list[RolloutState]:
     if record is None:
         return []
     return [one for one in state.rollouts.values() if matches(one.statement.select, record.statement.tags)]
+
+
+def _named(state: State, device: str, covering: list[RolloutState]) -> set[Digest]:
+    """Name the releases of the rollouts whose signer has, had or will have a right over the device.
+
+    Else a key that may deploy anywhere could make every device ask at each sync for a release that is in no log.
+    """
+    found = set()
+    for one in covering:
+        named = one.names(state.rollouts)
+        if named is not None and rights.may_over(
+            state, one.place.signer, one.statement.kind, state.devices[device].statement.tags
+        ):
+            found.add(named)
+    return found

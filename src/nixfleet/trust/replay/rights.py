@@ -136,6 +136,17 @@ def may_ever(state: State, signer: Fingerprint, actions: Iterable[Action], now: 
     return any(wanted & set(record.statement.actions) and alive(state, record, now) for record in grants(state, signer))
 
 
+def may_over(state: State, signer: Fingerprint, action: Action, tags: Tags) -> bool:
+    """Tell whether a key has a right over devices with these tags at some time, co-signatures and approvals aside."""
+    if signer in state.revoked_keys:
+        return False
+    over = Over(tags=(tags,))
+    return signer in state.root_keys or any(
+        action in record.statement.actions and all(over.within(link.select) for link in record.links)
+        for record in grants(state, signer)
+    )
+
+
 def candidates(
     state: State, signer: Fingerprint, action: Action, now: int, sha512: bytes | None
 ) -> Iterator[Allowed | Denied]:

@@ -111,9 +111,11 @@ def covering(
 
 def _has_part(state: State, one: RolloutState, tags: Tags, covers: Covers) -> bool | None:
     release = release_for(state, one)
-    if release is not None and release.statement.lines is not None:
-        return closure_for(release.statement, tags) is not None
-    return covers(one)
+    if release is None or release.statement.lines is None:
+        return covers(one)
+    if not rights.may_over(state, one.place.signer, one.statement.kind, tags):
+        return covers(one)  # an agent does not fetch this release (`replay.needs`), and all must judge alike
+    return closure_for(release.statement, tags) is not None
 
 
 def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers) -> Skip | Hold | None:
