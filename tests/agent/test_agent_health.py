@@ -127,7 +127,7 @@ def test_facts_are_read_bounded_and_printable(tmp_path: Path) -> None:
     machine.write("/proc/net/if_inet6", f"fd{'0' * 29}1 02 40 00 80 eth0\nfe80{'0' * 27}1 02 40 20 80 eth0\n")
     (tmp_path / "etc/localtime").symlink_to("/etc/zoneinfo/Europe/Berlin")
     told = facts.gather(machine.host, "2.8.0")
-    assert ("24.05.[31m1", "6.1.9", 2_097_152, "web-01", "machine-1") == (
+    assert ("24.05.1", "6.1.9", 2_097_152, "web-01", "machine-1") == (
         told.nixos_version,
         told.kernel,
         told.memory_bytes,

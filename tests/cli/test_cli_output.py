@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from tests.factories import store_path
 
 from nixfleet.cli import output
-
-
-@given(st.text(max_size=200))
-def test_foreign_text_cannot_steer_a_terminal(text: str) -> None:
-    """No control character survives, and an error is always one bounded line."""
-    for shown in (output.clean(text), output.one_line(text)):
-        assert not any(unicodedata.category(char).startswith("C") for char in shown)
-    assert len(output.one_line(text * 50)) <= output.MAX_LINE_CHARS
+from nixfleet.model.text import clean
 
 
 @given(st.lists(st.tuples(st.text(max_size=8), st.text(min_size=1, max_size=8)), min_size=1, max_size=5))
@@ -27,10 +20,10 @@ def test_columns_of_a_table_start_in_the_same_cell(rows: list[tuple[str, str]]) 
         patch.setattr("nixfleet.cli.output.click.echo", lines.append)
         output.table(("A", "B"), rows, "none")
     assert len(rows) + 1 == len(lines)
-    width = max(1, *(output.cells(output.clean(left)) for left, _ in rows)) + 2
+    width = max(1, *(output.cells(clean(left)) for left, _ in rows)) + 2
     for line, (left, right) in zip(lines[1:], rows, strict=True):
-        gap = " " * (width - output.cells(output.clean(left)))
-        assert f"{output.clean(left)}{gap}{output.clean(right)}".rstrip() == line
+        gap = " " * (width - output.cells(clean(left)))
+        assert f"{clean(left)}{gap}{clean(right)}".rstrip() == line
 
 
 @given(st.text(max_size=200))

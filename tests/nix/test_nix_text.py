@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nixfleet.errors import UserError
 from nixfleet.nix import Cache, FaultKind, FetchLimits, Progress, classify, commands, parse, toplevel_attr
-from nixfleet.nix.faults import REASON_CHARS, clean
+from nixfleet.nix.faults import REASON_CHARS
 from nixfleet.nix.progress import Aggregator, Throttle
 
 SAMPLES = Path(__file__).with_name("samples")
@@ -109,12 +109,6 @@ def test_classification_is_total(lines: list[str]) -> None:
     assert 0 < len(fault.reason) <= REASON_CHARS
     assert not any(ord(character) < 0x20 and character != "\t" for character in fault.reason)
     assert "\x1b" not in fault.reason
-
-
-@given(st.text(max_size=300))
-def test_cleaning_twice_is_cleaning_once(text: str) -> None:
-    """Nothing that looks like an escape is left, or made, by cleaning."""
-    assert clean(text) == clean(clean(text))
 
 
 # Progress

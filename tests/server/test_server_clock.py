@@ -1,13 +1,10 @@
 """The running clock: only time in which a coordinator ran counts."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from nixfleet.rollout import Clock
 from nixfleet.server.coordinator.clock import BEAT_S, GAP_S, RECONNECT_S, RunClock
 from nixfleet.server.store import Store
-from nixfleet.server.text import clean
 
 
 class _Wall:
@@ -89,26 +86,3 @@ async def test_two_coordinators_share_one_clock(store: Store) -> None:
         await one.beat()
         await other.beat()
     assert (one.now().run_s, other.now().run_s) == (70, 70)
-
-
-@given(st.text())
-def test_cleaned_text_has_no_controls(text: str) -> None:
-    """Whatever a device sends, nothing in it can move a terminal's cursor; cleaning twice changes nothing."""
-    cleaned = clean(text)
-    assert not any(ord(char) < 32 or 127 <= ord(char) < 160 for char in cleaned)
-    assert clean(cleaned) == cleaned
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("\x1b[31mred\x1b[0m", "red"),
-        ("\x1b]0;title\x07text", "text"),
-        ("a\tb\r\n", "a    b"),
-        ("\u202eevil", "evil"),
-        ("größe ✓", "größe ✓"),
-    ],
-)
-def test_escapes_go_and_words_stay(text: str, shown: str) -> None:
-    """Sequences vanish as a whole; letters of any script stay."""
-    assert clean(text) == shown

@@ -276,7 +276,7 @@ async def test_an_empty_fleet_names_the_next_step() -> None:
 
 
 async def test_device_text_is_shown_and_never_obeyed() -> None:
-    """Markup and escapes in names and reasons appear as text, or not at all."""
+    """Markup in names and reasons appears as text, escape sequences not at all."""
     evil = msgspec.structs.replace(
         device("x", "web", "oslo"),
         name="[red]x\x1b[2J",
@@ -285,7 +285,7 @@ async def test_device_text_is_shown_and_never_obeyed() -> None:
         reason="[bold]\x07bad\u202e",
     )
     async with console(source=FakeSource([evil])) as driven:
-        assert ("[red]x[2J" in driven.text, "[bold]bad" in driven.text) == (True, True)
+        assert (True, True, False) == tuple(word in driven.text for word in ("[red]x", "[bold]bad", "[2J"))
         assert not {"\x1b", "\x07", "\u202e"} & set(driven.text)
 
 

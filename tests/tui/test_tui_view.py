@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from tests.tui.console_fleet import NOW, device, fingerprint, fleet_devices, fleet_requests, fleet_rollouts
 
 from nixfleet.model.device import Outcome, Phase
+from nixfleet.model.text import clean
 from nixfleet.model.views import Transfer
 from nixfleet.query import STATUSES, status_of
 from nixfleet.tui.columns import GAP, Column, lay_out
@@ -58,22 +59,10 @@ def test_sizes_have_few_digits(count: int, expected: str) -> None:
     assert expected == text.size(count)
 
 
-@given(FOREIGN)
-def test_foreign_text_cannot_steer_the_terminal(foreign: str) -> None:
-    """Nothing of what a device says moves the cursor, starts a sequence or turns the text round."""
-    cleaned = text.clean(foreign)
-    assert not any(ord(letter) < 32 or 127 <= ord(letter) < 160 or letter in "\u202e\u200b\u2066" for letter in cleaned)
-
-
-def test_escape_sequences_lose_their_escape() -> None:
-    """A colour code becomes visible text."""
-    assert "[31mred[0m x" == text.clean("\x1b[31mred\x1b[0m\x07 x")
-
-
 @given(st.lists(FOREIGN, max_size=4), st.integers(0, 40), st.booleans())
 def test_fit_is_exact(parts: list[str], cells: int, right: bool) -> None:
     """A fitted line takes exactly its cells, wide characters and all."""
-    line = tuple(Span(text.clean(part)) for part in parts)
+    line = tuple(Span(clean(part)) for part in parts)
     assert cells == text.width(text.fit(line, cells, right=right))
 
 
@@ -83,7 +72,7 @@ def test_wrapped_lines_fit(foreign: str, cells: int) -> None:
     lines = text.wrap(foreign, cells)
     assert all(text.width(line) <= cells for line in lines)
     letters = "".join(span.text for line in lines for span in line).replace(" ", "")
-    assert text.clean(foreign).replace(" ", "") == letters
+    assert clean(foreign).replace(" ", "") == letters
 
 
 def test_wide_characters_are_measured_in_cells() -> None:

@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from nixfleet.agent.host import Host, printable
+from nixfleet.agent.host import Host
 from nixfleet.agent.settings import Checks, CommandCheck, HttpCheck, TcpCheck, UnitCheck
+from nixfleet.model.text import one_line
 
 UNIT_LINES = 10
 UNITS_SHOWN = 8
@@ -98,7 +99,7 @@ async def _once(check: AnyCheck, run: Run) -> str:
         case CommandCheck():
             ran = await run(check.argv, check.timeout_s)
             end = "did not end in time" if ran.exit_code is None else f"ended with {ran.exit_code}"
-            last = f": {printable(ran.lines[-1])[:120]}" if ran.lines else ""
+            last = f": {one_line(ran.lines[-1], 120)}" if ran.lines else ""
             return "" if ran.exit_code == 0 else f"{check.argv[0]} {end}{last}"
 
 

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from nixfleet.model.text import clean_lines
+
 READ_BYTES = 1 << 20
 _MOST_LINKS = 40
 
@@ -56,7 +58,7 @@ class Host(msgspec.Struct, frozen=True):
             return ""
         try:
             with place.open("rb") as file:
-                return printable(file.read(limit).decode("utf-8", "replace"))
+                return "\n".join(clean_lines(file.read(limit).decode("utf-8", "replace")))
         except OSError:
             return ""
 
@@ -111,8 +113,3 @@ class Host(msgspec.Struct, frozen=True):
         except OSError:
             return 0, 0
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-
-
-def printable(text: str) -> str:
-    """Drop control characters but newline and tab: what others wrote must not steer a terminal."""
-    return "".join(char for char in text if char.isprintable() or char in "\n\t")

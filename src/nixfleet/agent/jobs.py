@@ -11,9 +11,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from nixfleet.agent.host import Host, printable
+from nixfleet.agent.host import Host
 from nixfleet.config import sync_folder, write_atomic
 from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS
+from nixfleet.model.text import clean_lines
 
 FORBIDDEN = "forbidden\n"
 KEPT_JOBS = 8
@@ -118,8 +119,8 @@ class Job:
 
 
 def _split(data: bytes) -> tuple[str, ...]:
-    lines = data.decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    return tuple(text for line in lines if (text := printable(line).rstrip()[:LINE_CHARS]))
+    lines = clean_lines(data.decode("utf-8", "replace"))
+    return tuple(text for line in lines if (text := line.rstrip()[:LINE_CHARS]))
 
 
 def _forget_old(newest: Path) -> None:

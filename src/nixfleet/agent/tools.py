@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 from nixfleet.agent.health import Ran
-from nixfleet.agent.host import printable
+from nixfleet.model.text import clean_lines
 
 OUTPUT_BYTES = 256 << 10
 # The first shell ends at once, so what it starts is nobody's child and never a zombie of ours.
@@ -42,8 +42,8 @@ def run_tool(argv: tuple[str, ...], timeout_s: float) -> Ran:
         )
     except (OSError, subprocess.TimeoutExpired):
         return Ran(None, ())
-    text = printable(done.stdout[-OUTPUT_BYTES:].decode("utf-8", "replace"))
-    return Ran(done.returncode, tuple(line.rstrip() for line in text.splitlines() if line.strip()))
+    lines = clean_lines(done.stdout[-OUTPUT_BYTES:].decode("utf-8", "replace"))
+    return Ran(done.returncode, tuple(line.rstrip() for line in lines if line.strip()))
 
 
 def end_group(pid: int) -> None:

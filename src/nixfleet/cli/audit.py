@@ -11,6 +11,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import claimed_size
 from nixfleet.errors import Unreachable, UserError
+from nixfleet.model.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.view import first_void, verify_all
@@ -104,7 +105,7 @@ async def show(given: Globals, index: int, out: Path | None) -> None:
             ("namespace", signature.namespace),
         ]
     )
-    click.echo(output.clean(payload.decode()))
+    click.echo(clean(payload.decode()))
 
 
 @audit.command("verify")

@@ -15,6 +15,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.config import Context, choose_context, mirror_dir, put_context, read_admin, use_context
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import HEX64, NAME
+from nixfleet.model.text import one_line
 
 
 @click.group(cls=Group)
@@ -89,7 +90,7 @@ async def add(given: Globals, url: str, fleet: str | None, name: str | None) -> 
         click.echo(f"{address} serves the fleet {served.id}", err=True)
         confirm(given, "Is this the id that its admin told you?")
     elif served.id != fleet:
-        raise UserError(f"{address} serves another fleet: {output.one_line(served.id)[:64]}")
+        raise UserError(f"{address} serves another fleet: {one_line(served.id)[:64]}")
     chosen = name or (served.name if re.fullmatch(NAME, served.name) else served.id[:12])
     _check_name(chosen, served.id, given)
     key, signer = signer_for_new(chosen, given.key or "", given)

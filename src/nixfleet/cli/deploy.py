@@ -23,9 +23,9 @@ from nixfleet.cli.words import check_name, parse_targets
 from nixfleet.client.acts import find_device
 from nixfleet.errors import NixFailed, Refused, UserError
 from nixfleet.model.ids import matches
+from nixfleet.model.text import counted
 from nixfleet.nix import Nix, toplevel_attr
 from nixfleet.trust.replay import State
-from nixfleet.trust.words import counted
 
 NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
 _META: Final = "nixfleet.nix-args"

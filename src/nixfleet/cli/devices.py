@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from json import dumps
 from typing import Final, TypeVar
 
@@ -18,6 +18,7 @@ from nixfleet.client.admin import Acted
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.answers import Lines
 from nixfleet.model.ids import HEX32, NAME
+from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
 from nixfleet.trust.words import tag_words
@@ -134,7 +135,7 @@ async def show(given: Globals, name: str) -> None:
             ]
         )
     for line in view.lines:
-        click.echo(f"  {output.clean(line)}")
+        click.echo(f"  {clean(line)}")
 
 
 @device.command("logs")
@@ -151,7 +152,7 @@ async def logs(given: Globals, name: str, follow: bool) -> None:
         try:
             while True:
                 for line in answer.lines:
-                    click.echo(dumps(line) if given.json else output.clean(line))
+                    click.echo(dumps(line) if given.json else clean(line))
                 if not follow:
                     return
                 await asyncio.sleep(FOLLOW_EVERY_S)
@@ -249,8 +250,7 @@ async def hold(given: Globals, name: str, until: str | None, end: bool) -> None:
     until_s = _date(until)
     async with connected(given) as fleet:
         (acted,) = await fleet.admin.hold([name], until_s, note=given.note)
-    said = datetime.fromtimestamp(until_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    _done(given, acted, {"name": name, "held_until": until_s}, f"{name} takes no updates until {said}")
+    _done(given, acted, {"name": name, "held_until": until_s}, f"{name} takes no updates until {utc(until_s)}")
 
 
 def _date(text: str) -> int:

@@ -19,6 +19,7 @@ from nixfleet.config import Context, choose_context, mirror_dir
 from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS
+from nixfleet.model.text import one_line
 from nixfleet.nix import Nix
 from nixfleet.trust.replay import State, may_ever, principal_of
 from nixfleet.trust.signers import Signer
@@ -51,7 +52,7 @@ async def doctor(given: Globals) -> int:
     async for finding in _findings(given):
         findings.append(finding)
         if not given.json and not (given.quiet and finding.verdict == "ok"):
-            click.echo(f"{finding.verdict:<8}{finding.check:<13}{output.one_line(finding.text)}")
+            click.echo(f"{finding.verdict:<8}{finding.check:<13}{one_line(finding.text)}")
     if given.json:
         output.as_json(
             {"checks": [{"check": each.check, "verdict": each.verdict, "text": each.text} for each in findings]}

@@ -11,6 +11,7 @@ from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
 from nixfleet.errors import UserError
+from nixfleet.model.text import clean
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.words import tag_words
 
@@ -106,7 +107,7 @@ async def one(given: Globals, name: str, shown: str | None, tags: tuple[str, ...
         signed = {**request.tags, **chosen}
         told = tag_words(signed) or "no tags"
         if shown is None:
-            click.echo(output.clean(f"{request.name} shows the key {request.fingerprint}; it gets {told}"), err=True)
+            click.echo(clean(f"{request.name} shows the key {request.fingerprint}; it gets {told}"), err=True)
             confirm(given, "Is this the key that the device itself logs, or 'ssh-keygen -lf' shows of its host key?")
         acted = await fleet.admin.enroll(request, tags=signed, replace=replace, note=given.note)
     output.done(

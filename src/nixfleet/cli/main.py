@@ -15,8 +15,8 @@ import click
 
 from nixfleet import __version__
 from nixfleet.cli.options import before_commands, write_commands
-from nixfleet.cli.output import one_line
 from nixfleet.errors import NixfleetError, UserError
+from nixfleet.model.text import one_line
 
 FIRST_PAGE: Final = ("console", "deploy", "device", "enroll", "rollout", "doctor")
 """What `--help` explains on its first page (product.md, Command line); the rest is listed by name."""

@@ -13,23 +13,11 @@ import click
 import msgspec
 
 from nixfleet.model.ids import store_name
+from nixfleet.model.text import clean
 
 WIDE: Final = {"W", "F"}
-MAX_LINE_CHARS: Final = 2_000
 _BEYOND: Final = re.compile(r"[^\x00-\x7e]")
 """What the encoder leaves as it is; ASCII's own control characters it escapes."""
-_STEERING: Final = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def clean(text: str) -> str:
-    """Take control characters out of text that a device or another party supplied."""
-    return "".join(char if unicodedata.category(char)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for char in text)
-
-
-def one_line(text: str) -> str:
-    """Give a text as one line of bounded length that cannot steer a terminal."""
-    flat = clean(" ".join(text.split()))
-    return flat if len(flat) <= MAX_LINE_CHARS else f"{flat[: MAX_LINE_CHARS - 1]}…"
 
 
 def cells(text: str) -> int:
@@ -47,7 +35,7 @@ def as_json(value: object) -> None:
 def _escaped(found: re.Match[str]) -> str:
     """Keep what is to be read; escape controls, marks of direction, and what ends a line (RFC 8259 section 7)."""
     char = found[0]
-    return dumps(char)[1:-1] if unicodedata.category(char) in _STEERING else char
+    return char if char.isprintable() else dumps(char)[1:-1]
 
 
 def done(value: object, text: str, *, json: bool, quiet: bool) -> None:

@@ -15,8 +15,8 @@ from nixfleet.cli.words import duration, parse_duration, parse_tags
 from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
+from nixfleet.model.text import counted
 from nixfleet.model.views import DeviceView
-from nixfleet.trust.words import counted
 
 MIN_TIMEOUT_S: Final = 10
 

@@ -18,10 +18,10 @@ from nixfleet.client.watch import Wait
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Closure, Verb
+from nixfleet.model.text import clean, counted
 from nixfleet.model.views import MemberView, ReleaseLineView, ReleaseView, RolloutDetail, RolloutView
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
-from nixfleet.trust.words import counted
 
 PART_CHARS: Final = 55
 """What a release's name may take of 63 characters for ``-part`` to fit behind it."""
@@ -220,12 +220,12 @@ async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
     if device is None:
         view = detail.rollout
         said = state_of(view) if view.state == "halted" else view.waits or f"it is {view.state}"
-        click.echo(output.clean(said))
+        click.echo(clean(said))
         for wave in detail.rollout.waves:
             if wave.waits:
-                click.echo(output.clean(wave.waits))
+                click.echo(clean(wave.waits))
     for member in chosen:
-        click.echo(output.clean(f"{member.name}: {member.waits or member.reason or word(member)}"))
+        click.echo(clean(f"{member.name}: {member.waits or member.reason or word(member)}"))
 
 
 @rollout.command("watch")

@@ -16,6 +16,7 @@ from nixfleet.client.admin import Acted
 from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome
+from nixfleet.model.text import clean
 from nixfleet.model.views import RolloutDetail
 
 WAITS: Final = ("online", "all", "none")
@@ -78,10 +79,10 @@ def _sum_up(meter: output.Meter, detail: RolloutDetail) -> None:
     meter.end(view.halted or f"{view.confirmed} of {view.total} confirmed, {view.failed} failed")
     for member in detail.members:
         if member.outcome not in {None, Outcome.CONFIRMED}:
-            click.echo(output.clean(f"{member.name}: {member.outcome.value}: {member.reason}"), err=True)
+            click.echo(clean(f"{member.name}: {member.outcome.value}: {member.reason}"), err=True)
     for member in unreached(detail):
         state = "overdue" if member.overdue else "not updated yet" if member.online else "offline, not updated yet"
-        click.echo(output.clean(f"{member.name}: {state}"), err=True)
+        click.echo(clean(f"{member.name}: {state}"), err=True)
 
 
 def _ways_on(rollout: str) -> None:
@@ -100,7 +101,7 @@ def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set
         if member.outcome is not None and (member.device, member.outcome.value) not in shown:
             shown.add((member.device, member.outcome.value))
             if not given.quiet:
-                meter.interrupt(output.clean(f"{member.name}: {member.outcome.value}"))
+                meter.interrupt(clean(f"{member.name}: {member.outcome.value}"))
     moving = [member for member in detail.members if member.outcome is None and member.transfer is not None]
     done = sum(member.transfer.done_bytes for member in moving if member.transfer)
     total = sum(member.transfer.total_bytes for member in moving if member.transfer)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.text import one_line
 from nixfleet.model.wire import ErrorBody, ErrorKind
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def from_answer(url: str, status: int, content_type: str, body: bytes) -> Nixfle
         told = msgspec.json.decode(body, type=ErrorBody)
     except msgspec.DecodeError:
         return not_ours(url, status, content_type)
-    sentence = printable(told.error) or f"{url} refused without a reason (HTTP {status})"
+    sentence = one_line(told.error, _SENTENCE_CHARS) or f"{url} refused without a reason (HTTP {status})"
     try:
         kind: ErrorKind = msgspec.convert(told.kind, ErrorKind)
     except msgspec.ValidationError:
@@ -88,12 +89,6 @@ def _is_json(content_type: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-def printable(text: str) -> str:
-    """Make a foreign sentence fit for a terminal: one line of at most 500 characters, no control characters."""
-    flat = " ".join(text.split())
-    return "".join(char for char in flat if char.isprintable())[:_SENTENCE_CHARS]
-
-
 def exceptions() -> dict[type[Exception], Callable[[str, str], NixfleetError]]:
     """List each family of httpx exceptions with the error it becomes, given URL and detail; first match wins."""
     import httpx
@@ -125,7 +120,7 @@ def translated(url: str) -> Iterator[None]:
         yield
     except tuple(families) as error:
         make = next(make for family, make in families.items() if isinstance(error, family))
-        raise make(url, printable(str(error))) from error
+        raise make(url, one_line(str(error), _SENTENCE_CHARS)) from error
 
 
 def _no_connection(url: str, why: str) -> NixfleetError:

@@ -14,11 +14,10 @@ import msgspec
 
 from nixfleet.errors import NixFailed
 from nixfleet.model.ids import store_name
+from nixfleet.model.text import clean, one_line
 
 REASON_CHARS = 300
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-Z\\-_])")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _STORE_PATH = re.compile(r"/nix/store/([0-9a-z]{32}-[0-9a-zA-Z+._?=-]{1,211})", re.ASCII)
 _FROM = re.compile(r"from '([^']{1,300})'")
 _URL = re.compile(r"(?:unable to download|warning:|error:) '([a-z][a-z0-9+.-]*://[^']{1,300})':?\s*(.*)")
@@ -110,14 +109,9 @@ _PHRASES: tuple[tuple[FaultKind, tuple[str, ...]], ...] = (
 _PATTERNS = tuple((kind, re.compile(phrase, re.IGNORECASE)) for kind, phrases in _PHRASES for phrase in phrases)
 
 
-def clean(line: str) -> str:
-    """Strip terminal escapes and control characters from a line of Nix output: it carries text of strangers."""
-    return _CONTROL.sub("", _ANSI.sub("", line).replace("\n", " ")).rstrip()
-
-
 def classify(lines: Iterable[str]) -> Fault:
     """Find the fault in the lines that a failed Nix command printed, oldest first."""
-    cleaned = [clean(line) for line in lines]
+    cleaned = [clean(line).rstrip() for line in lines]
     for kind, pattern in _PATTERNS:
         found = [number for number, line in enumerate(cleaned) if pattern.search(line)]
         if found:
@@ -163,7 +157,7 @@ def _sentence(kind: FaultKind, line: str) -> str:
             text = _after_error(line) or "Nix failed and printed no reason"
         case _:
             assert_never(kind)
-    return text if len(text) <= REASON_CHARS else text[: REASON_CHARS - 1] + "…"
+    return one_line(text, REASON_CHARS)
 
 
 def _transfer(line: str) -> tuple[str, str]:

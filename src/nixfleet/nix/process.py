@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager, suppress
 import msgspec
 
 from nixfleet.errors import UserError
-from nixfleet.nix.faults import Fault, FaultKind, NixError, classify, clean
+from nixfleet.model.text import clean
+from nixfleet.nix.faults import Fault, FaultKind, NixError, classify
 
 TAIL_LINES = 60
 LINE_BYTES = 64 << 10

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from nixfleet.nix.faults import clean
+from nixfleet.model.text import clean
 from nixfleet.nix.values import Progress
 
 PREFIX = "@nix "
@@ -49,7 +49,7 @@ class Aggregator:
     def feed(self, line: str) -> str | None:
         """Take one line; give back what of it is worth keeping for a failure: warnings, errors and plain text."""
         if not line.startswith(PREFIX):
-            return clean(line) or None
+            return clean(line).rstrip() or None
         try:
             event = _DECODER.decode(line[len(PREFIX) :])
         except msgspec.MsgspecError:
@@ -101,7 +101,7 @@ class Aggregator:
 
     def _message(self, event: _Event) -> str | None:
         """Keep errors, warnings, and the list of paths that no cache has, without which a failure has no name."""
-        text = clean(event.msg)
+        text = clean(event.msg).rstrip()
         if _UNKNOWN_PATHS in text:
             self._naming = True
         elif not text.lstrip().startswith("/nix/store/"):

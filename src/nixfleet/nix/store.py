@@ -17,8 +17,9 @@ from typing import TypeVar
 import msgspec
 
 from nixfleet.errors import UserError
+from nixfleet.model.text import clean, clean_lines
 from nixfleet.nix import commands, parse
-from nixfleet.nix.faults import Fault, FaultKind, NixError, clean
+from nixfleet.nix.faults import Fault, FaultKind, NixError
 from nixfleet.nix.process import DEFAULT_TIMEOUT_S, Finished, LineReader, run, started
 from nixfleet.nix.progress import Aggregator, Throttle
 from nixfleet.nix.values import (
@@ -121,7 +122,7 @@ class Nix(msgspec.Struct, frozen=True):
             try:
                 while chunk := await process.stdout.read(_NAR_CHUNK_BYTES):
                     yield chunk
-                lines = tuple(clean(line) for line in (await errors).decode("utf-8", "replace").splitlines())
+                lines = clean_lines((await errors).decode("utf-8", "replace"))
                 Finished(argv, await process.wait(), b"", lines).checked()
             finally:
                 errors.cancel()

@@ -9,6 +9,7 @@ from typing import assert_never
 
 import msgspec
 
+from nixfleet.model.text import counted, utc
 from nixfleet.rollout.windows import zone_of
 
 Subject = str | int | None
@@ -186,9 +187,9 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
         case Superseded():
             return "superseded by a newer rollout"
         case Expired():
-            return f"expired since {_utc(reason.not_after_wall_s)}"
+            return f"expired since {utc(reason.not_after_wall_s)}"
         case NotBefore():
-            return f"not before {_utc(reason.not_before_wall_s)}"
+            return f"not before {utc(reason.not_before_wall_s)}"
         case Approvals():
             return _approvals(reason)
         case Paused():
@@ -210,7 +211,7 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
         case Offline():
             return "offline, never seen" if reason.ago_s is None else f"offline for {_span(reason.ago_s)}"
         case HeldUntil():
-            return f"held until {_utc(reason.until_wall_s)}"
+            return f"held until {utc(reason.until_wall_s)}"
         case OutsideWindow():
             return f"outside its window until {_opening(reason)}"
         case UnknownZone():
@@ -229,8 +230,8 @@ def _approvals(reason: Approvals) -> str:
         return "the statement is not complete yet"
     verb = "is" if reason.missing == 1 else "are"
     if reason.needed:
-        return f"{reason.missing} of {reason.needed} {_plural(reason.needed, 'approval')} {verb} missing"
-    return f"{reason.missing} {_plural(reason.missing, 'approval')} {verb} missing"
+        return f"{reason.missing} of {counted(reason.needed, 'approval')} {verb} missing"
+    return f"{counted(reason.missing, 'approval')} {verb} missing"
 
 
 def _counts(counts: Unfinished) -> str:
@@ -263,22 +264,9 @@ def _opening(reason: OutsideWindow) -> str:
     return f"{day}{opens:%H:%M} {reason.zone or 'UTC'}"
 
 
-def _utc(wall_s: int) -> str:
-    """Write a wall time; the bounds of `datetime` are not those of the wire."""
-    try:
-        return f"{datetime.fromtimestamp(wall_s, UTC):%Y-%m-%d %H:%M} UTC"
-    except (OverflowError, ValueError, OSError):
-        return "the far future"
-
-
 def _span(seconds: int, more: str = "") -> str:
     """Write a duration in the largest unit that it fills: past time rounded down, time to come (`more`) up."""
     units = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
     unit, size = next((pair for pair in units if seconds >= pair[1]), units[-1])
     number = -(-seconds // size) if more else seconds // size
-    return f"{number} {more}{_plural(number, unit)}"
-
-
-def _plural(number: int, word: str) -> str:
-    """Give the word its plural unless there is one."""
-    return word if number == 1 else f"{word}s"
+    return counted(number, f"{more}{unit}")

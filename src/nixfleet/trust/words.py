@@ -3,12 +3,12 @@
 It must never judge: the verdict comes from the replay, and a payload is only described, valid or not.
 """
 
-from datetime import UTC, datetime
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Digest, Fingerprint, Selector, Tags
 from nixfleet.model.statements import Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
+from nixfleet.model.text import counted, utc
 from nixfleet.model.views import EntryView
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, subject_of
@@ -102,7 +102,7 @@ def _root(root: Root) -> str:
 def _grant(grant: Grant) -> str:
     actions = " ".join(grant.actions) or "read"
     uses = "" if grant.max_uses is None else f", {counted(grant.max_uses, 'use')}"
-    return f"allow {grant.to.name} to {actions} on {select_words(grant.select)}{uses}, until {_day(grant.not_after)}"
+    return f"allow {grant.to.name} to {actions} on {select_words(grant.select)}{uses}, until {utc(grant.not_after)}"
 
 
 def _grant_name(ended: str, state: State) -> str:
@@ -114,7 +114,7 @@ def _device(device: Device) -> str:
     if device.state == "retired":
         return f"retire {device.name}"
     if device.state == "held":
-        return f"hold {device.name} until {_day(device.until or 0)}"
+        return f"hold {device.name} until {utc(device.until or 0)}"
     return f"{'enrol' if device.version == 1 else 'set'} {device.name} ({tag_words(device.tags) or 'no tags'})"
 
 
@@ -135,11 +135,6 @@ def _devices_or_lines(release: Release) -> str:
     if release.targets is not None:
         return counted(release.targets.size, "device")
     return counted(len(release.lines or ()), "line")
-
-
-def counted(number: int, noun: str) -> str:
-    """Count in words: ``1 wave``, ``2 waves``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _control(control: Control, state: State) -> str:
@@ -169,14 +164,6 @@ def select_words(select: Selector) -> str:
     if not select:
         return "all devices"
     return " ".join(f"{tag}={','.join(values)}" for tag, values in sorted(select.items()))
-
-
-def _day(at: int) -> str:
-    """Write a time as UTC, to the minute; one beyond the calendar as its seconds."""
-    try:
-        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (OverflowError, ValueError, OSError):
-        return f"{at} s"
 
 
 def _parsed(payload: bytes | None) -> Statement | None:

@@ -8,7 +8,8 @@ from typing import Final, Literal, TypeVar
 import msgspec
 
 from nixfleet.errors import NixfleetError
-from nixfleet.tui.view.text import Line, Role, Span, clean
+from nixfleet.model.text import clean
+from nixfleet.tui.view.text import Line, Role, Span
 
 T = TypeVar("T")
 CallState = Literal["under way", "done", "failed", "cancelled"]

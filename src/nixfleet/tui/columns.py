@@ -5,7 +5,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from nixfleet.tui.view.text import Line, Role, Span, ago, clean
+from nixfleet.model.text import clean
+from nixfleet.tui.view.text import Line, Role, Span, ago
 
 T = TypeVar("T")
 Draw = Callable[[T, int, int], Line]

@@ -5,8 +5,9 @@ from typing import Literal
 
 import msgspec
 
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
-from nixfleet.tui.view.text import Line, Span, clean, plural
+from nixfleet.tui.view.text import Line, Span, plural
 
 Level = Literal["yes", "count", "name"]
 MANY = 10

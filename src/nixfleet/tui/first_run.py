@@ -15,8 +15,9 @@ from textual.widgets.option_list import Option
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, URL
+from nixfleet.model.text import clean
 from nixfleet.tui.themes import FALLBACKS, THEMES
-from nixfleet.tui.view.text import Line, Span, clean, fit, wrap
+from nixfleet.tui.view.text import Line, Span, fit, wrap
 from nixfleet.tui.widgets.chrome import LinesPanel
 
 _NAME: Final = re.compile(NAME)

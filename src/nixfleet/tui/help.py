@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 from textual.content import Content
 
+from nixfleet.model.text import clean
 from nixfleet.query import FIELDS
 from nixfleet.tui.intents import refusal
 from nixfleet.tui.keys import KEYS, Key, Scope, in_table, shown
 from nixfleet.tui.screens.base import ConsoleScreen
-from nixfleet.tui.view.text import Line, Span, clean
+from nixfleet.tui.view.text import Line, Span
 
 _LINES: frozenset[Scope] = frozenset({"device", "entry", "lines"})
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from nixfleet.model.statements import Action, Verb
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, EnrollView, RolloutView
 from nixfleet.tui.confirm import Confirm, question
 from nixfleet.tui.ports import Acts, Deployment, Identity
@@ -16,7 +17,7 @@ from nixfleet.tui.store import Store
 from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.records import fingerprint_rows
 from nixfleet.tui.view.rollouts import is_open, title
-from nixfleet.tui.view.text import Line, Span, clean, plural
+from nixfleet.tui.view.text import Line, Span, plural
 
 HOLD_S: Final = 7 * 86_400
 

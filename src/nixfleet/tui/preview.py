@@ -9,11 +9,12 @@ import msgspec
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, TAG_VALUE, Selector, Tags, matches
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, ReleaseLineView, ReleaseView
 from nixfleet.query import status_of
 from nixfleet.rollout import default_waves
 from nixfleet.tui.ports import Deployment
-from nixfleet.tui.view.text import Line, Span, clean, plural, size, store_name
+from nixfleet.tui.view.text import Line, Span, plural, size, store_name
 
 MAX_WAVES: Final = 64
 _WAVE: Final = re.compile(r"(100|[1-9][0-9]?)%|[1-9][0-9]{0,5}")

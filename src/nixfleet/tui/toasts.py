@@ -3,7 +3,7 @@
 from textual.app import App
 from textual.notifications import SeverityLevel
 
-from nixfleet.tui.view.text import clean
+from nixfleet.model.text import clean
 
 
 class PlainToasts(App[int]):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from nixfleet.model.device import Outcome, Phase, Report
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.live import Live, LiveDevices, phase_of
@@ -14,7 +15,7 @@ from nixfleet.server.coordinator.release_views import ReleaseViews
 from nixfleet.server.coordinator.sync import WAKING
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow
-from nixfleet.server.text import clean, clean_facts
+from nixfleet.server.text import clean_facts
 
 _LINES_SHOWN = 20
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import msgspec
 
 from nixfleet.model.device import Facts, Phase, Progress, Report
+from nixfleet.model.text import clean
 from nixfleet.server.events import AgentHub
 from nixfleet.server.store import DeviceRow
-from nixfleet.server.text import clean
 
 LINES_KEPT = 2_000
 POLL_S = 45

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import Fingerprint, FleetId, Tags
 from nixfleet.model.statements import Device, Rollout, Root
+from nixfleet.model.text import clean
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
 from nixfleet.server.coordinator import admission
 from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reason_against
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
-from nixfleet.server.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint

@@ -8,13 +8,14 @@ import msgspec
 from nixfleet.errors import Refused
 from nixfleet.model.device import EnrollRequest
 from nixfleet.model.ids import Fingerprint
+from nixfleet.model.text import clean
 from nixfleet.model.views import EnrollView
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Busy, Unknown
 from nixfleet.server.store import EnrollRow, SessionRow, Store
-from nixfleet.server.text import clean, clean_facts
+from nixfleet.server.text import clean_facts
 from nixfleet.trust import sshsig
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.rights import alive, grants

@@ -7,11 +7,11 @@ import msgspec
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Rollout
+from nixfleet.model.text import clean
 from nixfleet.model.views import ReleaseLineView, ReleaseView
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.faults import Unknown
-from nixfleet.server.text import clean
 from nixfleet.trust.replay import ReleaseRecord, principal_of
 
 _PREFIX_MIN = 6

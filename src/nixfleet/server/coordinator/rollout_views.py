@@ -2,6 +2,7 @@
 
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Wave
+from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, WaveView
 from nixfleet.rollout import Counts, Standing, WaveState, sentence, status, summary
 from nixfleet.server.coordinator.clock import RunClock
@@ -11,7 +12,6 @@ from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews, by_prefix
 from nixfleet.server.coordinator.work import Work
-from nixfleet.server.text import clean
 from nixfleet.trust.replay import principal_of
 from nixfleet.trust.words import select_words
 

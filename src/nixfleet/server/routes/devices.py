@@ -11,6 +11,7 @@ from nixfleet.errors import UserError
 from nixfleet.model.answers import Devices, History, Lines, PastAttempt
 from nixfleet.model.device import Attempt
 from nixfleet.model.ids import MAX_INT
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
 from nixfleet.model.wire import Signed
 from nixfleet.query import QueryError, compile_query, parse
@@ -19,7 +20,6 @@ from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.faults import Unknown
 from nixfleet.server.routes.bodies import bounded
 from nixfleet.server.store import AttemptRow
-from nixfleet.server.text import clean
 
 _QUERY_CHARS = 1_000
 _HISTORY = 100

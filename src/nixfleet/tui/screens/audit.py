@@ -6,6 +6,7 @@ from textual import work
 from textual.app import ComposeResult
 
 from nixfleet.errors import NixfleetError
+from nixfleet.model.text import clean
 from nixfleet.model.views import EntryView
 from nixfleet.tui.columns import Column, text_column
 from nixfleet.tui.desk import Desk
@@ -15,7 +16,7 @@ from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
 from nixfleet.tui.view.devices import when
-from nixfleet.tui.view.text import Line, Span, clean, plain
+from nixfleet.tui.view.text import Line, Span, plain
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView

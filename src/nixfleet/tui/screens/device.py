@@ -7,6 +7,7 @@ from textual.app import ComposeResult
 from textual.css.query import NoMatches
 
 from nixfleet.errors import NixfleetError
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
@@ -15,7 +16,7 @@ from nixfleet.tui.ports import AttemptView
 from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import devices as view
-from nixfleet.tui.view.text import Line, Role, Span, clean, fit, joined, pairs, plain, store_short
+from nixfleet.tui.view.text import Line, Role, Span, fit, joined, pairs, plain, store_short
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 

@@ -3,6 +3,7 @@
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, compile_query, parse
 from nixfleet.query.fields import Kind
@@ -13,7 +14,7 @@ from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import devices as view
-from nixfleet.tui.view.text import Line, Span, clean, fit, store_name
+from nixfleet.tui.view.text import Line, Span, fit, store_name
 from nixfleet.tui.widgets.chrome import LinesPanel, Prompt
 from nixfleet.tui.widgets.dialogs import MenuDialog
 from nixfleet.tui.widgets.fleet_table import FleetTable

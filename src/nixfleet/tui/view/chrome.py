@@ -5,12 +5,13 @@ from typing import Final, Literal
 
 import msgspec
 
+from nixfleet.model.text import clean
 from nixfleet.model.views import FleetView
 from nixfleet.query import STATUSES, Status
 from nixfleet.tui.ports import Identity, LogCheck
 from nixfleet.tui.view.devices import GLYPHS
 from nixfleet.tui.view.records import check_spans
-from nixfleet.tui.view.text import Line, Span, ago, clean, fit, joined, spread, thousands, width
+from nixfleet.tui.view.text import Line, Span, ago, fit, joined, spread, thousands, width
 
 LinkState = Literal["connecting", "live", "polling", "stale", "reconnecting"]
 FRESH: Final = frozenset[LinkState]({"live", "polling"})

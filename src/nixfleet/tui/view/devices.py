@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from nixfleet.model.device import Phase
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.query import STATUSES, Status, status_of
 from nixfleet.tui.view.text import (
@@ -11,7 +12,6 @@ from nixfleet.tui.view.text import (
     Role,
     Span,
     ago,
-    clean,
     fit,
     joined,
     meter,

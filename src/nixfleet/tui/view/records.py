@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
+from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseLineView, ReleaseView
 from nixfleet.tui.ports import LogCheck
 from nixfleet.tui.view.devices import tags_text, when
@@ -11,7 +12,6 @@ from nixfleet.tui.view.text import (
     Role,
     Span,
     ago,
-    clean,
     fit,
     joined,
     pairs,

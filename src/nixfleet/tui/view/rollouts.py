@@ -3,9 +3,10 @@
 from typing import Final
 
 from nixfleet.model.device import Outcome, Phase
+from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutView, WaveView
 from nixfleet.tui.view.devices import doing_words, progress, when
-from nixfleet.tui.view.text import Line, Role, Span, age, ago, clean, fit, joined, plural, spread, why, wrap
+from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, plural, spread, why, wrap
 
 STATES: Final[dict[str, tuple[str, Role]]] = {
     "halted": ("✗", "bad"),

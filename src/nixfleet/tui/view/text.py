@@ -1,12 +1,12 @@
 """Pieces of text with a role instead of a colour, measured in terminal cells; safe for text that devices supply."""
 
-import functools
 import itertools
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, get_args
 
 from rich.cells import cell_len, set_cell_size  # the width table that the screen is drawn with
+
+from nixfleet.model.text import clean
 
 Role = Literal["plain", "dim", "strong", "accent", "ok", "busy", "warn", "bad", "head"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -25,17 +25,6 @@ _MINUTE: Final = 60
 _STEPS: Final = ((31_536_000, "y"), (604_800, "w"), (86_400, "d"), (3_600, "h"), (_MINUTE, "m"))
 _WEEKS_FROM: Final = 14 * 86_400
 _SIZES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-
-
-@functools.lru_cache(maxsize=16_384)
-def clean(text: str) -> str:
-    """Drop control and format characters and lone surrogates: foreign text may not move the cursor or hide itself."""
-    if text.isascii() and text.isprintable():
-        return text
-    spaced = text.replace("\t", " ").replace("\n", " ")
-    return "".join(
-        letter for letter in spaced if unicodedata.category(letter) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-    )
 
 
 def width(line: Line) -> int:

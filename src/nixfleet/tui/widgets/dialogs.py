@@ -13,12 +13,13 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from nixfleet.errors import NixfleetError, UserError
+from nixfleet.model.text import clean
 from nixfleet.model.views import ReleaseView
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.preview import Preview, preview, read_form
 from nixfleet.tui.store import Store
-from nixfleet.tui.view.text import Line, Span, clean, fit, joined, reflow
+from nixfleet.tui.view.text import Line, Span, fit, joined, reflow
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 

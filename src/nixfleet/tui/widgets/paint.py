@@ -7,7 +7,8 @@ from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
 
-from nixfleet.tui.view.text import ROLES, Line, Span, clean, fit
+from nixfleet.model.text import clean
+from nixfleet.tui.view.text import ROLES, Line, Span, fit
 
 
 class Painter(Widget):

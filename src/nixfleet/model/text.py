@@ -1,0 +1,59 @@
+"""Text for people: what others wrote made harmless, and numbers and times in words. Pure; it must never judge.
+
+Every party cleans with the same rule, where foreign text comes in and again where it is shown: what Python calls
+printable stays (letters of any script), and nothing that moves a cursor, turns the direction of writing or hides.
+"""
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+
+LINE_CHARS: Final = 2_000
+"""What `one_line` gives at most unless told otherwise."""
+
+# ECMA-48: control sequences, control strings (title, clipboard, …) up to their end, and the shorter sequences. One
+# that has no end loses its escape alone, so that it hides nothing of what follows.
+_ESCAPES: Final = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\|\x9c)"
+    r"|\x1b[ -/]+[0-~]"
+    r"|\x1b[0-Z\\^-~]"
+)
+_ENDS: Final = re.compile(r"\r\n|\r|\n")
+_BLANK: Final = re.compile(r"\s")
+
+
+def clean(text: str) -> str:
+    """Give foreign text as one line that cannot steer a terminal.
+
+    Escape sequences vanish whole, each white space becomes a blank, and of the rest only what is printable stays:
+    no control or format character, no lone surrogate, nothing unassigned.
+    """
+    if text.isprintable():
+        return text
+    spaced = _BLANK.sub(" ", _ESCAPES.sub("", text))
+    return "".join(filter(str.isprintable, spaced))
+
+
+def one_line(text: str, most: int = LINE_CHARS) -> str:
+    """Give foreign text as a sentence: cleaned, single blanks, at most so many characters; a cut ends in ``…``."""
+    flat = " ".join(clean(text).split())
+    return flat if len(flat) <= most else f"{flat[: most - 1]}…"
+
+
+def clean_lines(text: str) -> tuple[str, ...]:
+    """Split foreign text where a terminal would begin a line (also at a lone carriage return), each line cleaned."""
+    return tuple(map(clean, _ENDS.split(text)))
+
+
+def counted(number: int, noun: str) -> str:
+    """Count in words: ``1 wave``, ``2 waves``, ``1,200 devices``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def utc(at_s: int) -> str:
+    """Write unix seconds as UTC, to the minute; the bounds of a calendar are not those of the wire."""
+    try:
+        return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):
+        return "the far future"
