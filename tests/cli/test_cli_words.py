@@ -7,12 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.factories import store_path
 
-from nixfleet.cli.addresses import checked_url, is_loopback, listen_for
+from nixfleet.cli.addresses import is_loopback, listen_for
 from nixfleet.cli.plan import Plan, read_plan
 from nixfleet.cli.releases import read_release_file
-from nixfleet.cli.words import check_name, duration, parse_duration, parse_tags, parse_targets
+from nixfleet.cli.words import duration, parse_tags, parse_targets
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
+from nixfleet.model.typed import check_name, checked_url, parse_duration
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9_.-]{0,20}[a-z0-9])?", fullmatch=True)
 VALUES = st.from_regex(r"[A-Za-z0-9]{1,20}", fullmatch=True)
@@ -167,7 +168,7 @@ def test_a_file_that_is_no_release_file_is_named(tmp_path: Path, text: str) -> N
         read_release_file(tmp_path / "none")
 
 
-@pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a" * 64, "a\n", "../a"])
+@pytest.mark.parametrize("name", ["", "A", "a b", "-a", "a.", "a" * 64, "a\n", "../a"])
 def test_what_is_no_release_name(name: str) -> None:
     """A name that the log would refuse is refused before anything is pushed."""
     with pytest.raises(UserError, match="no release name"):
@@ -193,6 +194,8 @@ def test_a_coordinator_listens_where_its_url_needs_it(url: str, listen: str) -> 
 def test_addresses_are_checked() -> None:
     """An address is http or https with a host; a last slash does not matter."""
     assert "http://a.example:1" == checked_url("http://a.example:1/")
+    for good in ("https://fleet.acme.example", "http://[::1]:7070", "http://desk/fleet"):
+        assert good == checked_url(good)
     assert (True, False) == (is_loopback("http://127.3.2.1"), is_loopback("http://10.0.0.1"))
     for wrong in (
         "",
@@ -200,6 +203,7 @@ def test_addresses_are_checked() -> None:
         "ftp://a.example",
         "http://",
         "http://a?x",
+        "http://a/?x",
         "http://a#x",
         "http://a b",
         "http://x:99999",

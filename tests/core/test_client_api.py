@@ -277,7 +277,7 @@ async def test_an_address_below_a_prefix_signs_the_path_without_it() -> None:
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://x:y", "http://x:99999", "http://x/?q", "x:80"])
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     """A malformed address is the user's error, before anything is sent."""
-    with pytest.raises(UserError, match="no address"):
+    with pytest.raises(UserError, match="is no coordinator"):
         client(url)
 
 

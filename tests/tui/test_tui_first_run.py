@@ -5,8 +5,7 @@ import asyncio
 import pytest
 from textual import events
 
-from nixfleet.errors import UserError
-from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice, check_name, check_url
+from nixfleet.tui.first_run import FirstRun, FirstRunApp, KeyChoice
 
 URL = "http://desk.local:7070"
 
@@ -77,36 +76,3 @@ async def test_choosing_a_key_leads_to_what_is_wrong() -> None:
         assert ("name", True) == (focused(app), "is no fleet name" in app._said)
         await pilot.press("escape")
     assert app.return_value is None
-
-
-@pytest.mark.parametrize("name", ["", "Acme", "-acme", "acme.", "a b", "a" * 64])
-def test_a_wrong_name_is_refused(name: str) -> None:
-    """The rule is that of all names on the wire."""
-    with pytest.raises(UserError, match="is no fleet name"):
-        check_name(name)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "desk",
-        "ftp://desk",
-        "http://",
-        "http://desk:99999",
-        "http://desk:x",
-        "http://[::1",
-        "http://d/?a",
-        "http://d:0",
-    ],
-)
-def test_a_wrong_address_is_refused(url: str) -> None:
-    """Whatever is wrong with it, one sentence says how to write it."""
-    with pytest.raises(UserError, match="is no coordinator's address"):
-        check_url(url)
-
-
-@pytest.mark.parametrize("url", [URL, "https://fleet.acme.example", "http://[::1]:7070", "http://desk/fleet/"])
-def test_a_good_address_is_taken(url: str) -> None:
-    """Names, addresses of both kinds, with and without port and path."""
-    check_url(url)

@@ -206,8 +206,8 @@ def test_the_form_reads_names_tags_waves_and_soak() -> None:
         ("", "0", "", "a wave is"),
         ("", "101%", "", "a wave is"),
         ("", "1 " * 65, "", "at most 64"),
-        ("", "", "soon", "a soak is"),
-        ("", "", "400d", "a soak is"),
+        ("", "", "soon", "is no duration"),
+        ("", "", "400d", "longer than a year"),
     ],
 )
 def test_the_form_says_what_is_wrong(on: str, waves: str, soak: str, says: str) -> None:

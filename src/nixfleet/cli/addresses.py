@@ -1,12 +1,10 @@
 """A coordinator's address as people give it."""
 
 import ipaddress
-import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from nixfleet.errors import UserError
-from nixfleet.model.ids import URL
+from nixfleet.model.typed import checked_url
 
 PORT: Final = 7070
 
@@ -19,21 +17,6 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
-
-
-def checked_url(url: str) -> str:
-    """Check a coordinator's address, without its last slash. Raises: UserError."""
-    wrong = f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070"
-    if not re.fullmatch(URL, url):
-        raise UserError(wrong)
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:  # brackets that do not match, or a port beyond 65,535
-        raise UserError(wrong) from error
-    if not parts.hostname or port == 0 or parts.query or parts.fragment:
-        raise UserError(wrong)
-    return url.rstrip("/")
 
 
 def listen_for(url: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from nixfleet.cli.addresses import checked_url, listen_for
+from nixfleet.cli.addresses import listen_for
 from nixfleet.cli.options import Count, Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.admin import Admin
@@ -22,6 +22,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.config import Context, admin_dirs, choose_context, coordinator_dir, log_dir, mirror_dir, read_admin
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import Fingerprint
+from nixfleet.model.typed import checked_url
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings

@@ -6,16 +6,15 @@ from json import dumps
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.addresses import checked_url
 from nixfleet.cli.fleet import signer_for_new
 from nixfleet.cli.options import Globals, Group, command, confirm
 from nixfleet.cli.session import client_of, keeper_of
-from nixfleet.cli.words import check_name
 from nixfleet.client.mirror import Mirror
 from nixfleet.config import Context, choose_context, mirror_dir, put_context, read_admin, use_context
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import HEX64, NAME
 from nixfleet.model.text import one_line
+from nixfleet.model.typed import check_name, checked_url
 
 
 @click.group(cls=Group)

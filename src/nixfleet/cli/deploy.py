@@ -19,11 +19,12 @@ from nixfleet.cli.plan import Plan, plan_options, preview, wishes
 from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
-from nixfleet.cli.words import check_name, parse_targets
+from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_device
 from nixfleet.errors import NixFailed, Refused, UserError
 from nixfleet.model.ids import matches
 from nixfleet.model.text import counted
+from nixfleet.model.typed import check_name
 from nixfleet.nix import Nix, toplevel_attr
 from nixfleet.trust.replay import State
 

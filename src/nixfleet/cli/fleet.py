@@ -16,10 +16,9 @@ import click
 import msgspec
 
 from nixfleet.cli import output
-from nixfleet.cli.addresses import PORT, checked_url, is_loopback, listen_for
+from nixfleet.cli.addresses import PORT, is_loopback, listen_for
 from nixfleet.cli.options import Globals, command, said_before
 from nixfleet.cli.session import now, signer_of
-from nixfleet.cli.words import check_name
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
 from nixfleet.client.upstream import BUILT_IN
@@ -35,6 +34,7 @@ from nixfleet.config import (
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
+from nixfleet.model.typed import check_name, checked_url
 from nixfleet.trust.signers import MemorySigner, Signer, seal
 from nixfleet.trust.sshsig import SecretKey
 

@@ -11,11 +11,12 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Count, Globals
 from nixfleet.cli.session import Fleet, now
-from nixfleet.cli.words import duration, parse_duration, parse_tags
+from nixfleet.cli.words import duration, parse_tags
 from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.text import counted
+from nixfleet.model.typed import parse_duration
 from nixfleet.model.views import DeviceView
 
 MIN_TIMEOUT_S: Final = 10

@@ -11,12 +11,13 @@ from nixfleet.cli import output
 from nixfleet.cli.closures import check_here, closures_of
 from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.words import check_name, parse_targets
+from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_release
 from nixfleet.client.checks import check_lines
 from nixfleet.client.push import PushResult, push
 from nixfleet.errors import UserError
 from nixfleet.model.ids import STORE_PATH
+from nixfleet.model.typed import check_name
 from nixfleet.nix import Nix
 from nixfleet.trust.words import select_words
 

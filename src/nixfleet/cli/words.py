@@ -2,19 +2,10 @@
 
 import re
 from collections.abc import Iterable
-from typing import Final
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, STORE_PATH, TAG_VALUE
-
-UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-DURATION_MAX_S: Final = 31_536_000
-
-
-def check_name(name: str, what: str) -> None:
-    """Check a name for a `what` (fleet, release) before anything is made under it. Raises: UserError."""
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"{name!r} is no {what} name; use lower-case letters, digits, '-', '_' and '.', 63 at most")
+from nixfleet.model.typed import UNITS_S
 
 
 def parse_tags(texts: Iterable[str]) -> dict[str, str]:
@@ -44,17 +35,6 @@ def parse_targets(texts: Iterable[str]) -> dict[str, str]:
             raise UserError(f"device {name!r} is given twice")
         targets[name] = path
     return targets
-
-
-def parse_duration(text: str) -> int:
-    """Read a duration such as ``90``, ``10m`` or ``2h`` as seconds. Raises: UserError."""
-    found = re.fullmatch(r"([0-9]{1,8})([smhd]?)", text)
-    if not found:
-        raise UserError(f"{text!r} is no duration; write it like 90s, 10m, 2h or 1d")
-    seconds = int(found[1]) * UNITS_S[found[2] or "s"]
-    if seconds > DURATION_MAX_S:
-        raise UserError(f"{text!r} is longer than a year")
-    return seconds
 
 
 def duration(seconds: int) -> str:

@@ -10,11 +10,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import nixfleet
 from nixfleet.client.faults import Skewed, from_answer, not_ours, translated
 from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.model.typed import checked_url
 from nixfleet.trust import httpsig
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Transport:
         """Take addresses in order of preference. Raises: UserError for one that is no http(s) address."""
         if not urls or len(urls) > _URLS_MAX:
             raise UserError(f"a coordinator needs 1 to {_URLS_MAX} addresses, got {len(urls)}")
-        self._urls = [_checked(url) for url in urls]
+        self._urls = [checked_url(url) for url in urls]
         self._fleet = fleet
         self._key = key
         self._clock = clock
@@ -290,15 +291,3 @@ def _tls() -> ssl.SSLContext:
     import httpx
 
     return httpx.create_ssl_context()
-
-
-def _checked(url: str) -> str:
-    """Take the trailing slash off an address. Raises: UserError."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise UserError(f"{url!r} is no address: {error}") from error
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise UserError(f"{url!r} is no address; it needs to look like https://fleet.example.org")
-    return url.rstrip("/")

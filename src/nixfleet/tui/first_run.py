@@ -1,9 +1,8 @@
 """The form one meets when there is no fleet yet: three answers, what `nixfleet init` needs; it makes nothing itself."""
 
-import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
-from urllib.parse import urlsplit
 
 import msgspec
 from textual import events
@@ -14,14 +13,14 @@ from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
 from nixfleet.errors import UserError
-from nixfleet.model.ids import NAME, URL
 from nixfleet.model.text import clean
+from nixfleet.model.typed import check_name, checked_url
 from nixfleet.tui.themes import FALLBACKS, THEMES
 from nixfleet.tui.view.text import Line, Span, fit, wrap
 from nixfleet.tui.widgets.chrome import LinesPanel
 
-_NAME: Final = re.compile(NAME)
-_URL: Final = re.compile(URL)
+_CHECKS: Final[dict[str, Callable[[str], object]]] = {"name": partial(check_name, what="fleet"), "url": checked_url}
+"""What is asked in a field of text, in the order of the form, and the rule that `nixfleet init` has for it."""
 
 
 class KeyChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,31 +36,6 @@ class FirstRun(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     key: str
-
-
-def check_name(name: str) -> None:
-    """Check a fleet's name, by the rule that `nixfleet init` has. Raises: UserError."""
-    if not _NAME.match(name):
-        raise UserError(
-            f"{name!r} is no fleet name; use lower-case letters, digits, '-', '_' and '.', at most 63, "
-            "and begin and end with a letter or digit"
-        )
-
-
-def check_url(url: str) -> None:
-    """Check a coordinator's address, by the rule that `nixfleet init` has. Raises: UserError."""
-    try:
-        parts = urlsplit(url) if _URL.match(url) else None
-        # A port out of range, as a bracket that is never closed, is found out only when it is read (urllib.parse).
-        is_good = parts is not None and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        parts, is_good = None, False
-    if parts is None or not is_good or parts.query or parts.fragment:
-        raise UserError(f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070")
-
-
-_CHECKS: Final[dict[str, Callable[[str], None]]] = {"name": check_name, "url": check_url}
-"""What is asked in a field of text, in the order of the form."""
 
 
 _EDITS: Final = {binding.key: binding.action for binding in Binding.make_bindings(Input.BINDINGS)}

@@ -10,6 +10,7 @@ import msgspec
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, TAG_VALUE, Selector, Tags, matches
 from nixfleet.model.text import clean
+from nixfleet.model.typed import parse_duration
 from nixfleet.model.views import DeviceView, ReleaseLineView, ReleaseView
 from nixfleet.query import status_of
 from nixfleet.rollout import default_waves
@@ -18,9 +19,6 @@ from nixfleet.tui.view.text import Line, Span, plural, size, store_name
 
 MAX_WAVES: Final = 64
 _WAVE: Final = re.compile(r"(100|[1-9][0-9]?)%|[1-9][0-9]{0,5}")
-_SOAK: Final = re.compile(r"([0-9]{1,6})([smhd])")
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_YEAR_S: Final = 31_536_000
 _NAME: Final = re.compile(NAME)
 _VALUE: Final = re.compile(TAG_VALUE)
 
@@ -46,7 +44,12 @@ def read_form(release: str, on: str, waves: str, soak: str, note: str, ids: Mapp
     if len(steps) > MAX_WAVES:
         raise UserError(f"a rollout has at most {MAX_WAVES} waves")
     return Deployment(
-        release=release, select=select, devices=devices, waves=steps, soak_s=_read_soak(soak.strip()), note=note.strip()
+        release=release,
+        select=select,
+        devices=devices,
+        waves=steps,
+        soak_s=parse_duration(soak.strip()) if soak.strip() else None,
+        note=note.strip(),
     )
 
 
@@ -132,12 +135,3 @@ def _read_on(on: str, ids: Mapping[str, str]) -> tuple[Selector, tuple[str, ...]
     if select and devices:
         raise UserError("name devices or tags, not both")
     return select, tuple(dict.fromkeys(devices))
-
-
-def _read_soak(soak: str) -> int | None:
-    if not soak:
-        return None
-    found = _SOAK.fullmatch(soak)
-    if found is None or int(found[1]) * _UNITS[found[2]] > _YEAR_S:
-        raise UserError(f"a soak is a time such as 10m or 2h, not {soak!r}")
-    return int(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,46 @@
+"""What people type: names, addresses and durations, by one rule each for every program; errors say how to write it."""
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+from nixfleet.errors import UserError
+from nixfleet.model.ids import NAME, URL
+
+UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+DURATION_MAX_S: Final = 31_536_000
+
+
+def check_name(name: str, what: str) -> None:
+    """Check a name for a `what` (fleet, release) before anything is made under it. Raises: UserError."""
+    if not re.fullmatch(NAME, name):
+        raise UserError(
+            f"{name!r} is no {what} name; use lower-case letters, digits, '-', '_' and '.', at most 63, and begin and"
+            " end with a letter or digit"
+        )
+
+
+def checked_url(url: str) -> str:
+    """Check a coordinator's address, without its last slash. Raises: UserError."""
+    wrong = f"{url!r} is no coordinator's address; write it like http://192.168.1.10:7070"
+    if not re.fullmatch(URL, url):
+        raise UserError(wrong)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:  # brackets that do not match, or a port beyond 65,535
+        raise UserError(wrong) from error
+    if not parts.hostname or port == 0 or parts.query or parts.fragment:
+        raise UserError(wrong)
+    return url.rstrip("/")
+
+
+def parse_duration(text: str) -> int:
+    """Read a duration such as ``90``, ``10m`` or ``2h`` as seconds. Raises: UserError."""
+    found = re.fullmatch(r"([0-9]{1,8})([smhd]?)", text)
+    if not found:
+        raise UserError(f"{text!r} is no duration; write it like 90s, 10m, 2h or 1d")
+    seconds = int(found[1]) * UNITS_S[found[2] or "s"]
+    if seconds > DURATION_MAX_S:
+        raise UserError(f"{text!r} is longer than a year")
+    return seconds
