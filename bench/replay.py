@@ -118,7 +118,7 @@ async def _one_more(
 ) -> tuple[list[float], list[float], list[float]]:
     """Append entries one by one; gives the milliseconds of verifying each, of that and keeping it, of a bare append."""
     seen, took, appends = [], [], []
-    view = LogView.pinned(site.fleet.fleet)
+    view = LogView(site.fleet.fleet)
     held = [(mirror.leaf(index), mirror.payload(index)) for index in range(mirror.size)]
     view.extend(mirror.checkpoint, 0, held)
     for number in range(ONE_MORE):

@@ -18,7 +18,7 @@ def main() -> int:
             raise
         # The flake's nixfleet-agent package: what only the other programs import is not there.
         text = f"this is the agent alone, without {error.name}: see 'nixfleet agent --help', or install all of nixfleet"
-        print(f"nixfleet: {text}", file=sys.stderr)  # noqa: T201 - the one line that says what is wrong
+        print(f"nixfleet: {text}", file=sys.stderr)
         return 2
     return cli(sys.argv[1:])
 

@@ -29,7 +29,7 @@ def grown() -> Fleet:
 
 def followed(fleet: Fleet) -> LogView:
     """View all of a fleet's log."""
-    view = LogView.pinned(fleet.fleet)
+    view = LogView(fleet.fleet)
     view.extend(fleet.checkpoint, 0, fleet.entries)
     return view
 
@@ -77,9 +77,9 @@ def test_another_fleets_log_is_refused() -> None:
     """The fleet id is the digest of root 1, and nothing else is trusted on first use."""
     fleet, other = grown(), Fleet("stranger")
     with pytest.raises(BadEntry, match="entry 0: it is not the root that the fleet id names"):
-        LogView.pinned(fleet.fleet).extend(other.checkpoint, 0, other.entries)
+        LogView(fleet.fleet).extend(other.checkpoint, 0, other.entries)
     with pytest.raises(BadEntry, match="entry 0"):
-        LogView.pinned(fleet.fleet).extend(fleet.checkpoint, 0, [])
+        LogView(fleet.fleet).extend(fleet.checkpoint, 0, [])
 
 
 def test_a_checkpoint_is_signed_by_the_log_key() -> None:
@@ -124,19 +124,19 @@ def test_a_pin_must_be_part_of_the_log() -> None:
     """What a token pinned is extended, or the log is a fork or an old backup."""
     fleet = grown()
     pin = LogState(size=3, root=fleet.tree.root(3).hex())
-    view = LogView.pinned(fleet.fleet, pin)
+    view = LogView(fleet.fleet, pin)
     with pytest.raises(Behind, match="pinned"):
         view.extend(fleet.checkpoint_at(2), 0, fleet.entries[:2])
     assert 0 == view.size
     view.extend(fleet.checkpoint, 0, fleet.entries)
     with pytest.raises(Fork, match="pinned"):
-        LogView.pinned(fleet.fleet, LogState(size=3, root="0" * 64)).extend(fleet.checkpoint, 0, fleet.entries)
+        LogView(fleet.fleet, LogState(size=3, root="0" * 64)).extend(fleet.checkpoint, 0, fleet.entries)
 
 
 def test_a_payload_that_all_need_must_come() -> None:
     """Without it nothing is taken over, and the entry is named; with it, all is."""
     fleet = grown()
-    view = LogView.pinned(fleet.fleet)
+    view = LogView(fleet.fleet)
     holes = [(leaf, None if index == 4 else payload) for index, (leaf, payload) in enumerate(fleet.entries)]
     with pytest.raises(BadEntry, match="entry 4: its payload is needed and missing"):
         view.extend(fleet.checkpoint, 0, holes)
@@ -147,7 +147,7 @@ def test_a_payload_that_all_need_must_come() -> None:
 def test_a_device_hears_of_each_of_its_own_statements() -> None:
     """A hold that is withheld from its device changes nothing there; another device need not hear of it."""
     fleet = grown()
-    mine, other = (LogView.pinned(fleet.fleet, own=device_id(name)) for name in ("web-01", "web-02"))
+    mine, other = (LogView(fleet.fleet, own=device_id(name)) for name in ("web-01", "web-02"))
     for view in (mine, other):
         view.extend(fleet.checkpoint, 0, fleet.entries)
     fleet.device("web-01", version=2, state="held", until=fleet.now + 3_600)
@@ -182,7 +182,7 @@ def test_a_malformed_leaf_is_void_and_kept() -> None:
     """Whatever the coordinator appended is part of the log, and has a verdict."""
     fleet = grown()
     fleet.append_leaf(b"short", b"")
-    view = LogView.pinned(fleet.fleet)
+    view = LogView(fleet.fleet)
     entries = [*fleet.entries[:-1], (b"short", None)]
     verdicts = view.extend(fleet.checkpoint, 0, entries).verdicts
     assert not isinstance(verdicts[-1], Valid)
@@ -209,7 +209,7 @@ def test_any_changed_byte_of_a_log_is_found(data: st.DataObject) -> None:
     else:
         leaf, payload = entries[index]
         entries[index] = (changed, payload) if in_leaf else (leaf, changed)
-    view = LogView.pinned(fleet.fleet)
+    view = LogView(fleet.fleet)
     with pytest.raises(Untrusted):
         view.extend(note, 0, entries)
     assert 0 == view.size
@@ -247,7 +247,7 @@ def test_a_log_of_protocol_1_keeps_its_verdicts() -> None:
     """A stored log of every earlier version is judged by new software as it always was."""
     stored = json.loads((Path(__file__).parent / "vectors" / "log-1.json").read_text())
     entries = [(base64.b64decode(entry["leaf"]), entry["payload"].encode()) for entry in stored["entries"]]
-    extended = LogView.pinned(stored["fleet"]).extend(stored["checkpoint"].encode(), 0, entries)
+    extended = LogView(stored["fleet"]).extend(stored["checkpoint"].encode(), 0, entries)
     assert [entry["verdict"] for entry in stored["entries"]] == [
         type(verdict).__name__.lower() for verdict in extended.verdicts
     ]

@@ -118,7 +118,7 @@ async def test_agent_stream_brings_the_log_and_makes_it_online(tmp_path: Path) -
     async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
         async with one.client("web-01") as device, aclosing(device.agent_events(0)) as events:
             first = await _sync(events)
-            view = LogView.pinned(one.fleet.fleet)
+            view = LogView(one.fleet.fleet)
             view.extend(first.checkpoint, first.start, [(entry.leaf, entry.payload) for entry in first.entries])
             assert [entry.payload is not None for entry in first.entries] == [True, True, False]
             assert (await admin.device("web-01")).online

@@ -25,7 +25,7 @@ async def test_log_is_served_as_it_was_made(tmp_path: Path) -> None:
     async with rig(tmp_path / "data", "web-01", "web-02") as one, one.client("admin") as admin:
         entries = await admin.entries(0)
         assert [entry.leaf for entry in entries.entries] == [leaf for leaf, _ in one.fleet.entries]
-        view = LogView.pinned(one.fleet.fleet)
+        view = LogView(one.fleet.fleet)
         view.extend(await admin.checkpoint(), 0, [(entry.leaf, entry.payload) for entry in entries.entries])
         assert view.size == 3
         assert sorted(view.state.devices) == sorted([device_id("web-01"), device_id("web-02")])

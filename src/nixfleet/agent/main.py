@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
             case _:
                 return _run(settings, once=arguments.once)
     except NixfleetError as error:
-        print(f"nixfleet agent: {error}", file=sys.stderr)  # noqa: T201 - the one line that says what is wrong
+        print(f"nixfleet agent: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -199,16 +199,16 @@ def _status(settings: Settings, *, as_json: bool) -> int:
         "confirmed": record.state.confirmed[-5:],
     }
     if as_json:
-        print(json.dumps(msgspec.to_builtins(told)))  # noqa: T201 - what was asked for
+        print(json.dumps(msgspec.to_builtins(told)))
         return 0
-    print(f"device   {found.device} of fleet {found.fleet[:12]}")  # noqa: T201 - what was asked for
-    print(f"system   {told['system'] or 'unknown'}")  # noqa: T201 - what was asked for
+    print(f"device   {found.device} of fleet {found.fleet[:12]}")
+    print(f"system   {told['system'] or 'unknown'}")
     end = f" ({update.cause.value}): {update.reason}" if update is not None and update.reason else ""
     what = f" {update.offer.path}" if update is not None else ""
-    print(f"phase    {told['phase']}{what}{end}")  # noqa: T201 - what was asked for
-    print(f"waits    {told['waits'] or 'for nothing'}")  # noqa: T201 - what was asked for
+    print(f"phase    {told['phase']}{what}{end}")
+    print(f"waits    {told['waits'] or 'for nothing'}")
     for one in record.state.outbox:
-        print(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}")  # noqa: T201 - what was asked for
+        print(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}")
     return 0
 
 
@@ -226,7 +226,7 @@ def _check(settings: Settings) -> int:
     if kind in VOLATILE and not settings.volatile_state:
         raise UserError(f"the state folder {folder} is on {kind}: a reboot would lose the way back")
     version = asyncio.run(Nix().version())
-    print(f"ok: settings, {'identity, log, ' if found else ''}Nix {'.'.join(map(str, version))}")  # noqa: T201 - the answer
+    print(f"ok: settings, {'identity, log, ' if found else ''}Nix {'.'.join(map(str, version))}")
     return 0
 
 

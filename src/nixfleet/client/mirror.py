@@ -61,7 +61,7 @@ class Mirror:
         the payloads that it needs. Raises: UserError when the folder is another fleet's or cannot be used;
         Untrusted when what is on disk does not verify.
         """
-        mirror = cls(LogFile.open(folder, fleet), LogView.pinned(fleet, pin, device), device=device)
+        mirror = cls(LogFile.open(folder, fleet), LogView(fleet, pin, device), device=device)
         mirror._replay()
         return mirror
 
@@ -71,7 +71,7 @@ class Mirror:
 
         Raises: UserError when the folder is another fleet's or cannot be used.
         """
-        mirror = cls(LogFile.open(folder, fleet), LogView.pinned(fleet), device=None)
+        mirror = cls(LogFile.open(folder, fleet), LogView(fleet), device=None)
         mirror._loaded = not mirror._file.meta.size
         return mirror
 

@@ -6,7 +6,6 @@ the raw ed25519 key here signs an RFC 9421 base, which no SSHSIG starts with.
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Final
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Fingerprint
+from nixfleet.trust import base64s
 from nixfleet.trust.sshsig import PublicKey, SecretKey, verify_raw
 
 SKEW_MAX_S: Final = 300
@@ -91,7 +91,11 @@ def verify_head(
     if key is None or key.fingerprint != signer:
         raise Untrusted(f"the request is signed by a key that may not ask here ({signer})")
     signed_params = found["signature-input"].removeprefix("sig=")
-    verify_raw(key, _base(method, path, query, found["content-digest"], signed_params), _base64(signature[1]))
+    verify_raw(
+        key,
+        _base(method, path, query, found["content-digest"], signed_params),
+        base64s.decode(signature[1], "the request's signature"),
+    )
     # After the signature: only a key we know learns that its clock is the trouble.
     if abs(now - int(params[1])) > SKEW_MAX_S:
         raise Skewed(f"the request's clock is {abs(now - int(params[1]))} s off; at most {SKEW_MAX_S} s are allowed")
@@ -117,7 +121,7 @@ def _parse_digest(text: str) -> ContentDigest:
     match = _DIGEST.fullmatch(text)
     if match is None:
         raise Untrusted("the content digest is neither sha-256 nor sha-512")
-    value = _base64(match[2])
+    value = base64s.decode(match[2], "the content digest")
     if len(value) != _DIGEST_BYTES[match[1]]:
         raise Untrusted("the content digest has a wrong length")
     return ContentDigest(match[1], value)
@@ -136,13 +140,3 @@ def _base(method: str, path: str, query: str, digest: str, params: str) -> bytes
         f'"@signature-params": {params}',
     )
     return "\n".join(lines).encode()
-
-
-def _base64(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Untrusted("a header of the request's signature is not base64") from error
-    if base64.b64encode(data).decode() != text:
-        raise Untrusted("a header of the request's signature is not in the one form base64 has")
-    return data

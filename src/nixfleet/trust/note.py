@@ -5,7 +5,6 @@ It must never return a text that the expected key did not sign.
 """
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Final
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import MAX_INT, MAX_NOTE_BYTES
+from nixfleet.trust import base64s
 from nixfleet.trust.sshsig import PublicKey, SecretKey, verify_raw
 
 _SIGNATURES_MAX: Final = 100
@@ -54,7 +54,7 @@ def open_checkpoint(data: bytes, key: PublicKey, origin: str) -> Checkpoint:
         raise Untrusted(f"a checkpoint is of another log: {lines[0][:120]!r}")
     if not _SIZE.fullmatch(lines[1]) or int(lines[1]) > MAX_INT:
         raise Untrusted("a checkpoint has a malformed size")
-    root = _base64(lines[2], "a checkpoint's root")
+    root = base64s.decode(lines[2], "a checkpoint's root")
     if len(root) != 32:
         raise Untrusted("a checkpoint's root is not 32 bytes")
     return Checkpoint(origin, int(lines[1]), root)
@@ -107,7 +107,7 @@ def _signature(line: str) -> tuple[str, bytes, bytes]:
     name, divider, encoded = line.removeprefix(_SIGNATURE_PREFIX).partition(" ")
     if not line.startswith(_SIGNATURE_PREFIX) or not divider or not _is_key_name(name):
         raise Untrusted("a note has a malformed signature line")
-    signature = _base64(encoded, "a note's signature")
+    signature = base64s.decode(encoded, "a note's signature")
     if len(signature) <= _KEY_HASH_BYTES:
         raise Untrusted("a note has a signature that is too short")
     return name, signature[:_KEY_HASH_BYTES], signature[_KEY_HASH_BYTES:]
@@ -126,14 +126,3 @@ def _is_plain(text: str) -> bool:
 def _is_key_name(name: str) -> bool:
     """Tell whether a key name is non-empty and has neither spaces of any kind nor '+' (signed-note)."""
     return 0 < len(name) <= _KEY_NAME_CHARS_MAX and "+" not in name and not any(map(str.isspace, name))
-
-
-def _base64(text: str, what: str) -> bytes:
-    """Decode strict standard base64: one content has one encoding."""
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Untrusted(f"{what} is not valid base64") from error
-    if base64.b64encode(data).decode() != text:
-        raise Untrusted(f"{what} is not in the one form base64 has")
-    return data

@@ -6,7 +6,6 @@ where known a log state, are pinned before the first byte.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import MAX_LEAF_BYTES, FleetId
@@ -51,19 +50,15 @@ class Extended:
 class LogView:
     """A log as far as it is verified; `extend` moves it on or leaves it as it was."""
 
-    def __init__(self, fleet: str, pin: LogState | None, own: str | None = None) -> None:
-        self.state = State(FleetId(fleet), own)
-        self.checkpoint: Checkpoint | None = None
-        self._pin = pin
-        self._frontier = Frontier()
-
-    @classmethod
-    def pinned(cls, fleet: str, pin: LogState | None = None, own: str | None = None) -> Self:
+    def __init__(self, fleet: str, pin: LogState | None = None, own: str | None = None) -> None:
         """Start from a fleet id and, from a token or agent.toml, a state that the log must extend.
 
         `own` is the device that replays: an extension that withholds the payload of one of its statements is refused.
         """
-        return cls(fleet, pin, own)
+        self.state = State(FleetId(fleet), own)
+        self.checkpoint: Checkpoint | None = None
+        self._pin = pin
+        self._frontier = Frontier()
 
     @property
     def fleet(self) -> str:
@@ -159,7 +154,7 @@ class LogView:
 
 def verify_all(fleet: str, note: bytes, entries: Entries, pin: LogState | None = None) -> LogView:
     """Replay a whole log offline, as `audit verify` does. Raises: BadEntry (the first), Fork, Untrusted."""
-    view = LogView.pinned(fleet, pin)
+    view = LogView(fleet, pin)
     try:
         view.extend(note, 0, entries)
     except BadEntry:
