@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -196,6 +197,40 @@ def test_absent_agent_is_unreachable(path: str) -> None:
     """A socket that is not there, or cannot be, is Unreachable."""
     with pytest.raises(Unreachable, match="cannot be reached"):
         signers.agent_keys(path)
+
+
+@needs_openssh
+def test_a_protected_key_without_a_terminal_says_so(tmp_path: Path) -> None:
+    """A job of CI has nowhere to type a passphrase: it is told of ssh-add, not of a passphrase nobody gave."""
+    path = tmp_path / "id"
+    made = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "zwölf", "-f", str(path)]
+    subprocess.run(made, timeout=30, check=True)
+    for file in (path, path.with_suffix(".pub")):
+        script = (
+            f"from pathlib import Path; from nixfleet.trust.signers import KeygenSigner as K; K(Path({str(file)!r}))"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", f"{script}.sign({NAMESPACE!r}, b'x')"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            start_new_session=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert "is protected by a passphrase, and there is no terminal" in told.stderr
+        assert f"'ssh-add {path}'" in told.stderr
+
+
+@needs_openssh
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_a_key_of_another_type_is_told_by_its_type(tmp_path: Path, kind: str) -> None:
+    """Whatever its size, a private key is refused for its type, with the types that are taken."""
+    path = tmp_path / "id"
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", str(path)], timeout=60, check=True)
+    with pytest.raises(UserError, match=rf"id: .*type '[a-z0-9-]*{kind}.*only ssh-ed25519 and sk-ssh-ed25519@openssh"):
+        find(None, key_file=path)
 
 
 def askpass(folder: Path, passphrase: str) -> Path:

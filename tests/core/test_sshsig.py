@@ -137,7 +137,7 @@ def test_cut_short_is_refused(cut: int) -> None:
         (blob_of(inner_tail=b"\x01\0\0\0\x07"), "trailing bytes"),
         (blob_of(tail=b"\0"), "trailing bytes"),
         (blob_of(tail=b"\0" * 900), "larger than 952"),
-        (blob_of(key=string(b"ssh-rsa") + string(b"\1\0\1") + string(b"n" * 64)), "neither"),
+        (blob_of(key=string(b"ssh-rsa") + string(b"\1\0\1") + string(b"n" * 64)), "of type 'ssh-rsa' is not taken"),
         (blob_of(key=KEY.public.blob + b"\0"), "trailing bytes"),
     ],
 )
@@ -379,7 +379,7 @@ def test_encrypted_and_foreign_private_keys_are_refused(tmp_path: Path) -> None:
         sshsig.SecretKey.from_openssh(path.read_text())
     assert sshsig.parse_public_key(path.with_suffix(".pub").read_text()) == read_public(path.read_text())
     keygen("-q", "-t", "ecdsa", "-N", "", "-f", str(tmp_path / "ecdsa"))
-    with pytest.raises(UserError, match="neither ssh-ed25519"):
+    with pytest.raises(UserError, match="type 'ecdsa-sha2-nistp256' is not taken"):
         sshsig.SecretKey.from_openssh((tmp_path / "ecdsa").read_text())
     with pytest.raises(UserError, match="not an OpenSSH"):
         sshsig.SecretKey.from_openssh("-----BEGIN RSA PRIVATE KEY-----")

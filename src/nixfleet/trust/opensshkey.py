@@ -30,7 +30,15 @@ def read_public(text: str) -> PublicKey:
         _, blob, _ = _open(text)
         return PublicKey.from_blob(blob)
     except Untrusted as error:
-        raise UserError(f"not a usable private key file: {error}") from error
+        raise UserError(f"not a usable private key file: {error}; 'ssh-keygen -t ed25519' makes one") from error
+
+
+def is_encrypted(text: str) -> bool:
+    """Tell whether a private key file is protected by a passphrase; False where it cannot be read."""
+    try:
+        return _open(text)[0] != b"none"
+    except (Untrusted, UserError):
+        return False
 
 
 def read_seed(text: str) -> bytes:

@@ -186,6 +186,17 @@ class KeygenSigner:
                 raise UserError(f"ssh-keygen left no signature: {error}") from error
         return _checked(sshsig.dearmor(armored), self.key, namespace, payload)
 
+    def _private(self) -> Path:
+        """Give the private key file; ssh-keygen looks for it beside a public one."""
+        return self.path.with_suffix("") if self.path.suffix == ".pub" else self.path
+
+    def _is_encrypted(self) -> bool:
+        try:
+            data = _read_key_file(self._private())
+        except UserError:
+            return False  # ssh-keygen said what is wrong with the file
+        return opensshkey.is_encrypted(data.decode("ascii", "replace"))
+
     def _run(self, argv: list[str]) -> None:
         # On a terminal its prompts ("confirm user presence") must show; elsewhere its words explain a failure.
         told = None if os.isatty(2) else subprocess.PIPE
@@ -198,9 +209,23 @@ class KeygenSigner:
         except subprocess.TimeoutExpired as error:
             raise Unreachable(f"ssh-keygen did not sign within {_KEYGEN_LIMIT_S:.0f} s") from error
         if done.returncode:
+            if self._is_encrypted() and not _has_terminal():
+                raise UserError(
+                    f"{self.path} is protected by a passphrase, and there is no terminal to ask for it:"
+                    f" run 'ssh-add {self._private()}' first, and keep SSH_AUTH_SOCK set here"
+                )
             lines = (done.stderr or b"").decode(errors="replace").split("\n")
             why = "; ".join(line.strip() for line in lines[-6:] if line.strip())[:500]
             raise UserError(f"ssh-keygen could not sign with {self.path}: {why or f'exit {done.returncode}'}")
+
+
+def _has_terminal() -> bool:
+    """Tell whether ssh-keygen has a terminal to ask on: it opens /dev/tty, whatever the standard streams are."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _read_key_file(path: Path) -> bytes:

@@ -64,13 +64,14 @@ class PublicKey:
 
 @lru_cache(maxsize=_CACHED_KEYS)
 def _decode(blob: bytes) -> PublicKey:
-    if len(blob) > _BLOB_BYTES_MAX:
-        raise Untrusted(f"a public key is larger than {_BLOB_BYTES_MAX} bytes")
     reader = Reader(blob, "a public key")
     name = reader.string()
     kind = _TYPES.get(name)
-    if kind is None:
-        raise Untrusted("a public key is neither ssh-ed25519 nor sk-ssh-ed25519@openssh.com")
+    if kind is None:  # before its size: a larger key is of another type, which is what a person can mend
+        said = name[:40].decode("ascii", "backslashreplace")
+        raise Untrusted(f"a public key of type {said!r} is not taken, only {TYPE_PLAIN} and {TYPE_SK}")
+    if len(blob) > _BLOB_BYTES_MAX:
+        raise Untrusted(f"a public key is larger than {_BLOB_BYTES_MAX} bytes")
     raw = reader.string()
     application = reader.string() if kind == TYPE_SK else b""
     reader.end()
