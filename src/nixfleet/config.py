@@ -5,18 +5,19 @@ It never holds a secret: settings name the files that do. What it writes appears
 
 import json
 import os
+import re
 import tempfile
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 import platformdirs
 
 from nixfleet.errors import UserError
-from nixfleet.model.ids import URL, Hex64, Name
+from nixfleet.model.ids import CACHE_KEY, HEX64, NAME, TAG_VALUE, URL, Hex64, Name
 
 T = TypeVar("T")
 
@@ -67,17 +68,69 @@ def _converted(tree: dict[str, Any], shape: type[T], where: str) -> T:
     try:
         return msgspec.convert(tree, shape)
     except msgspec.ValidationError as error:
-        raise UserError(f"{where}: {_in_words(str(error))}") from error
+        raise UserError(f"{where}: {_in_words(str(error), tree, shape)}") from error
 
 
-def _in_words(text: str) -> str:
+def _in_words(text: str, tree: dict[str, Any], shape: type[object]) -> str:
     """Turn msgspec's sentence into ours: the key first, its trouble after."""
-    trouble, at, where = text.partition(" - at `$")
-    place = where.strip(".`")
+    trouble, _, where = text.partition(" - at `")
+    place = where.replace("key` in `", "").strip("$.`")
+    # msgspec does not say which entry of a table it is.
+    name = _wrong_entry(text, tree, place.partition("[")[0], shape)
+    if where.startswith("key`"):
+        return f"{place}: {repr(name) if name else 'a key'} is no name; it {wrong_value(trouble)}"
+    place = place.replace("[...]", f".{name}" if name else "")
     if trouble.startswith("Object contains unknown field"):
         name = trouble.removeprefix("Object contains unknown field").strip(" `")
-        return f"unknown key {name} in {place}" if at else f"unknown key {name}"
-    return f"{place}: {trouble}" if at else trouble
+        return f"unknown key {name} in {place}" if place else f"unknown key {name}"
+    return f"{place}: {wrong_value(trouble)}" if place else wrong_value(trouble)
+
+
+def _wrong_entry(text: str, tree: dict[str, Any], table: str, shape: type[object]) -> str:
+    """Find the entry of a table that alone brings the same sentence; empty where the table lies deeper."""
+    entries = tree.get(table)
+    for name, value in entries.items() if isinstance(entries, dict) else ():
+        try:
+            msgspec.convert({**tree, table: {name: value}}, shape)
+        except msgspec.ValidationError as error:
+            if str(error) == text:
+                return str(name)
+    return ""
+
+
+# Keyed by what msgspec prints of a pattern, its repr.
+_FORMS: Final = {
+    repr(HEX64): "needs to be 64 hex digits",
+    repr(NAME): "needs to be lower-case letters, digits, '-', '_' and '.', at most 63, and no mark at either end",
+    repr(TAG_VALUE): "needs to be letters, digits, '.', '_' and '-', at most 63",
+    repr(URL): "needs to be an address like http://192.168.1.10:7070",
+    repr(CACHE_KEY): "needs to be a cache's public key, NAME:BASE64",
+}
+_TYPES: Final = {
+    "str": "text in quotes",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "array": "a list in brackets",
+    "object": "a table",
+}
+_EXPECTED: Final = re.compile(r"Expected `(\w+)(?: \| null)?`(?: of (length))?(?: ([<>]=) (\d+))?(?:, got `(\w+)`)?")
+
+
+def wrong_value(trouble: str) -> str:
+    """Say in words what a value has to be, from what msgspec says of it (without the place)."""
+    if " matching regex " in trouble:
+        return _FORMS.get(trouble.partition(" matching regex ")[2], "is not written as it needs to be")
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", trouble):
+        return f"{missing[1]} is missing"
+    found = _EXPECTED.fullmatch(trouble)
+    if not found or found[1] not in _TYPES:
+        return trouble
+    wanted, length, sign, bound, got = found.groups()
+    if bound:
+        most = "at most" if sign == "<=" else "at least"
+        return f"needs {'a length of' if length else 'to be'} {most} {bound}"
+    return f"needs to be {_TYPES[wanted]}" + (f", not {_TYPES.get(got, got)}" if got else "")
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:

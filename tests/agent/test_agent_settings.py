@@ -99,11 +99,11 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
     [
         ("nmae = 'x'", "unknown key nmae"),
         ("[checks]\nunit = 1", "unknown key unit in checks"),
-        ("name = 'Web 01'", "name: Expected `str` matching"),
-        ("poll_s = 0", "poll_s: Expected `int` >= 1"),
-        ("fleet = 'abc'", "fleet: Expected `str` matching"),
-        ("urls = ['ftp://x']", "urls[0]: Expected `str` matching"),
-        ("checkpoint = '1'", "checkpoint: Expected `str` matching"),
+        ("name = 'Web 01'", "name: needs to be lower-case"),
+        ("poll_s = 0", "poll_s: needs to be at least 1"),
+        ("fleet = 'abc'", "fleet: needs to be 64 hex digits"),
+        ("urls = ['ftp://x']", "urls[0]: needs to be an address"),
+        ("checkpoint = '1'", "checkpoint: is not written"),
         ("name = ", "not TOML"),
     ],
 )
@@ -140,9 +140,9 @@ def test_environment_and_then_flags_are_on_top(tmp_path: Path) -> None:
     ("env", "flags", "reason"),
     [
         ({"NIXFLEET_AGENT_NMAE": "x"}, {}, "NIXFLEET_AGENT_NMAE: there is no setting 'nmae'"),
-        ({"NIXFLEET_AGENT_POLL_S": "often"}, {}, "NIXFLEET_AGENT_POLL_S: Expected `int`"),
+        ({"NIXFLEET_AGENT_POLL_S": "often"}, {}, "NIXFLEET_AGENT_POLL_S: needs to be a whole number"),
         ({"NIXFLEET_AGENT_TAGS": "a=b"}, {}, "NIXFLEET_AGENT_TAGS: tags can only be set in the file"),
-        ({}, {"state_dir": "relative"}, "--state-dir: Expected `str` matching"),
+        ({}, {"state_dir": "relative"}, "--state-dir: is not written"),
     ],
 )
 def test_a_wrong_variable_or_flag_names_itself(

@@ -38,8 +38,8 @@ def env(tmp_path: Path) -> dict[str, str]:
     [
         ("name = ", "not TOML"),
         ("nmae = 'x'", "unknown key nmae"),
-        ("port = 'x'", "port: Expected `int`, got `str`"),
-        ("urls = [1]", "urls[0]: Expected `str`, got `int`"),
+        ("port = 'x'", "port: needs to be a whole number, not text in quotes"),
+        ("urls = [1]", "urls[0]: needs to be text in quotes, not a whole number"),
         ("\x00", "not TOML"),
         ("a = " + "[" * 5_000, "not TOML"),
     ],
@@ -50,6 +50,32 @@ def test_a_bad_file_is_named_with_its_key(tmp_path: Path, text: str, trouble: st
     path.write_text(text)
     with pytest.raises(UserError) as caught:
         config.read_toml(path, Shape)
+    assert str(caught.value).startswith(f"{path}: {trouble}")
+
+
+@pytest.mark.parametrize(
+    ("text", "trouble"),
+    [
+        ("fleet = 'xyz'", "contexts.work.fleet: needs to be 64 hex digits"),
+        (f"fleet = '{FLEET}'\nurls = ['ftp://x']", "contexts.work.urls[0]: needs to be an address like http"),
+        (f"fleet = '{FLEET}'\nurls = []", "contexts.work.urls: needs a length of at least 1"),
+        ("urls = ['http://x']", "contexts.work: fleet is missing"),
+        (f"fleet = '{FLEET}'\nurls = 'http://x'", "contexts.work.urls: needs to be a list in brackets, not text"),
+        (f"fleet = '{FLEET}'\nurls = ['http://x']\nkee = ''", "unknown key kee in contexts.work"),
+        (f"fleet = '{FLEET}'\nurls = ['http://x']\n[contexts.'A!']", "contexts: 'A!' is no name; it needs to be lower"),
+        (
+            f"fleet = '{FLEET}'\nurls = ['http://x']\n[keys]\na = 3",
+            "keys.a: needs to be text in quotes, not a whole number",
+        ),
+    ],
+)
+def test_a_wrong_context_is_named_with_what_it_needs(env: dict[str, str], text: str, trouble: str) -> None:
+    """Of several contexts the wrong one is named, with its key and what belongs there in plain words."""
+    config.put_context("home", HOME, env=env)
+    path = config.settings_file(env)
+    path.write_text(f"{path.read_text()}[contexts.work]\n{text}\n")
+    with pytest.raises(UserError) as caught:
+        config.read_admin(env)
     assert str(caught.value).startswith(f"{path}: {trouble}")
 
 

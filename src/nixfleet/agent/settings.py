@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from nixfleet.config import read_toml
+from nixfleet.config import read_toml, wrong_value
 from nixfleet.errors import UserError
 from nixfleet.model.ids import CACHE_KEY, HEX64, NAME, URL, Tags
 
@@ -155,4 +155,4 @@ def _override(settings: Settings, key: str, text: str, source: str) -> Settings:
     try:
         return msgspec.convert(tree, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise UserError(f"{source}: {str(error).partition(' - at `$')[0]}") from error
+        raise UserError(f"{source}: {wrong_value(str(error).partition(' - at `$')[0])}") from error
