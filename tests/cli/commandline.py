@@ -23,8 +23,9 @@ from nixfleet.model.device import Attempt, EnrollRequest, Facts, Outcome, Phase,
 from nixfleet.model.statements import LogState
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
+from nixfleet.trust import sshagent
 from nixfleet.trust.reports import sign_enroll, sign_report
-from nixfleet.trust.signers import AgentSigner, agent_keys
+from nixfleet.trust.signers import AgentSigner
 
 T = TypeVar("T")
 
@@ -145,7 +146,7 @@ class Commands:
         made = {device.replace("_", "-"): closure(system) for device, system in systems.items()}
 
         async def act(client: Client) -> str:
-            (held,) = agent_keys(str(self.agent.sock))
+            (held,) = sshagent.keys(str(self.agent.sock))
             mirror = Mirror.open(self.home / "made", self.fleet)
             signer = AgentSigner(held, str(self.agent.sock))
             await SessionKeeper(signer, fleet=self.fleet, file=self.home / "made.session", clock=now).attach(client)

@@ -18,7 +18,7 @@ import pytest
 from nacl.pwhash import argon2id
 
 from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
-from nixfleet.trust import sealed, signers, sshsig
+from nixfleet.trust import sealed, signers, sshagent, sshsig
 from nixfleet.trust.signers import AgentSigner, KeygenSigner, MemorySigner
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.sshwire import string, u32
@@ -126,7 +126,7 @@ def test_agent_signs(agent: str, tmp_path: Path) -> None:
         add_key(agent, write_key(tmp_path, key, f"id{number}"))
     subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(tmp_path / "ecdsa")], timeout=30, check=True)
     add_key(agent, tmp_path / "ecdsa")
-    assert [KEY.public, OTHER.public] == signers.agent_keys(agent)
+    assert [KEY.public, OTHER.public] == sshagent.keys(agent)
     blob = AgentSigner(OTHER.public, agent).sign(NAMESPACE, PAYLOAD)
     assert OTHER.sign(NAMESPACE, PAYLOAD) == blob
     with pytest.raises(UserError, match="would not sign"):
@@ -141,7 +141,7 @@ def test_locked_agent_says_so(agent: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SSH_ASKPASS", str(ask))
     monkeypatch.setenv("SSH_ASKPASS_REQUIRE", "force")
     ssh_add(agent, "-x")
-    assert [] == signers.agent_keys(agent)
+    assert [] == sshagent.keys(agent)
     with pytest.raises(UserError, match="is locked"):
         AgentSigner(KEY.public, agent).sign(NAMESPACE, PAYLOAD)
 
@@ -179,7 +179,7 @@ def test_genuine_fake_agent_signs(short_folder: Path) -> None:
 def test_malformed_key_lists_are_caught(short_folder: Path, answer: bytes) -> None:
     """A refused, endless, short or overlong list of keys is one clear error."""
     with FakeAgent(short_folder / "fake", answer) as path, pytest.raises((Unreachable, Untrusted)):
-        signers.agent_keys(path)
+        sshagent.keys(path)
 
 
 @pytest.mark.parametrize("answer", [b"", u32(100) + b"\x0e"])
@@ -196,7 +196,7 @@ def test_hanging_agent_times_out(short_folder: Path, answer: bytes) -> None:
 def test_absent_agent_is_unreachable(path: str) -> None:
     """A socket that is not there, or cannot be, is Unreachable."""
     with pytest.raises(Unreachable, match="cannot be reached"):
-        signers.agent_keys(path)
+        sshagent.keys(path)
 
 
 @needs_openssh

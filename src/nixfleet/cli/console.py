@@ -26,7 +26,8 @@ from nixfleet.model.typed import checked_url
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings
-from nixfleet.trust.signers import KeygenSigner, Signer, agent_keys
+from nixfleet.trust import sshagent
+from nixfleet.trust.signers import KeygenSigner, Signer
 from nixfleet.trust.sshsig import PublicKey
 from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
 from nixfleet.tui.ports import Reset
@@ -232,7 +233,7 @@ async def _first_run(given: Globals, mouse: bool) -> Signer | None:
 def _agent_keys(sock: str | None) -> list[PublicKey]:
     """List the agent's keys; none where there is no agent."""
     try:
-        return agent_keys(sock) if sock else []
+        return sshagent.keys(sock) if sock else []
     except NixfleetError:
         return []
 

@@ -21,8 +21,9 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
 from nixfleet.config import Context, choose_context, coordinator_dir, mirror_dir, session_file
 from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.trust import sshagent
 from nixfleet.trust.replay import State
-from nixfleet.trust.signers import AgentSigner, Signer, agent_keys, find_signer
+from nixfleet.trust.signers import AgentSigner, Signer, find_signer
 from nixfleet.trust.sshsig import SecretKey
 
 TIMEOUT_S = 30
@@ -72,7 +73,7 @@ def signer_of(given: Globals, known: str) -> Signer:
         file = Path(key).expanduser().absolute() if key else None
         return find_signer(None, key_file=file, ssh_auth_sock=sock, passphrase=ask_passphrase(file))
     try:
-        held = {each.fingerprint: each for each in agent_keys(sock)} if sock else {}
+        held = {each.fingerprint: each for each in sshagent.keys(sock)} if sock else {}
     except (Unreachable, Untrusted) as error:
         raise UserError(f"{error}; start ssh-agent and run ssh-add, or pass --key FILE") from error
     if sock is None or key not in held:

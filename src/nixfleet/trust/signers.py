@@ -1,31 +1,28 @@
 """Where an admin's signature comes from: ssh-agent, ssh-keygen, a sealed file, or a key in memory.
 
-The only IO in `trust`. Every signer verifies its own signature before it returns it, so that a confused agent is
-found here and not in the log. It must never see a passphrase of a key that ssh-keygen or an agent guards.
+With `sshagent` the only IO in `trust`. Every signer verifies its own signature before it returns it, so that a
+confused agent is found here and not in the log. It must never see a passphrase of a key that ssh-keygen or an agent
+guards.
 """
 
 import os
-import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
 from nixfleet.errors import Unreachable, Untrusted, UserError
-from nixfleet.trust import opensshkey, sshsig
+from nixfleet.trust import opensshkey, sshagent, sshsig
 from nixfleet.trust.sealed import is_sealed, seal, sealed_public, unseal
 from nixfleet.trust.sshsig import PublicKey, SecretKey, parse_public_key
-from nixfleet.trust.sshwire import Reader, string, u32
 
 __all__ = [
     "AgentSigner",
     "KeygenSigner",
     "MemorySigner",
     "Signer",
-    "agent_keys",
     "find_signer",
     "is_sealed",
     "seal",
@@ -33,14 +30,6 @@ __all__ = [
     "unseal",
 ]
 
-# draft-miller-ssh-agent, sections 3 and 6.1.
-_REQUEST_IDENTITIES: Final = 11
-_IDENTITIES_ANSWER: Final = 12
-_SIGN_REQUEST: Final = 13
-_SIGN_RESPONSE: Final = 14
-_ANSWER_BYTES_MAX: Final = 256 << 10
-_IDENTITIES_MAX: Final = 2048
-_LIST_LIMIT_S: Final = 10.0
 _SIGN_LIMIT_S: Final = 120.0
 """Long enough for a touch, a PIN or a confirmation."""
 _KEYGEN_LIMIT_S: Final = 300.0
@@ -93,70 +82,8 @@ class AgentSigner:
     def sign(self, namespace: str, payload: bytes) -> bytes:
         """Return an SSHSIG blob. Raises: UserError when the agent will not, Unreachable, Untrusted."""
         data = sshsig.to_sign(namespace, sshsig.message_digest(payload))
-        request = bytes([_SIGN_REQUEST]) + string(self.key.blob) + string(data) + u32(0)
-        kind, answer = _ask(self.socket_path, request, self.limit_s)
-        if kind != _SIGN_RESPONSE:
-            raise UserError(
-                f"ssh-agent would not sign with {self.key.fingerprint}:"
-                " it no longer holds the key, is locked, or was not confirmed"
-            )
-        signature = answer.string()
-        answer.end()
+        signature = sshagent.sign(self.socket_path, self.key, data, self.limit_s)
         return _checked(sshsig.pack(self.key, namespace, signature), self.key, namespace, payload)
-
-
-def agent_keys(socket_path: str) -> list[PublicKey]:
-    """List the agent's keys of our two types, in its order. Raises: Unreachable, Untrusted."""
-    kind, answer = _ask(socket_path, bytes([_REQUEST_IDENTITIES]), _LIST_LIMIT_S)
-    if kind != _IDENTITIES_ANSWER:
-        raise Unreachable(f"ssh-agent at {socket_path} does not list its keys; it may be locked (ssh-add -X)")
-    count = answer.u32()
-    if count > _IDENTITIES_MAX:
-        raise Untrusted(f"ssh-agent lists more than {_IDENTITIES_MAX} keys")
-    keys: list[PublicKey] = []
-    for _ in range(count):
-        blob = answer.string()
-        answer.string()  # the comment
-        try:
-            keys.append(PublicKey.from_blob(blob))
-        except Untrusted:
-            continue  # another type: RSA, ECDSA, certificates
-    answer.end()
-    return keys
-
-
-def _ask(socket_path: str, request: bytes, limit_s: float) -> tuple[int, Reader]:
-    """Send one request and return the answer's type and body, all within `limit_s`."""
-    deadline = time.monotonic() + limit_s
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(limit_s)
-            connection.connect(socket_path)
-            connection.sendall(string(request))
-            length = int.from_bytes(_receive(connection, 4, deadline), "big")
-            if not 0 < length <= _ANSWER_BYTES_MAX:
-                raise Untrusted(f"ssh-agent answers with {length} bytes, more or less than it may")
-            answer = _receive(connection, length, deadline)
-    except TimeoutError as error:
-        raise Unreachable(f"ssh-agent at {socket_path} did not answer within {limit_s:.0f} s") from error
-    except (OSError, ValueError) as error:
-        raise Unreachable(f"ssh-agent at {socket_path} cannot be reached: {error}") from error
-    return answer[0], Reader(answer[1:], "an answer of ssh-agent")
-
-
-def _receive(connection: socket.socket, count: int, deadline: float) -> bytes:
-    """Read exactly `count` bytes before the deadline, however slowly they drip."""
-    parts = bytearray()
-    while len(parts) < count:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        connection.settimeout(left_s)
-        part = connection.recv(count - len(parts))
-        if not part:
-            raise ConnectionError("it hung up in the middle of an answer")
-        parts += part
-    return bytes(parts)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -288,7 +215,7 @@ def _from_agent(key: PublicKey | None, ssh_auth_sock: str | None) -> Signer:
     if not ssh_auth_sock:
         raise UserError("no key to sign with: start ssh-agent and run ssh-add, or pass --key FILE")
     try:
-        held = agent_keys(ssh_auth_sock)
+        held = sshagent.keys(ssh_auth_sock)
     except (Unreachable, Untrusted) as error:
         raise UserError(f"{error}; start ssh-agent and run ssh-add, or pass --key FILE") from error
     if key is not None:
@@ -306,6 +233,6 @@ def _from_agent(key: PublicKey | None, ssh_auth_sock: str | None) -> Signer:
 def _keys_or_none(ssh_auth_sock: str) -> list[PublicKey]:
     """List an agent's keys, none where it does not answer: there is still the file."""
     try:
-        return agent_keys(ssh_auth_sock)
+        return sshagent.keys(ssh_auth_sock)
     except (Unreachable, Untrusted):
         return []
