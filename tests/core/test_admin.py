@@ -18,7 +18,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.statements import Grant, LogState, Principal, Rollout, Root, Rule, SelectLine, StopAt, Wave
-from nixfleet.model.views import EnrollView
+from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import AppendResponse
 from nixfleet.trust import token
 from nixfleet.trust.leaf import Leaf
@@ -162,6 +162,19 @@ async def test_a_release_of_device_lines_is_proven_by_its_tree(tmp_path: Path, f
         record = admin.state.releases[acted.digest].statement
     assert record.targets == LineTree.from_texts(sent.lines).targets
     assert fleet.root_statement.caches == record.caches
+
+
+@pytest.mark.parametrize(("name", "part"), [("r", "r-part"), ("r" * 57 + "." + "r" * 5, "r" * 57 + "-part")])
+async def test_a_part_of_a_release_is_a_release_of_those_lines(
+    tmp_path: Path, fleet: Fleet, name: str, part: str
+) -> None:
+    """What named devices have of a release is published under its name and ``-part``, which fits however long it is."""
+    lines = {device_id("web-01"): ReleaseLineView(path=closure("a").path, digest="d" * 64, nar_size=5, system="s-l")}
+    async with at_work(tmp_path, fleet) as (log, admin):
+        made = await admin.part(name, lines)
+        (text,) = log.appended[0].statements[0].lines
+        assert part == admin.state.releases[made].statement.name
+    assert closure("a").path in text
 
 
 async def test_a_release_of_selector_lines_needs_no_tree(tmp_path: Path, fleet: Fleet) -> None:

@@ -1,7 +1,7 @@
 """The adapter: what the coordinator says of a release is held against the log before it is shown or signed again."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from types import SimpleNamespace
 from typing import Any
@@ -78,10 +78,10 @@ class NotedAdmin:
         self.state = state
         self.signed: list[tuple[Any, ...]] = []
 
-    async def release(self, name: str, **wishes: Any) -> Acted:
-        """Note a release."""
-        self.signed.append(("release", name, wishes["devices"]))
-        return Acted(4, Digest(digest("part")))
+    async def part(self, name: str, lines: Mapping[str, Any], *, note: str | None = None) -> Digest:
+        """Note a release of some lines."""
+        self.signed.append(("part", name, list(lines), note))
+        return Digest(digest("part"))
 
     async def rollout(self, release: str, wishes: Any, *, note: str | None = None) -> Acted:
         """Note a rollout."""
@@ -154,8 +154,8 @@ async def test_a_deployment_to_devices_signs_their_lines_first() -> None:
     """For named devices a release of just their closures is published, and rolled out by its digest."""
     acts, admin = acts_over(release_view(), signed_state())
     await acts.deploy(Deployment(release=digest("r"), devices=(device_id("web-02"),)))
-    (_, name, devices), (_, release, select, *_rest) = admin.signed
-    assert ("web-2304-part", [device_id("web-02")]) == (name, list(devices))
+    part, (_, release, select, *_rest) = admin.signed
+    assert ("part", "web-2304", [device_id("web-02")], None) == part
     assert (digest("part"), None) == (release, select)
 
 

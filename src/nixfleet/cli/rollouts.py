@@ -9,22 +9,19 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
 from nixfleet.cli.plan import Plan, plan_options, preview, wishes
+from nixfleet.cli.rollout_tables import head, listing, members, state_of, waves, word
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun, follow
-from nixfleet.cli.words import duration
 from nixfleet.client.acts import find_device, find_release, find_rollout
 from nixfleet.client.checks import check_lines, members_of
 from nixfleet.client.watch import Wait
-from nixfleet.errors import Refused, UserError
+from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
-from nixfleet.model.statements import Closure, Verb
+from nixfleet.model.statements import Verb
 from nixfleet.model.text import clean, counted
-from nixfleet.model.views import MemberView, ReleaseLineView, ReleaseView, RolloutDetail, RolloutView
+from nixfleet.model.views import ReleaseLineView, ReleaseView, RolloutView
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
-
-PART_CHARS: Final = 55
-"""What a release's name may take of 63 characters for ``-part`` to fit behind it."""
 
 ENDED: Final = {"finished", "cancelled", "superseded", "expired"}
 
@@ -60,7 +57,7 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         if asked:
             confirm(given, f"Start the rollout of {view.name} to {counted(len(lines), 'device')}?")
         if plan.names:
-            digest = await _part(given, fleet, view.name, lines)
+            digest = await fleet.admin.part(view.name, lines, note=given.note)
         acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note)
         return await begun(given, fleet, acted, release=digest, wait=wait if watch else "none")
 
@@ -75,19 +72,6 @@ def _chosen(fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, Release
     if not chosen:
         raise UserError(f"no device with these tags has a line in release {release.name}")
     return chosen
-
-
-async def _part(given: Globals, fleet: Fleet, name: str, lines: dict[str, ReleaseLineView]) -> Digest:
-    """Publish the lines of some devices alone, and give the digest: a rollout itself selects by tags."""
-    closures = {
-        device: Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
-        for device, line in lines.items()
-    }
-    part = f"{name[:PART_CHARS].rstrip('._-')}-part"
-    made = await fleet.admin.release(part, devices=closures, note=given.note)
-    if made.waits:
-        raise Refused(f"release {part} is signed, and {made.waits}; then 'nixfleet rollout start {part}'")
-    return made.digest
 
 
 def release_name(state: State, rollout: Digest) -> str:
@@ -106,24 +90,7 @@ async def list_rollouts(given: Globals) -> None:
     if given.json:
         output.as_json({"rollouts": rollouts})
         return
-    time = now()
-    output.table(
-        ("ROLLOUT", "RELEASE", "STATE", "DONE", "FAILED", "BY", "WHEN", "WAITS"),
-        [
-            (
-                view.id[:12],
-                view.release_name,
-                view.state,
-                f"{view.confirmed}/{view.total}",
-                str(view.failed),
-                view.principal or view.by,
-                output.age(view.at, time),
-                view.halted or view.waits,
-            )
-            for view in rollouts
-        ],
-        "no rollout yet; 'nixfleet deploy' makes one",
-    )
+    listing(rollouts, now())
 
 
 @rollout.command("show")
@@ -137,65 +104,8 @@ async def show(given: Globals, rollout_id: str) -> None:
         output.as_json(detail)
         return
     head(detail.rollout)
-    output.table(
-        ("WAVE", "MEMBERS", "STATE", "DONE", "FAILED", "WAITS"),
-        [
-            (
-                str(wave.number),
-                wave.members,
-                wave.state,
-                f"{wave.confirmed}/{wave.total}",
-                str(wave.failed),
-                wave.waits,
-            )
-            for wave in detail.rollout.waves
-        ],
-        "no waves",
-    )
+    waves(detail)
     members(detail)
-
-
-def head(view: RolloutView) -> None:
-    """Write what a rollout is."""
-    output.fields(
-        [
-            ("rollout", view.id),
-            ("release", f"{view.release_name} ({view.release[:12]})"),
-            ("by", f"{view.principal or view.by}{f': {view.note}' if view.note else ''}"),
-            ("state", state_of(view)),
-            (
-                "limits",
-                f"{view.max_in_flight} in flight, soak {duration(view.soak_s)}, at most "
-                + duration(view.device_timeout_s),
-            ),
-        ]
-    )
-
-
-def state_of(view: RolloutView) -> str:
-    """Give a rollout's state, the word first, and why it is in it."""
-    why = view.halted or view.waits.removeprefix("the rollout waits: ").removeprefix(f"{view.state}: ")
-    if not why or why.startswith(view.state):
-        return why or view.state  # as in "paused by a signed act"
-    return f"{view.state}: {why}"
-
-
-def members(detail: RolloutDetail) -> None:
-    """Write each member's line."""
-    output.table(
-        ("DEVICE", "WAVE", "STATE", "WHY"),
-        [(member.name, str(member.wave), word(member), member.reason or member.waits) for member in detail.members],
-        "no device is in its set",
-    )
-
-
-def word(member: MemberView) -> str:
-    """Give a member's state in a word or two."""
-    if member.outcome is not None:
-        return member.outcome.value
-    if member.overdue:
-        return "overdue"
-    return member.phase.value if member.online else f"{member.phase.value}, offline"
 
 
 @rollout.command("explain")

@@ -16,9 +16,9 @@ from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
-from nixfleet.model.ids import PROTOCOL, Digest, Tags
+from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Tags
 from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Statement, Verb
-from nixfleet.model.views import EnrollView
+from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Submission
 from nixfleet.trust import token
 from nixfleet.trust.replay import State, Valid, Waiting
@@ -27,6 +27,7 @@ from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
 
 TRIES: Final = 3
+_PART: Final = "-part"
 CLOCK_OFF_S: Final = 240
 """Clocks nearer than this are not why a statement was refused."""
 
@@ -269,6 +270,21 @@ class Admin:
 
         (acted,) = await self.act(build, note=note)
         return acted
+
+    async def part(self, name: str, lines: Mapping[str, ReleaseLineView], *, note: str | None = None) -> Digest:
+        """Publish some devices' lines of the release `name` alone: a rollout itself selects by tags; gives the digest.
+
+        Raises: Refused for one that still waits for approvals, and so cannot be rolled out yet.
+        """
+        closures = {
+            device: Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
+            for device, line in lines.items()
+        }
+        part = f"{name[: NAME_CHARS - len(_PART)].rstrip('._-')}{_PART}"
+        made = await self.release(part, devices=closures, note=note)
+        if made.waits:
+            raise Refused(f"release {part} is signed, and {made.waits}; then 'nixfleet rollout start {part}'")
+        return made.digest
 
     async def rollout(self, release: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
         """Start a rollout of a release, given by name (its newest), digest or prefix."""

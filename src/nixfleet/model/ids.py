@@ -19,6 +19,7 @@ HEX64 = r"^[0-9a-f]{64}$(?!\n)"
 FINGERPRINT = r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)"
 NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$(?!\n)"
 """Names of devices and releases, and tag keys: host-name-like, at most 63 characters."""
+NAME_CHARS = 63
 PRINCIPAL = r"^[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?$(?!\n)"
 TAG_VALUE = r"^[A-Za-z0-9._-]{1,63}$(?!\n)"
 KEY_TEXT = r"^(ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]{40,600}={0,2}$(?!\n)"

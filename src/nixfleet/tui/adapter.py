@@ -20,8 +20,8 @@ from nixfleet.client.mirror import Mirror, Verified
 from nixfleet.errors import UserError
 from nixfleet.model import answers
 from nixfleet.model.ids import DeviceId, Fingerprint
-from nixfleet.model.statements import ACTIONS, Closure, Verb, Wave
-from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseView, RolloutDetail, Snapshot
+from nixfleet.model.statements import ACTIONS, Verb, Wave
+from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseLineView, ReleaseView, RolloutDetail, Snapshot
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.merkle import leaf_hash, verify_inclusion
@@ -44,8 +44,6 @@ _STATES: Final[dict[Verified, CheckState]] = {
     "fork": "fork",
     "untrusted": "invalid",
 }
-_NAME_CHARS: Final = 63
-"""The longest name of a release (`nixfleet.model.ids.NAME`)."""
 
 
 class ClientSource:
@@ -226,15 +224,14 @@ class AdminActs:
         """Publish the lines of a release that the named devices have, and nothing else; gives its digest."""
         whole = await self._client.release(deployment.release)
         check_lines(whole, self._admin.state)
-        closures: dict[str, Closure] = {}
+        lines: dict[str, ReleaseLineView] = {}
         for device in deployment.devices:
             record = self._admin.state.devices.get(DeviceId(device))
             line = line_for(whole.lines, device, {} if record is None else record.statement.tags)
             if line is None:
                 raise UserError(f"{whole.name} has no line for {device[:8]}")
-            closures[device] = Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
-        name = f"{whole.name[: _NAME_CHARS - 8].rstrip('._-')}-part"
-        return (await self._admin.release(name, devices=closures, note=deployment.note or None)).digest
+            lines[device] = line
+        return await self._admin.part(whole.name, lines, note=deployment.note or None)
 
 
 def _wave(text: str) -> Wave:
