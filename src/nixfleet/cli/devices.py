@@ -37,7 +37,11 @@ def device() -> None:
     """List devices, look at one, tag, hold or retire it."""
 
 
-@device.command("list", epilog=f"QUERY's fields: {QUERY_FIELDS}. A word alone looks in names and tags.")
+@device.command(
+    "list",
+    epilog=f"QUERY's fields: {QUERY_FIELDS}. A word alone looks in names and tags. A query that begins with '-' needs"
+    " '--' before it.",
+)
 @click.argument("query", nargs=-1)
 @command
 async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
