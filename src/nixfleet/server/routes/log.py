@@ -9,11 +9,11 @@ from litestar.types import ControllerRouterHandler
 from nixfleet.errors import Refused
 from nixfleet.model.answers import Refusal, Refusals
 from nixfleet.model.ids import MAX_INT
+from nixfleet.model.text import clean
 from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Proof
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.routes.bodies import APPEND_BYTES, OPEN_APPEND_BYTES, bounded, decoded
-from nixfleet.server.text import clean
 
 Payloads = Literal["all", "mine", "none"]
 _LIMIT = 1_000
