@@ -74,6 +74,14 @@ async def test_open_routes_need_no_signature(tmp_path: Path) -> None:
         assert "/v1/log/entries" in (await _ask(one, "/schema/openapi.json")).json()["paths"]
 
 
+@pytest.mark.parametrize("name", ["Forwarded", "Via", "X-Forwarded-For", "X-Real-IP"])
+async def test_metrics_go_to_nobody_through_a_proxy_on_this_machine(tmp_path: Path, name: str) -> None:
+    """A proxy's own address is this machine's, whoever it asks for."""
+    async with rig(tmp_path / "data") as one:
+        asked = await _ask(one, "/metrics", headers={name: "somebody"})
+        assert (403, "refused") == _error(asked)
+
+
 OPEN = {
     ("get", "/healthz"),
     ("get", "/v1/checkpoint"),

@@ -19,6 +19,8 @@ from nixfleet.server.settings import ServerSettings
 ALWAYS = "always"
 """Mark (`opt`) of routes that answer before the coordinator is ready."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "::ffff:127.0.0.1"})
+_FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-real-ip"})
+"""What a proxy adds: RFC 7239, RFC 9110 (Via), and the two names in use before."""
 
 
 def health_routes(coordinator: Coordinator, settings: ServerSettings) -> list[ControllerRouterHandler]:
@@ -48,12 +50,18 @@ def health_routes(coordinator: Coordinator, settings: ServerSettings) -> list[Co
 
     @get("/metrics", media_type="text/plain")
     async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
-        """Give Prometheus metrics, to the loopback only unless configured."""
-        if not settings.metrics_anywhere and (request.client is None or request.client.host not in _LOOPBACK):
-            raise Refused("metrics are for the loopback only")
+        """Give Prometheus metrics, to this machine only unless configured."""
+        if not settings.metrics_anywhere and not _is_from_here(request):
+            raise Refused("metrics are for this machine only")
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return [healthz, fleet, checkpoint, metrics]
+
+
+def _is_from_here(request: Request[Any, Any, Any]) -> bool:
+    """Tell whether a caller is on this machine, and not a proxy there that asks for somebody else."""
+    here = request.client is not None and request.client.host in _LOOPBACK
+    return here and not _FORWARDED & {name.lower() for name in request.headers}
 
 
 class _Gauges(Collector):
