@@ -30,6 +30,20 @@ def test_new_fleet_has_its_keys_and_nothing_else(tmp_path: Path) -> None:
     assert SecretKey.from_openssh((one.data_dir / "log.key").read_text()) == one.fleet.log_key
 
 
+def test_a_key_that_is_gone_is_named_with_what_it_means(tmp_path: Path) -> None:
+    """The coordinator does not begin with another key in its place: what it signs would be trusted by nobody."""
+    one = Rig(tmp_path / "data", Fleet())
+    one.create()
+    for name, why in (("cache.key", "devices trust no other key for this cache"), ("log.key", "nobody else can sign")):
+        path = one.data_dir / name
+        held = path.read_text()
+        path.unlink()
+        with pytest.raises(UserError, match=why) as said:
+            one.make_server().start()
+        assert str(path) in str(said.value)
+        path.write_text(held)
+
+
 async def test_folder_that_was_open_to_others_is_closed(tmp_path: Path) -> None:
     """A fleet begun in a folder of mode 0755, or served from one, is its owner's only, database and cache too."""
     data = tmp_path / "data"

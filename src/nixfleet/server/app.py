@@ -94,6 +94,8 @@ def _cache(coordinator: Coordinator, settings: ServerSettings) -> BinaryCache:
     try:
         key = CacheKey.parse(path.read_text())
         return BinaryCache(settings.data_dir / CACHE, key, clock=coordinator.wall_s, goes_on=lambda: coordinator.ready)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is gone, and devices trust no other key for this cache: bring it back") from error
     except (OSError, UnicodeDecodeError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
 
