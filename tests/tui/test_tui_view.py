@@ -157,6 +157,14 @@ def test_the_log_head_says_how_it_stands(state: str, word: str) -> None:
     assert "2 devices on another log" in shown
 
 
+@pytest.mark.parametrize(
+    ("at", "shown"), [(0, "never"), (1_700_000_000, "2023-11-14 22:13"), (2**53, "the far future")]
+)
+def test_any_time_that_the_wire_allows_can_be_shown(at: int, shown: str) -> None:
+    """What a coordinator says of time ends no console."""
+    assert shown == devices.when(at)
+
+
 def test_a_stale_link_says_since_when() -> None:
     """What was shown stays, with its age."""
     link = chrome.Link(state="stale", since=NOW - 240)

@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, counted
 from nixfleet.model.views import DeviceView
-from nixfleet.tui.view.text import Line, Span, plural
+from nixfleet.tui.view.text import Line, Span
 
 Level = Literal["yes", "count", "name"]
 MANY = 10
@@ -56,7 +56,7 @@ def blast_radius(devices: Sequence[DeviceView]) -> tuple[Line, ...]:
     more = f" and {len(devices) - 6} more" if len(devices) > 6 else ""
     away = sum(not device.online for device in devices)
     production = sum(is_production(device) for device in devices)
-    lines: list[Line] = [(Span(plural(len(devices), "device"), "strong"), Span(f"  {names}{more}"))]
+    lines: list[Line] = [(Span(counted(len(devices), "device"), "strong"), Span(f"  {names}{more}"))]
     if production:
         lines.append((Span(f"{production} in production", "warn"),))
     if away:

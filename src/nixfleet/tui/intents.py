@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from nixfleet.model.statements import Action, Verb
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, counted
 from nixfleet.model.views import DeviceView, EnrollView, RolloutView
 from nixfleet.tui.confirm import Confirm, question
 from nixfleet.tui.ports import Acts, Deployment, Identity
@@ -17,7 +17,7 @@ from nixfleet.tui.store import Store
 from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.records import fingerprint_rows
 from nixfleet.tui.view.rollouts import is_open, title
-from nixfleet.tui.view.text import Line, Span, plural
+from nixfleet.tui.view.text import Line, Span
 
 HOLD_S: Final = 7 * 86_400
 
@@ -65,7 +65,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 
 def _named(names: list[str], word: str) -> str:
     """Name one by its name and more by their number."""
-    return clean(names[0]) if len(names) == 1 else plural(len(names), word) if names else ""
+    return clean(names[0]) if len(names) == 1 else counted(len(names), word) if names else ""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):

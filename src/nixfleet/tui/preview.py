@@ -9,13 +9,13 @@ import msgspec
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, TAG_VALUE, Selector, Tags, matches
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, counted
 from nixfleet.model.typed import parse_duration
 from nixfleet.model.views import DeviceView, ReleaseLineView, ReleaseView
 from nixfleet.query import status_of
 from nixfleet.rollout import default_waves
 from nixfleet.tui.ports import Deployment
-from nixfleet.tui.view.text import Line, Span, plural, size, store_name
+from nixfleet.tui.view.text import Line, Span, size, store_name
 
 MAX_WAVES: Final = 64
 _WAVE: Final = re.compile(r"(100|[1-9][0-9]?)%|[1-9][0-9]{0,5}")
@@ -79,8 +79,8 @@ def line_for(lines: Iterable[ReleaseLineView], device: str, tags: Tags) -> Relea
 def _words(deployment: Deployment, getting: list[tuple[DeviceView, ReleaseLineView]]) -> Iterable[Line]:
     waves = deployment.waves or tuple(str(wave.members) for wave in default_waves(len(getting)))
     yield (
-        Span(plural(len(getting), "device"), "strong"),
-        Span(f" in {plural(len(waves), 'wave')}: {', '.join(waves)}"),
+        Span(counted(len(getting), "device"), "strong"),
+        Span(f" in {counted(len(waves), 'wave')}: {', '.join(waves)}"),
     )
     same = sum(device.system == line.path for device, line in getting)
     changes = Counter(
@@ -93,7 +93,7 @@ def _words(deployment: Deployment, getting: list[tuple[DeviceView, ReleaseLineVi
         what = new if old != new else f"{new}, rebuilt"
         yield (Span(f"{count:>4}  ", "strong"), Span(f"{old} → " if old != new else "", "dim"), Span(what))
     if len(changes) > 4:
-        yield (Span(f"      and {plural(len(changes) - 4, 'further change')}", "dim"),)
+        yield (Span(f"      and {counted(len(changes) - 4, 'further change')}", "dim"),)
     if same:
         yield (Span(f"{same:>4}  already there", "dim"),)
     if most:

@@ -1,10 +1,9 @@
 """A device as a row, a summary and a page; pure functions of the record, the time and a width."""
 
-from datetime import UTC, datetime
 from typing import Final
 
 from nixfleet.model.device import Phase
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.query import STATUSES, Status, status_of
 from nixfleet.tui.view.text import (
@@ -64,7 +63,7 @@ _ILL: Final = frozenset[Status]({"failed", "refused", "reverted", "unhealthy", "
 
 def when(at: int) -> str:
     """Print a time to the minute, in UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M") if at else "never"
+    return utc(at).removesuffix(" UTC") if at else "never"
 
 
 def needs_me(device: DeviceView) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final
 
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, counted
 from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseLineView, ReleaseView
 from nixfleet.tui.ports import LogCheck
 from nixfleet.tui.view.devices import tags_text, when
@@ -15,7 +15,6 @@ from nixfleet.tui.view.text import (
     fit,
     joined,
     pairs,
-    plural,
     size,
     store_short,
     trimmed,
@@ -53,9 +52,9 @@ def log_head(check: LogCheck, devices: Iterable[DeviceView], cells: int) -> list
                     (Span(f"log {check.size:,}", "strong"),),
                     check_spans(check),
                     (Span(root, "dim"),) if root else (),
-                    (Span(f"{plural(agree, 'device')} agree" if agree != 1 else "1 device agrees", "plain"),),
+                    (Span(f"{counted(agree, 'device')} agree" if agree != 1 else "1 device agrees", "plain"),),
                     (Span(f"{behind} not there yet", "dim"),) if behind else (),
-                    (Span(f"‼ {plural(forks, 'device')} on another log", "bad"),) if forks else (),
+                    (Span(f"‼ {counted(forks, 'device')} on another log", "bad"),) if forks else (),
                 )
             ),
             cells,
@@ -148,7 +147,7 @@ def request_card(request: EnrollView, now: int, cells: int) -> list[Line]:
 
 def release_targets(release: ReleaseView) -> str:
     """Say for how many devices, or lines, a release is."""
-    return plural(release.targets, "device") if release.targets else plural(len(release.lines), "selector")
+    return counted(release.targets, "device") if release.targets else counted(len(release.lines), "selector")
 
 
 def release_source(release: ReleaseView) -> str:

@@ -3,10 +3,10 @@
 from typing import Final
 
 from nixfleet.model.device import Outcome, Phase
-from nixfleet.model.text import clean
+from nixfleet.model.text import clean, counted
 from nixfleet.model.views import MemberView, RolloutView, WaveView
 from nixfleet.tui.view.devices import doing_words, progress, when
-from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, plural, spread, why, wrap
+from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, spread, why, wrap
 
 STATES: Final[dict[str, tuple[str, Role]]] = {
     "halted": ("✗", "bad"),
@@ -106,7 +106,7 @@ def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
                 (
                     state_cell(rollout),
                     (Span(title(rollout), "strong"),),
-                    (Span(f"{rollout.confirmed} of {plural(rollout.total, 'device')}"),),
+                    (Span(f"{rollout.confirmed} of {counted(rollout.total, 'device')}"),),
                     (Span(f"✗ {rollout.failed} failed", "bad"),) if rollout.failed else (),
                     (Span(f"{rollout.in_flight} under way", "busy"),) if rollout.in_flight else (),
                 )

@@ -129,11 +129,6 @@ def thousands(count: int) -> str:
     return f"{count:,}"
 
 
-def plural(count: int, word: str) -> str:
-    """Count things."""
-    return f"{thousands(count)} {word}{'' if count == 1 else 's'}"
-
-
 def meter(done: int, total: int, cells: int) -> Line:
     """Draw a bar of so many cells, filled as far as `done` of `total`."""
     full = 0 if total <= 0 else min(cells, done * cells // total)
