@@ -128,7 +128,7 @@ async def test_an_outcome_is_judged_once_its_plan_is_stored(tmp_path: Path, monk
 async def test_a_device_that_is_to_be_updated_never_seems_to_have_drifted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its plan is stored it waits, once it is offered its update it is updating, paused it waits again."""
+    """Before its plan is stored it waits, then it is updating, unless it says why it begins nothing; or paused."""
     decide, go = PlanTables.decide, threading.Event()
 
     async def slowly(self: PlanTables, row: RolloutRow, tries: Sequence[AttemptRow]) -> None:
@@ -144,6 +144,11 @@ async def test_a_device_that_is_to_be_updated_never_seems_to_have_drifted(
         go.set()
         view = await until(lambda: admin.device("web-01"), lambda view: not view.waits)
         assert ("updating", Phase.OFFERED) == (status_of(view), view.phase)
+        async with one.client("web-01") as device:
+            await device.report(one.report("web-01", note="untrusted: entry 5"))
+            view = await admin.device("web-01")
+            assert ("waiting", *["untrusted: entry 5"] * 2) == (status_of(view), view.reason, view.waits)
+            await device.report(one.report("web-01"))
         one.fleet.control(rollout, "pause")
         await one.send(admin)
         view = await until(lambda: admin.device("web-01"), lambda view: "paused" in view.waits)

@@ -97,8 +97,11 @@ class DeviceViews:
                 waits=self._planner.waits_for(work, device),
             )
             if _rests(live) and self._planner.offered(work, device):
-                # What it told is of an earlier try: until it tells of this one, it has been offered an update.
-                view = msgspec.structs.replace(view, phase=Phase.OFFERED, outcome=None, cause="", reason="")
+                # What it told is of an earlier try: until it tells of this one, it has been offered an update,
+                # or has said why it begins none.
+                why = clean(live.report.note) if live.report is not None else ""
+                phase = Phase.IDLE if why else Phase.OFFERED
+                view = msgspec.structs.replace(view, phase=phase, outcome=None, cause="", reason=why, waits=why)
         return view
 
     def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:
