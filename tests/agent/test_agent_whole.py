@@ -18,10 +18,11 @@ from nixfleet.agent import identity as identities
 from nixfleet.agent import link as links
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.journal import Journal
+from nixfleet.agent.machine import attempt
 from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
-from nixfleet.agent.update import Tick
+from nixfleet.agent.update import Delivered, Tick
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.device import Cause, JoinToken, Outcome, Phase
@@ -461,6 +462,27 @@ async def test_each_system_that_runs_is_judged_by_its_own_agent(tmp_path: Path) 
         await until(lambda: bool(site.server.outcomes()))
     assert ["reverted"] == [outcome for _, _, outcome in site.server.outcomes()]
     assert [f"switch {new}", f"switch {site.old}"] == site.machine.switches()
+
+
+async def test_the_agent_that_checks_stays_when_an_older_outcome_is_delivered(tmp_path: Path) -> None:
+    """Only a switch brings another agent: what else the journal notes meanwhile must not cut a check short."""
+    site = Site(tmp_path)
+    toml = f'state_dir = "{site.machine.state_dir}"\npoll_s = 2\n'
+    new = site.machine.system("new", at="cache", agent_toml=toml)
+
+    async def deploy(_: Agent) -> None:
+        device = await site.member()
+        site.server.open_gate(site.deploy(device, new), device)
+
+    assert Phase.CHECKING is phase(await supervised(site, deploy))
+    parts = site.parts()
+    state = parts.journal.state
+    assert state.update is not None
+    untold = replace(attempt(state.update), rollout="0" * 64)
+    parts.journal.write(replace(state, outbox=(untold,)))
+    agent = Agent(replace(parts, supervised=True))
+    agent.service.feed(Delivered(rollout=untold.rollout, run=untold.run))
+    assert (False, Phase.CHECKING, ()) == (agent.replaced, phase(agent), agent.service.state.outbox)
 
 
 async def test_a_refused_system_that_is_left_at_once_leaves_its_agent_too(tmp_path: Path) -> None:

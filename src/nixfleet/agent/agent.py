@@ -232,8 +232,9 @@ class Agent:
 
     def _gives_way(self, old: Update | None, new: Update) -> bool:
         """Tell whether another agent than this one came with the system that was just switched to, or back to."""
+        ahead = new.phase is Phase.CHECKING and (old is None or old.phase is not Phase.CHECKING)
         back = old is not None and old.phase is Phase.REVERTING and not old.settling
-        moved = new.phase is Phase.CHECKING or (back and (new.settling or new.phase in ENDED))
+        moved = ahead or (back and (new.settling or new.phase in ENDED))
         supervised = self._parts.supervised and not self._once
         return supervised and moved and preflight.agent_changes(self._host, new.previous, new.offer.path)
 
