@@ -115,6 +115,36 @@ def test_a_damaged_copy_of_the_log_is_put_aside_and_its_state_pinned(tmp_path: P
     assert Mirror.open(state / "log", fleet.fleet, pin=after.pin, device=after.device).size == 0
 
 
+@pytest.mark.parametrize("damaged", [{"size": 3}, {"root": "0" * 64}])
+def test_a_damaged_word_on_what_was_verified_is_not_pinned(tmp_path: Path, damaged: dict[str, object]) -> None:
+    """A state that no log ever had would be a fork, or an old backup, until somebody travels to the device."""
+    settings = joined(tmp_path)
+    fleet, log = Fleet(), tmp_path / "state/log"
+    fleet.device("web-01")
+    before, _, _ = identities.establish(Host(), settings)
+    mirror = Mirror.open(log, fleet.fleet, pin=before.pin, device=before.device)
+    mirror.extend(fleet.checkpoint, 0, [Entry(leaf=leaf, payload=payload) for leaf, payload in fleet.entries])
+    meta = json.loads((log / "meta.json").read_text())
+    (log / "meta.json").write_text(json.dumps({**meta, **damaged}))
+    done = agent(tmp_path, "run", "--once")
+    assert "ERROR the copy of the log is put aside, and fetched anew: " in done.stderr
+    after, _, _ = identities.establish(Host(), settings)
+    assert before.pin == after.pin
+
+
+def test_a_damaged_copy_of_the_log_that_cannot_be_put_aside_is_one_line(tmp_path: Path) -> None:
+    """Something else stands where it would go: exit 2, and the copy stays where it is."""
+    joined(tmp_path)
+    place = tmp_path / "state/log"
+    place.mkdir()
+    (place / "meta.json").write_text("{")
+    (tmp_path / "state/log.damaged").write_text("somebody's")
+    done = agent(tmp_path, "run", "--once")
+    expected = f"nixfleet agent: {place} cannot be put aside: Not a directory"
+    assert (2, expected) == (done.returncode, done.stderr.splitlines()[-1])
+    assert (place / "meta.json").read_text() == "{"
+
+
 def test_a_second_agent_on_the_same_state_refuses(tmp_path: Path) -> None:
     """Two agents would fight over one device."""
     joined(tmp_path)

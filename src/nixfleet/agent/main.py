@@ -134,7 +134,10 @@ def _open_log(folder: Path, found: Identity) -> Mirror:
         log.error("the copy of the log is put aside, and fetched anew: %s", error)  # noqa: TRY400 - one line, no trace
     found = identities.pin(folder, found, known_state(place, found.fleet))
     shutil.rmtree(folder / "log.damaged", ignore_errors=True)
-    place.rename(folder / "log.damaged")
+    try:
+        place.rename(folder / "log.damaged")
+    except OSError as error:
+        raise UserError(f"{place} cannot be put aside: {error.strerror or error}") from error
     return Mirror.open(place, found.fleet, pin=found.pin, device=found.device)
 
 

@@ -4,6 +4,7 @@ A crash leaves at most a tail beyond what the meta file says, which the next wri
 machine may share a folder: each takes over what another has appended. It must never change what is written.
 """
 
+import base64
 import fcntl
 import os
 import struct
@@ -210,12 +211,17 @@ class LogFile:
 
 
 def known_state(folder: Path, fleet: str) -> LogState | None:
-    """Tell which state of a fleet's log the files say was verified, though they may be damaged otherwise."""
+    """Tell which state of a fleet's log the files say was verified, though they may be damaged otherwise.
+
+    None where the checkpoint beside it does not say the same: who pins a state that never was meets a fork for ever.
+    """
     try:
         meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=Meta)
-        return msgspec.convert({"size": meta.size, "root": meta.root}, LogState) if meta.fleet == fleet else None
+        known = msgspec.convert({"size": meta.size, "root": meta.root}, LogState)
     except (OSError, msgspec.MsgspecError):
         return None
+    said = f"\n{known.size}\n{base64.b64encode(bytes.fromhex(known.root)).decode()}\n"
+    return known if meta.fleet == fleet and said.encode() in meta.checkpoint else None
 
 
 def _append(path: Path, data: bytes | bytearray) -> int:
