@@ -388,6 +388,19 @@ async def test_a_line_that_is_not_in_the_signed_release_is_not_followed(tmp_path
     assert site.machine.switches() == []
 
 
+async def test_an_agent_that_is_too_old_says_so_though_a_line_is_not_known_yet(tmp_path: Path) -> None:
+    """Whatever else it waits for: people must see that this device needs a newer agent."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running():
+        device = await site.member()
+        site.deploy(device, new)
+        site.fleet.root(protocol=2)
+        site.server.wake()
+        await until(lambda: any(one.note.startswith("agent too old: ") for one in site.server.reports))
+    assert site.machine.switches() == []
+
+
 async def test_an_undelivered_outcome_is_told_after_a_restart_and_nothing_is_done_twice(tmp_path: Path) -> None:
     """A report that cannot be delivered never causes a revert or a second install."""
     site = Site(tmp_path)

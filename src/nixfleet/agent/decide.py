@@ -63,10 +63,18 @@ Decision = Proceed | NeedLine | Wait
 def decide(log: logs.State, log_key: PublicKey, me: Me, state: State, gates: Sequence[bytes], lines: Lines) -> Decision:
     """Choose, authorise and pace: the next update of this device, a line to fetch, or the reason to wait."""
     decision = _decide(log, log_key, me, state, gates, lines)
-    if log.stopped_at is not None and isinstance(decision, Wait):
-        # trust.md, Versions: only what is older than that root may still begin, and may bring the newer agent.
-        return msgspec.structs.replace(decision, reason=f"agent too old: entry {log.stopped_at} raised the protocol")
-    return decision
+    return waits(log, decision) if isinstance(decision, Wait) else decision
+
+
+def waits(log: logs.State, wait: Wait) -> Wait:
+    """Say first, whatever else is waited for, that this agent cannot read on in the log.
+
+    Only what is older than the root that raised the protocol may still begin, and may bring the newer agent
+    (trust.md, Versions).
+    """
+    if log.stopped_at is None:
+        return wait
+    return msgspec.structs.replace(wait, reason=f"agent too old: entry {log.stopped_at} raised the protocol")
 
 
 def _decide(

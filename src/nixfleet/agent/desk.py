@@ -97,7 +97,8 @@ class Desk:
                 return decision
             if not gated:
                 # Whether the rollout is for this device at all is not known, nor worth a request of every device.
-                return Wait(reason="the word that its wave is open does not hold" if self._gates else "")
+                why = "the word that its wave is open does not hold" if self._gates else ""
+                return decide.waits(self._mirror.state, Wait(reason=why))
             if not await self._learn_line(decision):
                 return None
         return Wait(reason=f"more than {LINES_HELD} rollouts have no line for this device")
