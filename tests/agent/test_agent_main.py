@@ -164,6 +164,14 @@ def test_once_with_nobody_there_is_unreachable(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_an_address_that_cannot_be_one_is_named(tmp_path: Path) -> None:
+    """It looks like an address, and no port is that high: exit 2, and which one it is."""
+    joined(tmp_path, url="http://fleet.example:99999")
+    done = agent(tmp_path, "run", "--once")
+    expected = "nixfleet agent: 'http://fleet.example:99999' is no coordinator's address; write it like"
+    assert (2, True) == (done.returncode, done.stderr.splitlines()[-1].startswith(expected))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     """Exit 0, the lock let go, even with no coordinator in reach; a bare `nixfleet agent` runs."""

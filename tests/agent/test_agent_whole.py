@@ -401,6 +401,18 @@ async def test_an_agent_that_is_too_old_says_so_though_a_line_is_not_known_yet(t
     assert site.machine.switches() == []
 
 
+async def test_a_slip_in_the_signed_addresses_does_not_cut_a_device_off(tmp_path: Path) -> None:
+    """What cannot be an address is passed over, so that the root that mends it can arrive."""
+    site = Site(tmp_path)
+    async with site.running() as agent:
+        await site.member()
+        site.fleet.root(urls=("http://[fleet", "http://fleet.example:99999", "http://fleet.example"))
+        site.server.wake()
+        await until(lambda: agent.link.mirror.size == site.fleet.size)
+        expected = ("http://fleet.example", "http://one.example", "http://two.example")
+        assert expected == agent.link.urls()
+
+
 async def test_an_undelivered_outcome_is_told_after_a_restart_and_nothing_is_done_twice(tmp_path: Path) -> None:
     """A report that cannot be delivered never causes a revert or a second install."""
     site = Site(tmp_path)

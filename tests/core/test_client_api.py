@@ -245,6 +245,14 @@ async def test_the_next_address_is_asked_and_then_kept() -> None:
     assert 2 == len(server.asked)
 
 
+def test_a_device_may_have_eight_addresses_from_each_who_gives_them() -> None:
+    """The root, agent.toml and the token: what each of them may say fits together, and no more than that."""
+    urls = [f"http://{number}.example" for number in range(25)]
+    assert urls[0] == client(*urls[:24]).url
+    with pytest.raises(UserError, match="1 to 24 addresses, got 25"):
+        client(*urls)
+
+
 async def test_no_address_at_all_tells_of_the_first() -> None:
     """When nobody answers, the sentence names the first address and how many others failed."""
     async with httpd(lambda _: None) as gone:

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, aclosing
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.typed import checked_url, is_url
 from nixfleet.model.wire import Signed, Sync
 from nixfleet.trust.replay import Void
 from nixfleet.trust.sshsig import SecretKey
@@ -82,12 +83,16 @@ class Link:
     @property
     def base_url(self) -> str:
         """The address that answered last."""
-        return self._client.url if self._client is not None else self.urls()[0]
+        return self._client.url if self._client is not None else next(iter(self.urls()), "")
 
     def urls(self) -> tuple[str, ...]:
-        """List where to try: the root's addresses first, then agent.toml's and the token's (trust.md, Starting)."""
+        """List where to try: the root's addresses first, then agent.toml's and the token's (trust.md, Starting).
+
+        One that is none is passed over: a slip in a signed root must not cut the fleet off from the next root.
+        """
         root = self.mirror.state.root
-        return tuple(dict.fromkeys((*(root.urls if root is not None else ()), *self._urls)))
+        named = dict.fromkeys((*(root.urls if root is not None else ()), *self._urls))
+        return tuple(url for url in named if is_url(url))
 
     def wall(self) -> int:
         """Give the time to decide by, in unix seconds: max(device clock, last log time) (trust.md, When judged).
@@ -221,6 +226,8 @@ class Link:
 
     def _new_client(self, urls: Sequence[str]) -> Client:
         if not urls:
+            for url in self._urls:
+                checked_url(url)  # says what is wrong with it
             raise UserError("no coordinator is known: set urls in agent.toml")
         return self._make_client(urls, fleet=self.mirror.fleet, key=self._key(), clock=self._clock)
 

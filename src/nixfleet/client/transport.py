@@ -39,7 +39,8 @@ CONNECT_S: Final = 10.0
 SLOWEST_BYTES_S: Final = 2_000
 """A line slower than this counts as dead; what is larger than a line of this speed can carry gets more time."""
 _ERROR_BYTES: Final = 65_536
-_URLS_MAX: Final = 16
+_URLS_MAX: Final = 24
+"""Eight of the root, of agent.toml and of the token each."""
 _TIME_MOST_S: Final = 2**32
 """A server's clock that says more (2106) is not believed."""
 

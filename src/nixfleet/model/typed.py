@@ -35,6 +35,15 @@ def checked_url(url: str) -> str:
     return url.rstrip("/")
 
 
+def is_url(url: str) -> bool:
+    """Tell whether this can be a coordinator's address at all."""
+    try:
+        checked_url(url)
+    except UserError:
+        return False
+    return True
+
+
 def parse_duration(text: str) -> int:
     """Read a duration such as ``90``, ``10m`` or ``2h`` as seconds. Raises: UserError."""
     found = re.fullmatch(r"([0-9]{1,8})([smhd]?)", text)
