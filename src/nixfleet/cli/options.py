@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Final, ParamSpec
 import click
 
 from nixfleet.errors import NixfleetError
+from nixfleet.model.ids import TEXT_CHARS
 
 P = ParamSpec("P")
 
@@ -23,15 +24,13 @@ class Count(click.IntRange):
 
 def _note(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
     """Check a note before anything is done, not when it is signed."""
-    if text is not None and len(text) > MAX_NOTE_CHARS:
-        raise click.BadParameter(f"it has {len(text)} characters, and {MAX_NOTE_CHARS} are the most")
+    if text is not None and len(text) > TEXT_CHARS:
+        raise click.BadParameter(f"it has {len(text)} characters, and {TEXT_CHARS} are the most")
     return text
 
 
 _META: Final = "nixfleet.globals"
 MAX_SENTENCE_CHARS: Final = 200
-MAX_NOTE_CHARS: Final = 2_000
-"""As `model.statements` bounds it."""
 
 
 @dataclass(frozen=True, kw_only=True)

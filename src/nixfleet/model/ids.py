@@ -20,6 +20,8 @@ FINGERPRINT = r"^SHA256:[A-Za-z0-9+/]{43}$(?!\n)"
 NAME = r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$(?!\n)"
 """Names of devices and releases, and tag keys: host-name-like, at most 63 characters."""
 NAME_CHARS = 63
+TEXT_CHARS = 2_000
+"""What people write freely, such as a note, has at most so many characters."""
 PRINCIPAL = r"^[a-z0-9]([a-z0-9._@-]{0,61}[a-z0-9])?$(?!\n)"
 TAG_VALUE = r"^[A-Za-z0-9._-]{1,63}$(?!\n)"
 KEY_TEXT = r"^(ssh-ed25519|sk-ssh-ed25519@openssh\.com) [A-Za-z0-9+/]{40,600}={0,2}$(?!\n)"
@@ -49,7 +51,7 @@ KeyText = Annotated[str, msgspec.Meta(pattern=KEY_TEXT)]
 StorePath = Annotated[str, msgspec.Meta(pattern=STORE_PATH)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_INT)]
-Text = Annotated[str, msgspec.Meta(max_length=2_000)]
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARS)]
 
 Tags = dict[Name, TagValue]
 Selector = dict[Name, Annotated[tuple[TagValue, ...], msgspec.Meta(min_length=1, max_length=64)]]
