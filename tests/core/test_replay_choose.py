@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import pytest
 from tests.factories import T0, YEAR_S, Fleet, closure, device_id, fingerprint, store_path
 
 from nixfleet.model.statements import CacheRef, Rule, SelectLine, Wave
@@ -17,6 +18,7 @@ from nixfleet.trust.replay import (
     Needs,
     RolloutState,
     authorise_path,
+    awaits,
     choose,
     is_left,
     missing,
@@ -317,6 +319,27 @@ def test_signed_gates_open_in_order() -> None:
     assert opened() == [True, False, False]
     fleet.control(rollout, "advance", wave=2)
     assert opened() == [True, True, True]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_copy_under_another_signature_does_not_stand_in_for_a_release(first: bool) -> None:
+    """Before it or behind it: who reads the payload late knows the release as who held it from the start."""
+    fleet, twin = prod(), prod()
+    for one in (fleet, twin):
+        one.grant("copycat", "release")
+    release, _ = twin.release("a")
+    signed, payload = twin.entries[-1]
+    copy = fleet.leaf(payload, "nixfleet-release-v1", "copycat")
+    for leaf in (copy, signed) if first else (signed, copy):
+        fleet.append_leaf(leaf, payload)
+    fleet.rollout(release)
+    agent = State(fleet.state.fleet)
+    for index, (leaf, held) in enumerate(fleet.entries):
+        replay(agent, index, leaf, None if held == payload else held)
+    assert fleet.entries.index((signed, payload)) == awaits(agent, payload)
+    assert isinstance(supply(agent, payload), Valid)
+    assert (f"follow {fleet.size - 1}", fleet.state.releases) == (said(choose(agent, WEB, fleet.now)), agent.releases)
+    assert chosen(fleet) == choose(agent, WEB, fleet.now)
 
 
 def test_late_payloads_are_judged_as_in_their_place() -> None:

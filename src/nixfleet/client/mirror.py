@@ -17,8 +17,7 @@ from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
 from nixfleet.model.wire import Entry, Sync
 from nixfleet.trust.leaf import holds
-from nixfleet.trust.replay import State, Verdict, missing
-from nixfleet.trust.sshsig import message_digest
+from nixfleet.trust.replay import State, Verdict, awaits, missing
 from nixfleet.trust.statements import digest
 from nixfleet.trust.view import ENTRIES_MAX, Behind, Extended, Fork, LogView
 from nixfleet.trust.words import entry_view
@@ -236,10 +235,10 @@ class Mirror:
                 payload = await client.payload(release)
             except Unknown:
                 continue
-            place = self.state.withheld.get(message_digest(payload))
-            if place is None or digest(payload) != release:
+            at = awaits(self.state, payload)
+            if at is None or digest(payload) != release:
                 raise Untrusted(f"{client.url} sent another payload than that of {release[:12]}")
-            self._supply(place.place.index, payload)
+            self._supply(at, payload)
             filled += 1
         for index in gaps.controls:
             entries = (await client.entries(index, 1, "mine")).entries

@@ -4,7 +4,7 @@ Fold with `replay(state, index, leaf, payload)`; ask with `authorise`, `choose`,
 It must never do IO, read a clock, or raise for anything that a log can contain.
 """
 
-from nixfleet.trust.replay.judge import ESSENTIAL, replay, supply
+from nixfleet.trust.replay.judge import ESSENTIAL, awaits, replay, supply
 from nixfleet.trust.replay.needs import Missing, Needs, missing, needed
 from nixfleet.trust.replay.rights import (
     Allowed,
@@ -76,6 +76,7 @@ __all__ = [
     "authorise",
     "authorise_over",
     "authorise_path",
+    "awaits",
     "caches_for",
     "choose",
     "closure_for",

@@ -169,7 +169,8 @@ def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
         return Unknown(needed=True)
     if subject.type == "release":
         if state.root is not None:
-            state.withheld[place.sha512] = Withheld(place, state.root)
+            # By its signer too: a copy that another key has signed is void, and must not stand in for this one.
+            state.withheld.setdefault(mark_of(place.sha512, place.signer, approves=False), Withheld(place, state.root))
     elif subject.type == "control":
         verdict = updates.control_leaf(state, place, place, subject.id, None)
         if isinstance(verdict, Waiting):
@@ -243,6 +244,19 @@ def _apply(state: State, at: Place, statement: Statement, payload: bytes | None 
             assert_never(statement)
 
 
+def awaits(state: State, payload: bytes) -> int | None:
+    """Tell which entry waits for a release's payload, None when none does."""
+    try:
+        withheld = state.withheld.get(_mark(sshsig.message_digest(payload), parse(payload)))
+    except Malformed:
+        return None
+    return None if withheld is None else withheld.place.index
+
+
+def _mark(sha512: bytes, statement: Statement) -> bytes:
+    return mark_of(sha512, Fingerprint(statement.by), approves=False)
+
+
 def supply(state: State, payload: bytes) -> Verdict:
     """Judge a release or control payload that came later than its leaf: the same verdict as in its place."""
     sha512 = sshsig.message_digest(payload)
@@ -253,7 +267,7 @@ def supply(state: State, payload: bytes) -> Verdict:
     subject = subject_of(namespace_of(statement))
     assert subject is not None
     if isinstance(statement, Release):
-        withheld = state.withheld.pop(sha512, None)
+        withheld = state.withheld.pop(_mark(sha512, statement), None)
         if withheld is None:
             return Void("no entry waits for this payload")
         fault = envelope_fault(state, withheld.place, subject, statement, payload)

@@ -200,6 +200,7 @@ class State:
     release_of: dict[bytes, Digest] = field(default_factory=dict)
     """SHA-512 of a release's payload, as its leaf has it, to its digest."""
     withheld: dict[bytes, Withheld] = field(default_factory=dict)
+    """Releases whose payload is not held, by `mark_of`."""
     rollouts: dict[Digest, RolloutState] = field(default_factory=dict)
     """In the order of their indexes."""
     prefixes: dict[str, Digest] = field(default_factory=dict)
