@@ -16,17 +16,23 @@ DETACH = '"$@" >/dev/null 2>&1 </dev/null &'
 
 
 def run_detached(argv: tuple[str, ...], timeout_s: float) -> Ran:
-    """Start a command in a session of its own, where no signal to the agent reaches it."""
-    subprocess.run(
-        ("/bin/sh", "-c", DETACH, "detached", *argv),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        timeout=timeout_s,
-        check=True,
-    )
-    return Ran(0, ())
+    """Start a command in a session of its own, where no signal to the agent reaches it.
+
+    Without exit code 0 whether it was started is not known: who starts a switch so has to forbid it.
+    """
+    try:
+        done = subprocess.run(
+            ("/bin/sh", "-c", DETACH, "detached", *argv),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return Ran(None, ())
+    return Ran(done.returncode, ())
 
 
 def run_tool(argv: tuple[str, ...], timeout_s: float) -> Ran:
