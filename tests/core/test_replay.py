@@ -23,6 +23,7 @@ from nixfleet.trust.replay import (
     principal_of,
     replay,
     rules,
+    supply,
 )
 from nixfleet.trust.statements import Malformed, digest, encode, namespace_of
 
@@ -679,6 +680,32 @@ def test_an_act_under_a_rule_waits_for_another_principal() -> None:
     assert "names its key" in last(fleet)
     fleet.approve(pause, "oncall")
     assert fleet.state.rollouts[rollout].paused
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_copy_under_another_signature_does_not_stand_in_for_what_waits(first: bool, late: bool) -> None:
+    """Who reads a pause late, before its approval or after, has it paused as who held the payload from the start."""
+    fleet, twin = ruled(), ruled()
+    for one in (fleet, twin):
+        one.grant("crew", "control", by="lead")
+        one.approve(digest(one.entries[-1][1]), "security")
+        rollout = one.rollout(one.release("a", by="ops")[0], by="ops", select={"env": ["prod"]})
+    pause = twin.control(rollout, "pause", by="ops")
+    signed, payload = twin.entries[-1]
+    copied = fleet.leaf(payload, f"nixfleet-control-v1@{rollout[:32]}", "crew")
+    for leaf in (copied, signed) if first else (signed, copied):
+        fleet.append_leaf(leaf, payload)
+    fleet.approve(pause, "oncall")
+    agent = State(fleet.state.fleet)
+    for index, (leaf, held) in enumerate(fleet.entries):
+        if index == fleet.size - 1 and not late:
+            assert isinstance(supply(agent, payload), Waiting)
+        replay(agent, index, leaf, None if held == payload else held)
+    if late:
+        assert isinstance(supply(agent, payload), Valid)
+    assert (True, fleet.state.rollouts) == (agent.rollouts[rollout].paused, agent.rollouts)
+    assert fleet.state.pending == agent.pending
 
 
 def test_approvals_are_counted_by_principal() -> None:

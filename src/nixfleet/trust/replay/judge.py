@@ -111,9 +111,8 @@ def _remember(state: State, place: Place, subject: Subject) -> int | None:
         index, old = state.order.popleft()
         if state.recent.get(old) == index:
             del state.recent[old]
-        waiting = state.pending.get(old)
-        if waiting is not None and waiting.place.index <= index:
-            del state.pending[old]  # no approval can complete it any more
+        if old in state.pending:  # no approval can complete it any more
+            state.await_signatures(old, [one for one in state.pending[old] if one.place.index > index])
     approve = subject.type == "approve"
     key = mark_of(place.sha512, place.signer, approves=approve)
     repeat = state.recent.get(key)
@@ -145,20 +144,26 @@ def _approve(state: State, place: Place) -> Verdict:
         return Void(f"{rights.principal_of(state, place.signer)} lacks the right to approve")
     approval = Approval(place.index, place.log_time, place.signer)
     state.approvals[place.sha512] = (*state.approvals.get(place.sha512, ()), approval)
-    waiting = state.pending.get(place.sha512)
-    if waiting is None:
-        return Valid(None)
+    verdict: Verdict = Valid(None)
+    left = []
+    for waiting in state.pending.get(place.sha512, ()):
+        judged = _complete(state, place, waiting)
+        if isinstance(judged, Waiting):
+            left.append(waiting)
+        verdict = Valid(waiting.statement) if isinstance(judged, Waiting) else judged
+    state.await_signatures(place.sha512, left)
+    return verdict
+
+
+def _complete(state: State, place: Place, waiting: Pending) -> Verdict:
+    """Judge once more what waits for signatures, at the leaf of one that came."""
     completing = Place(place.index, place.log_time, waiting.place.signer, place.sha512)
     if waiting.type == "control":
         control = waiting.statement
         assert control is None or isinstance(control, Control)
-        verdict: Verdict = updates.control_leaf(state, waiting.place, completing, waiting.subject, control)
-    else:
-        assert waiting.statement is not None
-        verdict = _apply(state, completing, waiting.statement)
-    if not isinstance(verdict, Waiting):
-        state.pending.pop(place.sha512, None)
-    return Valid(waiting.statement) if isinstance(verdict, Waiting) else verdict
+        return updates.control_leaf(state, waiting.place, completing, waiting.subject, control)
+    assert waiting.statement is not None
+    return _apply(state, completing, waiting.statement)
 
 
 def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
@@ -174,10 +179,15 @@ def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
     elif subject.type == "control":
         verdict = updates.control_leaf(state, place, place, subject.id, None)
         if isinstance(verdict, Waiting):
-            state.pending[place.sha512] = Pending(place, None, "control", subject.id)
+            _wait(state, Pending(place, None, "control", subject.id))
         elif isinstance(verdict, Void):
             return verdict
     return Unknown()
+
+
+def _wait(state: State, one: Pending) -> None:
+    """Keep what waits for signatures, beside copies of it: by which key it stands, its payload alone tells."""
+    state.await_signatures(one.place.sha512, (*state.pending.get(one.place.sha512, ()), one))
 
 
 def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) -> Verdict:
@@ -194,7 +204,7 @@ def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) 
     else:
         verdict = _apply(state, place, statement, payload)
     if isinstance(verdict, Waiting):
-        state.pending[place.sha512] = Pending(place, statement, subject.type, subject.id)
+        _wait(state, Pending(place, statement, subject.type, subject.id))
     if subject.type in ESSENTIAL and not isinstance(verdict, Void):
         # The coordinator sets log times. What moves the clock is bound to a time that somebody with a right signed
         # (`at`, above), and is judged alike by everybody: an approval names no time, other payloads not all hold.

@@ -70,7 +70,8 @@ def missing(state: State, device: str) -> Missing:
     rollouts = {one.digest[:32] for one in covering}
     controls |= {
         one.place.index
-        for one in state.pending.values()
+        for waiting in state.pending.values()
+        for one in waiting
         if one.type == "control" and one.statement is None and one.subject in rollouts
     }
     return Missing(tuple(sorted(unknown)), tuple(sorted(controls)))

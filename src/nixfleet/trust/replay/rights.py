@@ -123,7 +123,11 @@ def _by_grants_alone(state: State, signer: Fingerprint, subject: Subject) -> boo
 
 def joins_root(state: State, signer: Fingerprint) -> bool:
     """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else."""
-    return any(isinstance(one.statement, Root) and signer in keys_of(one.statement) for one in state.pending.values())
+    return any(
+        isinstance(one.statement, Root) and signer in keys_of(one.statement)
+        for waiting in state.pending.values()
+        for one in waiting
+    )
 
 
 def may_ever(state: State, signer: Fingerprint, actions: Iterable[Action], now: int) -> bool:

@@ -6,7 +6,7 @@ replaced, so a `copy` shares them.
 
 import copy
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -205,7 +205,9 @@ class State:
     """In the order of their indexes."""
     prefixes: dict[str, Digest] = field(default_factory=dict)
     """The first 32 digits of a rollout's digest to the digest."""
-    pending: dict[bytes, Pending] = field(default_factory=dict)
+    pending: dict[bytes, tuple[Pending, ...]] = field(default_factory=dict)
+    """What waits for signatures, by its payload's SHA-512: one, and copies of it that are void, while nobody can tell.
+    """
     approvals: dict[bytes, tuple[Approval, ...]] = field(default_factory=dict)
     recent: dict[bytes, int] = field(default_factory=dict)
     """Keys of what may not come again within the base window, to its index."""
@@ -240,6 +242,12 @@ class State:
     def named(self, name: str) -> tuple[str, ...]:
         """Return the ids of the unretired devices with this name; a claim on a taken name must become pending."""
         return self.names.get(name, ())
+
+    def await_signatures(self, sha512: bytes, waiting: Iterable[Pending]) -> None:
+        """Set what waits for signatures over a payload."""
+        self.pending[sha512] = tuple(waiting)
+        if not self.pending[sha512]:
+            del self.pending[sha512]
 
     def device_of(self, key: Fingerprint) -> str | None:
         """Return the unretired device that has this key, None when it has none."""

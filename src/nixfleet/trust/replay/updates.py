@@ -68,25 +68,28 @@ def control_leaf(state: State, place: Place, at: Place, subject: str, statement:
 
 def read_control(state: State, sha512: bytes, statement: Control, fault_of: Callable[[Place], str]) -> Verdict:
     """Take in a control payload that came later than its leaf, and all that waited behind it."""
-    waiting = state.pending.get(sha512)
-    if waiting is not None and waiting.type == "control":
-        fault = fault_of(waiting.place)
+    verdict: Verdict = Void("no entry waits for this payload")
+    waiting = []
+    for pending in state.pending.get(sha512, ()):
+        # By another key than it names is a fault too: that leaf goes, one by the right key stays.
+        fault = fault_of(pending.place)
         if fault:
-            del state.pending[sha512]
-            return Void(fault)
-        state.pending[sha512] = replace(waiting, statement=statement)
-        return Waiting(statement, "it waits for signatures")
+            verdict = Void(fault)
+        else:
+            waiting.append(replace(pending, statement=statement))
+    state.await_signatures(sha512, waiting)
+    if waiting:
+        verdict = Waiting(statement, "it waits for signatures")
     digest = state.prefixes.get(statement.rollout[:32])
     one = state.rollouts.get(digest) if digest is not None else None
     if one is None or all(record.place.sha512 != sha512 for record in one.unread):
-        return Void("no entry waits for this payload")
-    verdict: Verdict = Unknown()
+        return verdict
+    verdict = Unknown()
     unread: list[ControlRecord] = []
     for record in one.unread:
         if record.place.sha512 != sha512 or record.statement is not None:
             unread.append(record)
             continue
-        # By another key than it names is a fault too: that leaf goes, one by the right key stays.
         fault = fault_of(record.place)
         if fault:
             verdict = Void(fault)
