@@ -388,6 +388,24 @@ async def test_a_line_that_is_not_in_the_signed_release_is_not_followed(tmp_path
     assert site.machine.switches() == []
 
 
+async def test_an_outcome_whose_delivery_cannot_be_noted_is_not_told_over_and_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A service that takes nothing more, as on a full disk, costs a pause each time, not a flood of reports."""
+    site = Site(tmp_path)
+    new = site.machine.system("new", at="cache")
+    async with site.running() as agent:
+        device = await site.member()
+        site.server.refuse_reports = "the database is gone"
+        site.server.open_gate(site.deploy(device, new), device)
+        await until(lambda: bool(agent.service.state.outbox))
+        agent.service.halt()
+        site.server.refuse_reports = ""
+        await until(lambda: caplog.text.count("delivered cannot be noted") > 1)
+        told = [one for one in site.server.reports if one.attempt is not None and one.attempt.outcome is not None]
+        assert len(told) - caplog.text.count("delivered cannot be noted") in {0, 1}
+
+
 async def test_an_agent_that_is_too_old_says_so_though_a_line_is_not_known_yet(tmp_path: Path) -> None:
     """Whatever else it waits for: people must see that this device needs a newer agent."""
     site = Site(tmp_path)

@@ -16,7 +16,7 @@ from nixfleet.agent.machine import attempt
 from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Delivered, Offer
-from nixfleet.errors import NixfleetError
+from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.device import SHORT_CHARS, Attempt, Facts, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
@@ -68,10 +68,12 @@ class Reporter:
                 await asyncio.sleep(backoff_s(failures))
 
     async def deliver(self) -> None:
-        """Send every outcome that waits, then the present state. Raises: what sending raises."""
+        """Send every outcome that waits, then the present state. Raises: what sending raises, UserError."""
         while outbox := self._service.state.outbox:
             await self._send(outbox[0])
             self._service.feed(Delivered(rollout=outbox[0].rollout, run=outbox[0].run))
+            if self._service.state.outbox == outbox:
+                raise UserError("that it was delivered cannot be noted; it is told again in a while")
         update = self._service.state.update
         await self._send(attempt(update) if update is not None else None)
 
