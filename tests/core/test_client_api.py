@@ -272,6 +272,18 @@ async def test_a_refusal_is_not_taken_to_the_next_address() -> None:
         assert [] == second.asked
 
 
+async def test_an_address_that_serves_another_fleet_is_passed_over() -> None:
+    """An address that somebody else has by now keeps nobody from the next one; alone it is one that leads nowhere."""
+    foreign = refusal("foreign", "the request is signed for another fleet", status=421)
+    async with httpd(lambda _: foreign) as first, httpd(lambda _: encoded(SYNC)) as second:
+        async with client(first.url, second.url) as api:
+            assert SYNC == await api.sync(0)
+            assert second.url == api.url
+        async with client(first.url) as api:
+            with pytest.raises(Unreachable, match=f"{first.url} serves another fleet"):
+                await api.sync(0)
+
+
 async def test_an_address_below_a_prefix_signs_the_path_without_it() -> None:
     """Behind a proxy with a path prefix, the signature is over the path that the coordinator sees."""
     async with httpd(lambda _: encoded(SYNC)) as server, client(f"{server.url}/fleet/") as api:

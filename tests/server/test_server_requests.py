@@ -124,18 +124,19 @@ def test_every_kind_of_refusal_is_documented(kind: ErrorKind) -> None:
 
 
 async def test_forged_requests_are_refused(tmp_path: Path) -> None:
-    """A signature over another path, query, body, method or fleet does not hold."""
+    """A signature over another path, query, body or method does not hold; one for another fleet has lost its way."""
     async with rig(tmp_path / "data", "web-01") as one:
         changes: list[dict[str, Any]] = [
             {"signed": {"path": "/v1/devices/x"}},
             {"signed": {"query": "query=x"}},
             {"signed": {"body": b"x"}},
             {"signed": {"method": "POST"}},
-            {"signed": {"fleet": "0" * 64}},
             {"headers": {"content-digest": "sha-256=:AAAA:"}},
         ]
         for change in changes:
             assert _error(await _ask(one, "/v1/devices", "admin", **change)) == (401, "untrusted")
+        foreign = await _ask(one, "/v1/devices", "admin", signed={"fleet": "0" * 64})
+        assert _error(foreign) == (421, "foreign")
         assert (await _ask(one, "/v1/devices", "admin")).status_code == 200
 
 

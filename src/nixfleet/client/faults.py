@@ -51,10 +51,10 @@ def from_answer(url: str, status: int, content_type: str, body: bytes) -> Nixfle
         kind: ErrorKind = msgspec.convert(told.kind, ErrorKind)
     except msgspec.ValidationError:
         return Unreachable(sentence)  # a newer coordinator's kind: its sentence says what there is to know
-    return _error_of(kind, sentence, told.server_time)
+    return _error_of(url, kind, sentence, told.server_time)
 
 
-def _error_of(kind: ErrorKind, sentence: str, server_time: int) -> NixfleetError:
+def _error_of(url: str, kind: ErrorKind, sentence: str, server_time: int) -> NixfleetError:
     match kind:
         case "user" | "bound":
             return UserError(sentence)
@@ -70,6 +70,9 @@ def _error_of(kind: ErrorKind, sentence: str, server_time: int) -> NixfleetError
             return Conflict(sentence)
         case "busy" | "unavailable" | "internal":
             return Unreachable(sentence)
+        case "foreign":
+            # Nobody of ours is there; another address may lead on.
+            return Unreachable(f"{url} serves another fleet")
         case _:
             assert_never(kind)
 

@@ -127,7 +127,17 @@ class CachePath(_Body, frozen=True, kw_only=True):
 
 
 ErrorKind = Literal[
-    "user", "untrusted", "skewed", "refused", "unknown", "conflict", "bound", "busy", "unavailable", "internal"
+    "user",
+    "untrusted",
+    "skewed",
+    "foreign",
+    "refused",
+    "unknown",
+    "conflict",
+    "bound",
+    "busy",
+    "unavailable",
+    "internal",
 ]
 """Who must act on a refusal (docs/protocol.md); `internal`: whoever mends the program."""
 

@@ -8,7 +8,7 @@ import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.wire import ErrorBody, ErrorKind
-from nixfleet.trust.httpsig import Skewed
+from nixfleet.trust.httpsig import Foreign, Skewed
 from nixfleet.trust.statements import Malformed
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def status_of(error: NixfleetError) -> tuple[HTTPStatus, ErrorKind]:
     return status_for(kind), kind
 
 
-def _kind_of(error: NixfleetError) -> ErrorKind:
+def _kind_of(error: NixfleetError) -> ErrorKind:  # noqa: C901 - one branch per error
     match error:
         case Unknown():
             return "unknown"
@@ -45,6 +45,8 @@ def _kind_of(error: NixfleetError) -> ErrorKind:
             return "user"
         case Skewed():
             return "skewed"
+        case Foreign():
+            return "foreign"
         case Untrusted():
             return "untrusted"
         case Refused():
@@ -57,13 +59,15 @@ def _kind_of(error: NixfleetError) -> ErrorKind:
             return "internal"
 
 
-def status_for(kind: ErrorKind) -> HTTPStatus:
+def status_for(kind: ErrorKind) -> HTTPStatus:  # noqa: C901 - one branch per kind
     """Give the status that goes with a kind (docs/protocol.md)."""
     match kind:
         case "user":
             return HTTPStatus.BAD_REQUEST
         case "untrusted" | "skewed":
             return HTTPStatus.UNAUTHORIZED
+        case "foreign":
+            return HTTPStatus.MISDIRECTED_REQUEST
         case "refused":
             return HTTPStatus.FORBIDDEN
         case "unknown":

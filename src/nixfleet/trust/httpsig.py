@@ -40,6 +40,10 @@ class Skewed(Untrusted):
     """The request is well signed but its clock is more than 300 s off; the caller tells the server's time."""
 
 
+class Foreign(Untrusted):
+    """The request is signed for another fleet: it has come to an address that is not that fleet's any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class ContentDigest:
     """What a body must hash to."""
@@ -76,7 +80,7 @@ def verify_head(
 ) -> Head:
     """Judge a request by its head alone, before anything is spent on its body, which is to be checked after.
 
-    Raises: Untrusted; Skewed when only the clock is off.
+    Raises: Untrusted; Foreign when it is for another fleet; Skewed when only the clock is off.
     """
     found = _three_headers(headers)
     params = _INPUT.fullmatch(found["signature-input"])
@@ -85,7 +89,7 @@ def verify_head(
         raise Untrusted("the request's signature is not of the one profile that is accepted")
     digest = _parse_digest(found["content-digest"])
     if params[3] != fleet:
-        raise Untrusted("the request is signed for another fleet")
+        raise Foreign("the request is signed for another fleet")
     signer = Fingerprint(params[2])
     key = key_of(signer)
     if key is None or key.fingerprint != signer:
