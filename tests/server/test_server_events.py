@@ -13,7 +13,7 @@ from tests.server.harness import DEADLINE_S, Rig, rig, until
 from nixfleet.errors import Unreachable
 from nixfleet.model.answers import Reset
 from nixfleet.model.device import Phase, Progress
-from nixfleet.model.views import Delta
+from nixfleet.model.views import Delta, RolloutView
 from nixfleet.model.wire import Sync
 from nixfleet.server.events import CONSOLE_KEPT_S, PING, RESET, AgentHub, ConsoleHub
 from nixfleet.trust.httpsig import sign_request
@@ -191,6 +191,36 @@ async def test_console_stream_shows_acts_as_they_happen(tmp_path: Path) -> None:
             await device.progress(Progress(rollout=rollout, phase=Phase.FETCHING, lines=("copying path",)))
             lines = await _until_delta(events, "line_device")
             assert (lines.line_device, lines.lines) == (device_id("web-01"), ("copying path",))
+
+
+async def _until_state(events: AsyncGenerator[Delta | Reset, None], rollout: str, state: str) -> RolloutView:
+    while True:
+        view = (await _until_delta(events, "rollout")).rollout
+        assert view is not None
+        if (view.id, view.state) == (rollout, state):
+            return view
+
+
+async def test_console_stream_shows_how_a_rollout_ends(tmp_path: Path) -> None:
+    """One that is superseded, one that is cancelled, and one that is for nobody: none of them is planned any more."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        release, _ = one.fleet.release("a")
+        first = one.fleet.rollout(release)
+        await one.send(admin)
+        async with aclosing(admin.console_events((await admin.snapshot()).seq)) as events:
+            await _until_state(events, first, "running")
+            second = one.fleet.rollout(release)
+            await one.send(admin)
+            await _until_state(events, first, "superseded")
+            one.fleet.control(second, "pause")
+            await one.send(admin)
+            assert (await _until_state(events, second, "paused")).waits
+            one.fleet.control(second, "cancel")
+            await one.send(admin)
+            assert not (await _until_state(events, second, "cancelled")).waits
+            back = one.fleet.rollout(None, kind="rollback", of=second)
+            await one.send(admin)
+            await _until_state(events, back, "finished")
 
 
 async def test_console_of_an_earlier_run_is_reset(tmp_path: Path) -> None:

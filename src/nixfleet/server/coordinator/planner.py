@@ -186,6 +186,8 @@ class Planner:
         if supersede(list(self.works.values()), now):
             self._renew = True  # who is a member has decided what is superseded: once more
             self._news.set()
+        for work in self.works.values():
+            self._tell_state(work, now)
 
     async def take_up(self) -> None:
         """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
@@ -253,6 +255,7 @@ class Planner:
         result = summary(after, folded, now, lineup)
         work.standings, work.counts = dict(result.standings), result.total
         self._tell(work, decisions, before)
+        self._tell_state(work, now)
         wake_s = next_wake(after, folded, now)
         return REFRESH_S if wake_s is None else float(wake_s)
 
@@ -298,6 +301,15 @@ class Planner:
             self._wake_agents([*started, *asked])
         if before != (work.waits, work.standings) or started:
             self._changed([work.id], work.members if before[0] != work.waits else started)
+
+    def _tell_state(self, work: Work, now: Clock) -> None:
+        """Tell of a rollout that came to another state; one that has ended is planned no more, and waits no more."""
+        if self._closed(work):
+            work.waits = {}
+        state, told = (status(work.course(self._clock.reconnect_s), now), work.superseded), work.told
+        if state != told:
+            work.told = state
+            self._changed([work.id], work.members if told is not None else ())
 
     # What others ask
 

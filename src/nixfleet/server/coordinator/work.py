@@ -70,6 +70,8 @@ class Work:
         """`outcomes` as of when all members were last brought up to date."""
         self.judged = 0
         """`seen` as of the newest plan whose decisions are stored."""
+        self.told: tuple[str, bool] | None = None
+        """The state that others were last told, and whether it was superseded; None before the first time."""
         self.standings: dict[str, Standing] = {}
         self.counts = Counts()
         self.wave_of: dict[str, int] = {}
