@@ -387,12 +387,15 @@ def test_a_failed_device_decides_the_exit_code(served: Commands, wishes: tuple[s
 
 
 def test_acts_that_would_change_nothing_are_not_signed(served: Commands) -> None:
-    """A second pause, and a resume of what neither is paused nor halted, are refused before the key is used."""
+    """A second pause, a resume of what runs, and a way back for nobody are refused before the key is used."""
     served.enroll("web-01")
     served.release("one", web_01="system-1")
     rollout = served("rollout", "start", "one").out.strip()
     before = entries(served)
     assert "neither paused nor halted" in served("rollout", "resume", rollout, code=2).complaint
+    assert before == entries(served)
+    nobody = served("rollout", "rollback", rollout, "--yes", code=2).complaint
+    assert "no device has confirmed" in nobody
     assert before == entries(served)
     served("rollout", "pause", rollout)
     assert "state    paused by a signed act" in served("rollout", "show", rollout).out

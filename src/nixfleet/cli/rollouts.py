@@ -250,6 +250,8 @@ async def rollback(given: Globals, rollout_id: str, watch: bool, wait: str, plan
     async with connected(given, catch_up=True) as fleet:
         digest = find_rollout(fleet.state, rollout_id)
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
+        if not (await fleet.client.rollout(digest)).rollout.confirmed:
+            raise UserError(f"no device has confirmed rollout {digest[:12]}; there is nothing to take back")
         confirm(given, f"Take back the rollout of {name}? Data is not rolled back.")
         acted = await fleet.admin.rollback(digest, wishes(plan), note=given.note)
         return await begun(given, fleet, acted, release="", wait=wait if watch else "none")

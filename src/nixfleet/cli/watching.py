@@ -17,7 +17,7 @@ from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome
 from nixfleet.model.text import clean
-from nixfleet.model.views import RolloutDetail
+from nixfleet.model.views import RolloutDetail, RolloutView
 
 WAITS: Final = ("online", "all", "none")
 EVERY_S: Final = 0.25
@@ -67,7 +67,7 @@ async def follow(given: Globals, fleet: Fleet, rollout: str, *, wait: Wait) -> i
     assert end is not None, "a watch ends at an ending"
     _sum_up(meter, detail)
     if end is Ending.HALTED and not given.quiet:
-        _ways_on(rollout[:12])
+        _ways_on(rollout[:12], detail.rollout)
     if given.json:
         output.as_json(detail)
     return end.value
@@ -85,13 +85,11 @@ def _sum_up(meter: output.Meter, detail: RolloutDetail) -> None:
         click.echo(clean(f"{member.name}: {state}"), err=True)
 
 
-def _ways_on(rollout: str) -> None:
+def _ways_on(rollout: str, view: RolloutView) -> None:
     """Say what can be done about a halted rollout."""
-    click.echo(
-        f"to try again: 'nixfleet rollout retry {rollout}', then 'nixfleet rollout resume {rollout}'\n"
-        f"to take it back: 'nixfleet rollout rollback {rollout}'",
-        err=True,
-    )
+    click.echo(f"to try again: 'nixfleet rollout retry {rollout}', then 'nixfleet rollout resume {rollout}'", err=True)
+    if view.confirmed:
+        click.echo(f"to take it back: 'nixfleet rollout rollback {rollout}'", err=True)
 
 
 def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set[tuple[str, str]]) -> None:
