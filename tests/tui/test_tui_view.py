@@ -115,6 +115,21 @@ def test_downloads_show_bytes_of_total() -> None:
     assert "━━━━━───── 50%  1.0/2.0 GiB 8.0 MiB/s" == shown
 
 
+@pytest.mark.parametrize(
+    ("phase", "says"),
+    [
+        (Phase.PREFLIGHT, "checks what it was offered"),
+        (Phase.FETCHING, "fetches"),
+        (Phase.ACTIVATING, "activates  reloading units"),
+        (Phase.REVERTING, "goes back to what it ran  reloading units"),
+    ],
+)
+def test_output_stands_beside_the_phase_it_is_of(phase: Phase, says: str) -> None:
+    """Before an activation, the last line that a device said is that of an earlier update, and is not shown."""
+    busy = msgspec.structs.replace(device("x", "web", "oslo"), phase=phase, outcome=None, lines=("reloading units",))
+    assert says == "".join(span.text for span in devices.phrase(busy, 60))
+
+
 def test_those_that_need_a_person_come_first() -> None:
     """The default order starts with what failed and ends with what is fine."""
     order = [devices.status_cell(record)[0].text.split()[1] for record in sorted(fleet_devices(), key=devices.needs_me)]

@@ -147,7 +147,7 @@ async def show(given: Globals, name: str) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Go on with new lines until Ctrl-C; with --json, a string a line.")
 @command
 async def logs(given: Globals, name: str, follow: bool) -> None:
-    """Show the output of a device's latest activation."""
+    """Show the output of a device's activations, as far as the coordinator keeps it; the newest comes last."""
     async with connected(given) as fleet:
         answer = await _known(name, fleet.client.device_lines)
         if given.json and not follow:

@@ -58,6 +58,8 @@ _PHASES: Final[dict[Phase, str]] = {
 }
 _TRACK: Final = (Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.ACTIVATING, Phase.CHECKING, Phase.CONFIRMING)
 """The phases that every update passes one after the other, as far as a person tells them apart."""
+_TALKING: Final = frozenset({Phase.ACTIVATING, Phase.CHECKING, Phase.CONFIRMING, Phase.REVERTING})
+"""The phases whose own output a device's last line is; before them it is that of an earlier update."""
 _ILL: Final = frozenset[Status]({"failed", "refused", "reverted", "unhealthy", "drifted"})
 
 
@@ -135,7 +137,8 @@ def _doing(device: DeviceView, cells: int) -> Line:
     if device.transfer is not None and device.phase is Phase.FETCHING:
         return progress(device.transfer, cells)
     doing = Span(doing_words(device.phase), "busy")
-    return (doing, Span(f"  {clean(device.lines[-1])}", "dim")) if device.lines else (doing,)
+    talks = device.lines and device.phase in _TALKING
+    return (doing, Span(f"  {clean(device.lines[-1])}", "dim")) if talks else (doing,)
 
 
 def doing_words(phase: Phase) -> str:
