@@ -104,6 +104,19 @@ def test_wrong_usage_is_one_line(nixfleet: Commands, argv: list[str], why: str) 
     assert complaint.endswith("--help'")
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("status:failed", "there is no view 'status:failed'; ADDRESS is one of devices, rollouts, enroll, audit, "),
+        ("rollouts paused", "only the view devices takes a query, not rollouts"),
+        ("devices colour:red", "no field"),
+    ],
+)
+def test_a_console_that_is_to_open_nowhere_says_so(nixfleet: Commands, address: str, why: str) -> None:
+    """A view or a query that there is not ends in one line, rather than in all devices as if nothing was said."""
+    assert why in nixfleet("console", address, code=2).complaint
+
+
 def test_arguments_that_are_no_text_are_said(nixfleet: Commands) -> None:
     """Bytes that are not UTF-8, as Python hands them over, are wrong usage and no fault of the program."""
     assert "is not UTF-8: 'caf?'" in nixfleet("device", "show", os.fsdecode(b"caf\xe9"), code=2).complaint

@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from nixfleet.cli.addresses import listen_for
+from nixfleet.cli.devices import check_query
 from nixfleet.cli.options import Count, Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.admin import Admin
@@ -50,6 +51,7 @@ async def console(
     given: Globals, address: str | None, theme: str, no_mouse: bool, refresh: int, listen: str | None
 ) -> int:
     """Open the console; ADDRESS like 'devices status:failed' says where."""
+    view, query = _place(address or "")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("the console needs a terminal; 'nixfleet device list' and the other commands do not")
     if os.environ.get("TERM") == "dumb":
@@ -60,11 +62,32 @@ async def console(
         if founder is None:
             click.echo("no fleet is made; the next start asks again, and 'nixfleet init' makes one too", err=True)
             return 0
-    return await _open(given, founder, address or "", theme, not no_mouse, refresh, listen)
+    return await _open(given, founder, view, query, theme, not no_mouse, refresh, listen)
+
+
+def _place(address: str) -> tuple[str, str]:
+    """Read where the console is to open: a view, and behind `devices` a query. Raises: UserError."""
+    from nixfleet.tui.screens.base import VIEWS
+
+    view, _, query = address.strip().partition(" ")
+    names = [name for name, _ in VIEWS]
+    if view and view not in names:
+        raise UserError(f"there is no view {view[:80]!r}; ADDRESS is one of {', '.join(names)}, or 'devices QUERY'")
+    if query and view != "devices":
+        raise UserError(f"only the view devices takes a query, not {view}")
+    check_query(query)
+    return view or "devices", query.strip()
 
 
 async def _open(
-    given: Globals, signer: Signer | None, address: str, theme: str, mouse: bool, refresh: int, listen: str | None
+    given: Globals,
+    signer: Signer | None,
+    view: str,
+    query: str,
+    theme: str,
+    mouse: bool,
+    refresh: int,
+    listen: str | None,
 ) -> int:
     """Connect, or start the coordinator first, and show the fleet until the person leaves.
 
@@ -82,7 +105,6 @@ async def _open(
     fingerprint = Fingerprint(signer.key.fingerprint)
     embedded, urls = _coordinator(coordinator_dir(name, given.env), context, listen)
     mirror = Mirror.open_later(mirror_dir(context.fleet, given.env), context.fleet)
-    view, _, query = address.partition(" ")
     try:
         async with client_of(urls, context.fleet, None, given.timeout_s) as client:
             keeper = keeper_of(given, context, signer)
@@ -102,7 +124,7 @@ async def _open(
                 MirrorVerifier(client, mirror, exports=admin_dirs(given.env)[2] / "exports"),
                 options=Options(
                     clock=now,
-                    view=view or "devices",
+                    view=view,
                     query=query,
                     context=name,
                     theme=f"nixfleet-{theme}",  # type: ignore[arg-type]  # the option allows these four alone
