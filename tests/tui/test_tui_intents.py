@@ -16,6 +16,7 @@ from tests.tui.console_fleet import (
 from tests.tui.console_ports import FakeActs, FakeSource
 
 from nixfleet.errors import Refused, UserError
+from nixfleet.model.views import Delta
 from nixfleet.tui import actions
 from nixfleet.tui.calls import MAX_CALLS, Calls
 from nixfleet.tui.confirm import question
@@ -88,14 +89,14 @@ CASES: list[tuple[str, dict[str, object], str, tuple[object, ...], str]] = [
         {"devices": (device_id("web-oslo-01"),)},
         "count",
         ("held", device_id("web-oslo-01"), NOW + 7 * 86_400),
-        "nixfleet device hold web-oslo-01 --until 2026-",
+        "nixfleet device hold web-oslo-01 --until 2026-08-01T17:20Z",
     ),
     (
         "devices.release_hold",
         {"devices": (device_id("nas-oslo-01"),)},
         "count",
         ("active", device_id("nas-oslo-01"), None),
-        "",
+        "nixfleet device hold nas-oslo-01 --end",
     ),
     (
         "enroll.approve",
@@ -182,6 +183,33 @@ async def test_a_deployment_is_previewed_from_the_records() -> None:
     assert "nixfleet rollout start kiosk-2304 --on site=berlin" == wanted.steps[0].cli
 
 
+async def test_a_deployment_stands_in_the_log_with_its_whole_command_line() -> None:
+    """Devices, waves, soak and note are all in it; a choice among values, which the command lacks, gives none."""
+    where = await scene()
+    ids = {"kiosk-oslo-01": device_id("kiosk-oslo-01")}
+    release = release_with_lines(RELEASE, fleet_devices())
+
+    def line(on: str, note: str) -> str:
+        wanted = read_form(RELEASE, on, "1 50%", "10m", note, ids)
+        shown = preview(release, wanted, where.store.devices.values())
+        return plan_deployment(where, wanted, list(shown.devices), ()).steps[0].cli
+
+    options = "--wave 1 --wave 50% --soak 600s"
+    start = f"nixfleet rollout start kiosk-2304 --on kiosk-oslo-01 {options}"
+    assert f"{start} -m 'it''s urgent'".replace("''", "'\"'\"'") == line("kiosk-oslo-01", "it's urgent")
+    assert "" == line("site=oslo,berlin", "")
+
+
+async def test_a_deployment_of_an_older_release_says_its_digest() -> None:
+    """Where a newer release has the same name, the name alone would start that one."""
+    where = await scene()
+    older = where.store.releases[RELEASE]
+    newer = msgspec.structs.replace(older, id="f" * 64, index=older.index + 1_000)
+    where.store.apply(Delta(seq=where.store.seq + 1, release=newer))
+    wanted = read_form(RELEASE, "", "", "", "", {})
+    assert f"nixfleet rollout start {RELEASE[:12]}" == plan_deployment(where, wanted, [], ()).steps[0].cli
+
+
 def test_the_form_reads_names_tags_waves_and_soak() -> None:
     """Each field has its own small language."""
     wanted = read_form(RELEASE, "a b", "1 10% 100%", "2h", " why ", {"a": "1", "b": "2"})
@@ -224,6 +252,17 @@ def test_a_deployment_to_nobody_is_refused() -> None:
             read_form(RELEASE, "role=nas", "", "", "", {}),
             fleet_devices(),
         )
+
+
+@pytest.mark.parametrize(
+    ("other", "says"), [("web-oslo-01", "no line for web-oslo-01"), ("nas-oslo-01", "nas-oslo-01 is held")]
+)
+def test_a_named_device_that_would_get_nothing_is_said(other: str, says: str) -> None:
+    """Beside one that gets the release, too: who names a device means it."""
+    names = ("kiosk-oslo-01", other)
+    wanted = read_form(RELEASE, " ".join(names), "", "", "", {name: device_id(name) for name in names})
+    with pytest.raises(UserError, match=says):
+        preview(release_with_lines(RELEASE, fleet_devices()), wanted, fleet_devices())
 
 
 def test_only_capitals_change_anything() -> None:

@@ -3,7 +3,8 @@
 Pure: it reads the store and builds a plan; nothing happens before `actions` performs it.
 """
 
-from collections.abc import Awaitable, Callable
+import shlex
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -148,21 +149,37 @@ def plan_deployment(scene: Scene, deployment: Deployment, devices: list[DeviceVi
     """Build the plan of a deployment that was filled in and previewed."""
     release = scene.store.releases.get(deployment.release)
     name = clean(release.name) if release else deployment.release[:8]
-    on = "".join(f" --on {key}={','.join(values)}" for key, values in sorted(deployment.select.items()))
-    names = {device.id: device.name for device in devices}
-    on += "".join(f" --on {names[device]}" for device in deployment.devices)
-    waves = "".join(f" --wave {wave}" for wave in deployment.waves)
-    soak = f" --soak {deployment.soak_s}s" if deployment.soak_s is not None else ""
     return Plan(
         confirm=question(f"Deploy {name}?", devices, told, verb="deploy"),
         steps=(
             Step(
                 call=f"POST /v1/log  rollout of {name}",
-                cli=f"nixfleet rollout start {name}{on}{waves}{soak}",
+                cli=_start_line(scene, deployment, {device.id: device.name for device in devices}),
                 run=lambda acts: acts.deploy(deployment),
             ),
         ),
     )
+
+
+def _start_line(scene: Scene, deployment: Deployment, names: Mapping[str, str]) -> str:
+    """Give the command line of a deployment; none for a choice among a tag's values, which the command does not have.
+
+    A release goes by its digest where its name means a newer one.
+    """
+    if any(len(values) > 1 for values in deployment.select.values()):
+        return ""
+    releases = scene.store.releases
+    release = releases.get(deployment.release)
+    alone = release and all(one.index <= release.index for one in releases.values() if one.name == release.name)
+    words = [release.name if release and alone else deployment.release[:12]]
+    chosen = [f"{key}={value}" for key, (value,) in sorted(deployment.select.items())]
+    for on in (*chosen, *(names[device] for device in deployment.devices)):
+        words += ["--on", on]
+    for wave in deployment.waves:
+        words += ["--wave", wave]
+    words += [] if deployment.soak_s is None else ["--soak", f"{deployment.soak_s}s"]
+    words += ["-m", deployment.note] if deployment.note else []
+    return clean(f"nixfleet rollout start {shlex.join(words)}")
 
 
 def _device_refusal(kind: Kind, devices: list[DeviceView]) -> str:
@@ -261,8 +278,8 @@ def _membership(kind: Kind, scene: Scene) -> Plan:
     what = _named([device.name for device in devices], "device")
     commands = {
         "retire": "nixfleet device retire {}",
-        "hold": f"nixfleet device hold {{}} --until {when(until or 0).replace(' ', 'T')}",
-        "release_hold": "",
+        "hold": f"nixfleet device hold {{}} --until {when(until or 0).replace(' ', 'T')}Z",
+        "release_hold": "nixfleet device hold {} --end",
     }
 
     def step(device: DeviceView) -> Step:

@@ -54,14 +54,21 @@ def read_form(release: str, on: str, waves: str, soak: str, note: str, ids: Mapp
 
 
 def preview(release: ReleaseView, deployment: Deployment, devices: Iterable[DeviceView]) -> Preview:
-    """Work out who gets what. Raises: UserError when nobody would get anything."""
-    active = [device for device in devices if device.state == "active"]
-    if deployment.devices:
-        active = [device for device in active if device.id in deployment.devices]
-    chosen = [device for device in active if matches(deployment.select, device.tags)]
+    """Work out who gets what. Raises: UserError when nobody, or not each named device, would get anything."""
+    named = [device for device in devices if not deployment.devices or device.id in deployment.devices]
+    chosen = [device for device in named if device.state == "active" and matches(deployment.select, device.tags)]
     getting = [
         (device, line) for device in chosen if (line := line_for(release.lines, device.id, device.tags)) is not None
     ]
+    got = {device.id for device, _ in getting}
+    for device in sorted((one for one in named if one.id not in got), key=lambda one: one.name):
+        # Of a tag's devices those count that get something; who names one means it.
+        if deployment.devices:
+            raise UserError(
+                f"{release.name} has no line for {device.name}"
+                if device.state == "active"
+                else f"{device.name} is {device.state}"
+            )
     if not getting:
         raise UserError(f"{release.name} has no line for any active device of these")
     members = tuple(device for device, _ in sorted(getting, key=lambda pair: pair[0].name))
