@@ -144,12 +144,12 @@ def _check_unchanged(found: Identity, settings: Settings) -> None:
     if settings.key_file is not None and settings.key_file != found.key_file:
         raise UserError(
             f"agent.toml names the key {settings.key_file}, but this device is known by {found.key_file};"
-            " change it back, or join again"
+            f" change it back, or move {settings.state_dir} away and join anew"
         )
     if settings.fleet is not None and settings.fleet != found.fleet:
         raise UserError(
             f"agent.toml names the fleet {settings.fleet[:12]}…, but this device belongs to {found.fleet[:12]}…;"
-            " change it back, or join again with 'nixfleet agent join TOKEN --replace'"
+            f" change it back, or move {settings.state_dir} away and join anew"
         )
 
 

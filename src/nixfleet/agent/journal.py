@@ -77,5 +77,6 @@ def load(path: Path, shape: type[T]) -> T | None:
         return msgspec.json.decode(data, type=shape)
     except msgspec.MsgspecError as error:
         raise UserError(
-            f"{path}: unreadable ({error}); this file is the agent's memory: restore it, or join again"
+            f"{path}: unreadable ({error}); this file is the agent's memory: restore it,"
+            " or move its folder away and join anew"
         ) from error
