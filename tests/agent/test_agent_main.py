@@ -247,7 +247,9 @@ def test_status_tells_state_outcomes_and_what_is_waited_for_without_network(tmp_
     assert "phase    reverted /nix/store/x-new (health): app.service failed\n" in done.stdout
     assert "waits    the rollout is paused\n" in done.stdout
     assert f"untold   reverted of rollout {'ab' * 6} run 1\n" in done.stdout
+    assert f"key      {key('host').public.fingerprint}\n" in done.stdout, "what an admin compares"
     tree = json.loads(agent(tmp_path, "status", "--json").stdout)
+    assert key("host").public.fingerprint == tree["key"]
     assert ("reverted", "the rollout is paused", "app.service failed") == (
         tree["phase"],
         tree["waits"],

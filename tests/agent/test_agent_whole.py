@@ -172,14 +172,16 @@ async def test_a_bad_system_is_taken_back_and_says_why(tmp_path: Path) -> None:
 
 
 async def test_without_a_token_it_asks_and_waits_for_an_admin(tmp_path: Path) -> None:
-    """The host key's fingerprint is shown, and after an admin's signature the device goes on by itself."""
+    """It says so on the device too, and after an admin's signature it goes on by itself."""
     site = Site(tmp_path, token=False)
+    waits = site.machine.state_dir / "waits"
     async with site.running():
-        await until(lambda: bool(site.server.requests))
+        await until(lambda: waits.exists() and "to be enrolled as web-01" in waits.read_text())
         asked = site.server.requests[0]
         assert ("web-01", key("host").public.text) == (asked.name, asked.key)
         site.fleet.device("web-01", device=asked.device, key=asked.key)
         await until(lambda: bool(site.server.reports))
+        await until(lambda: waits.read_text() == "")
     assert asked.device == site.server.reports[0].device
 
 

@@ -8,13 +8,12 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 from nixfleet.agent import decide, facts
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
 from nixfleet.agent.link import Link, backoff_s
 from nixfleet.agent.machine import BEFORE_SWITCH
-from nixfleet.agent.member import Member, Parts
+from nixfleet.agent.member import Member, Parts, note_waits
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Held, Nudged, Offer, Offered, Withdrawn
 from nixfleet.errors import NixfleetError, Untrusted
@@ -37,6 +36,7 @@ class Desk:
     def __init__(self, parts: Parts, member: Member, link: Link, service: Service, tell: Callable[[], None]) -> None:
         """Prepare; `tell` asks for a report."""
         self.waits = ""
+        self._noted = False
         """Why nothing begins; empty when nothing is wanted."""
         self._parts, self._mirror, self._host = parts, parts.mirror, parts.host
         self._member, self._link, self._service, self._tell = member, link, service, tell
@@ -152,15 +152,14 @@ class Desk:
 
     def note(self, reason: str) -> None:
         """Remember, and tell, why nothing begins."""
+        if reason != self.waits or not self._noted:
+            self._noted = True  # at first whatever there is: the note of an earlier run, or of asking to be enrolled
+            note_waits(self._parts, reason)
         if reason == self.waits:
             return
         self.waits = reason
         if reason:
             log.info("waiting: %s", reason)
-        try:
-            (Path(self._parts.settings.state_dir) / "waits").write_text(reason)
-        except OSError as error:
-            log.debug("%s", error)
         self._tell()
 
     def _look_again(self, until_s: int | None) -> None:

@@ -193,6 +193,7 @@ def _status(settings: Settings, *, as_json: bool) -> int:
     told: dict[str, Any] = {
         "device": found.device,
         "fleet": found.fleet,
+        "key": _fingerprint(host, found),
         "system": host.current_system(),
         "booted": host.booted_system(),
         "phase": update.phase if update is not None else "idle",
@@ -205,6 +206,7 @@ def _status(settings: Settings, *, as_json: bool) -> int:
         print(json.dumps(msgspec.to_builtins(told)))
         return 0
     print(f"device   {found.device} of fleet {found.fleet[:12]}")
+    print("key      " + (told["key"] or "unreadable; 'nixfleet agent check' says why"))
     print(f"system   {told['system'] or 'unknown'}")
     end = f" ({update.cause.value}): {update.reason}" if update is not None and update.reason else ""
     what = f" {update.offer.path}" if update is not None else ""
@@ -213,6 +215,14 @@ def _status(settings: Settings, *, as_json: bool) -> int:
     for one in record.state.outbox:
         print(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}")
     return 0
+
+
+def _fingerprint(host: Host, found: Identity) -> str:
+    """Give the key that this device is known by, as an admin compares it; empty when it cannot be read."""
+    try:
+        return identities.read_key(host, found).public.fingerprint
+    except UserError:
+        return ""
 
 
 def _check(settings: Settings) -> int:

@@ -7,6 +7,7 @@ statements. It must never give up, except where it runs once, nor join a second 
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 
@@ -45,6 +46,14 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     make_client: Callable[..., Client] = Client
     supervised: bool = False
     """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
+
+
+def note_waits(parts: Parts, reason: str) -> None:
+    """Write down why nothing begins, for who asks on the device itself; empty when nothing is waited for."""
+    try:
+        (Path(parts.settings.state_dir) / "waits").write_text(reason)
+    except OSError as error:
+        log.debug("%s", error)
 
 
 class Member:
@@ -136,4 +145,5 @@ class Member:
             parts.identity, parts.key, parts.settings, name=name, now=link.signing_s(), facts=told, reason=reason
         )
         await link.client.enroll_request(asked)
+        note_waits(parts, f"to be enrolled as {name}: an admin compares the key, and lets it in")
         log.info("waiting to be enrolled as %s with the key %s", name, parts.key.public.fingerprint)
