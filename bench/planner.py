@@ -75,7 +75,7 @@ def _confirm(fleet: Fleet, devices: set[str]) -> None:
     one = next(iter(devices))
     fleet.confirm(one)
     outcome = next(member for member in fleet.members if member.device == one)
-    said = {name: getattr(outcome, name) for name in ("phase", "outcome", "cause", "outcome_s", "healthy_s")}
+    said = {name: getattr(outcome, name) for name in ("phase", "outcome", "cause", "healthy_s")}
     fleet.members = tuple(
         msgspec.structs.replace(member, **said) if member.device in devices else member for member in fleet.members
     )
