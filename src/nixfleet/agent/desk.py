@@ -36,8 +36,8 @@ class Desk:
     def __init__(self, parts: Parts, member: Member, link: Link, service: Service, tell: Callable[[], None]) -> None:
         """Prepare; `tell` asks for a report."""
         self.waits = ""
-        self._noted = False
         """Why nothing begins; empty when nothing is wanted."""
+        self._noted = False
         self._parts, self._mirror, self._host = parts, parts.mirror, parts.host
         self._member, self._link, self._service, self._tell = member, link, service, tell
         self._closed = False

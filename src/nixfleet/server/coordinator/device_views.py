@@ -101,7 +101,8 @@ class DeviceViews:
                 # or has said why it begins none.
                 why = clean(live.report.note) if live.report is not None else ""
                 phase = Phase.IDLE if why else Phase.OFFERED
-                view = msgspec.structs.replace(view, phase=phase, outcome=None, cause="", reason=why, waits=why)
+                waits = why or view.waits
+                view = msgspec.structs.replace(view, phase=phase, outcome=None, cause="", reason=why, waits=waits)
         return view
 
     def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:
