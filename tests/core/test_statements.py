@@ -260,10 +260,15 @@ def test_the_worst_payload_is_refused_at_once(text: bytes, fill: bytes, end: byt
     """64 KiB that anybody may send cost milliseconds of the processor, however they are made."""
     payload = text + fill * ((65_536 - len(text) - len(end)) // len(fill)) + end
     assert len(payload) > 65_000
+    assert min(_cost_s(payload) for _ in range(5)) < 0.25
+
+
+def _cost_s(payload: bytes) -> float:
+    """Time one refusal in seconds of the processor; the least of several leaves a collection of garbage out."""
     begun = time.process_time()
     with pytest.raises(Malformed):
         parse(payload)
-    assert time.process_time() - begun < 0.25
+    return time.process_time() - begun
 
 
 @given(st.lists(st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b"a"]), max_size=60).map(b"".join))
