@@ -635,6 +635,29 @@ async def test_once_tells_by_its_end_that_the_update_failed(tmp_path: Path) -> N
     assert await Agent(site.parts()).run_once()
 
 
+async def test_once_leaves_an_update_that_is_held_for_the_next_run(tmp_path: Path) -> None:
+    """A pause can last for weeks: the run ends with what it has staged, and the next one after the resume switches."""
+    site = Site(tmp_path)
+    await Agent(site.parts()).run_once()
+    device = await site.member()
+    new = site.machine.system("new", at="cache")
+    rollout = site.deploy(device, new)
+    site.server.open_gates.append((rollout, device, 1))
+    site.store.fetch_fault = Fault(FaultKind.unreachable, "the cache is gone for a while")
+    agent = Agent(site.parts())
+    running = asyncio.create_task(agent.run_once())
+    await until(lambda: phase(agent) is Phase.FETCHING)
+    site.fleet.control(Digest(rollout), "pause")
+    site.store.fetch_fault = None
+    site.boot_s += 400
+    agent.service.feed(Tick())
+    assert await running
+    assert (Phase.STAGED, []) == (phase(agent), site.machine.switches())
+    site.fleet.control(Digest(rollout), "resume")
+    assert await Agent(site.parts()).run_once()
+    assert ([(rollout, 1, "confirmed")], [f"switch {new}"]) == (site.server.outcomes(), site.machine.switches())
+
+
 @pytest.mark.parametrize(("token", "why"), [(True, "the token is used up"), (False, "this device is not enrolled yet")])
 async def test_once_asks_an_admin_and_does_not_wait_for_the_answer(tmp_path: Path, token: bool, why: str) -> None:
     """A token that admits nobody, or none at all: the wish is left with the reason, and the run ends as refused."""

@@ -150,8 +150,10 @@ class Agent:
         await self.link.close()
 
     def _settle(self, state: State) -> None:
-        """Note whether an update is under way."""
-        if state.update is None or state.update.phase in {*ENDED, Phase.REBOOT_PENDING}:
+        """Note whether an update is under way; who runs once does not wait for the end of a pause or for a window."""
+        update = state.update
+        waits = self._once and update is not None and update.held
+        if waits or update is None or update.phase in {*ENDED, Phase.REBOOT_PENDING}:
             self._settled.set()
         else:
             self._settled.clear()

@@ -291,7 +291,8 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
         case Trouble():
             return _trouble(state, update, event, now)
         case Held() if phase is Phase.STAGED:
-            return replace(state, update=replace(update, reason=event.reason, retry_s=now + HELD_RETRY_S)), []
+            held = replace(update, cause=Cause.NONE, reason=event.reason, retry_s=now + HELD_RETRY_S)
+            return replace(state, update=held), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
             return _enter(state, replace(update, retry_s=None))
         case Nudged() if update.retry_s is not None:

@@ -72,6 +72,11 @@ class Update(_Value, frozen=True, kw_only=True):
     foreign: bool = False
     """Ended, for good, before the digest of what it downloaded was known to be the signed one."""
 
+    @property
+    def held(self) -> bool:
+        """Whether it is ready to switch and waits for people: for a resume, a window, the end of a hold."""
+        return self.phase is Phase.STAGED and self.retry_s is not None and self.cause is Cause.NONE
+
 
 class Confirmed(_Value, frozen=True, kw_only=True):
     """A system that a rollout brought and that confirmed here, and the one it replaced."""
