@@ -290,10 +290,13 @@ def test_a_path_that_was_left_comes_back_only_by_who_may_roll_back() -> None:
     old, new = store_path("a"), store_path("b")
     confirmed = Confirmed(rollout="0" * 64, path=new, previous=old)
     state = State(attempted=(0, 1), confirmed=(confirmed,), left=(old,))
-    assert Withdrawn(reason="ops lacks the right to rollback here") == world.still(world.offer(), state)
+    (grant,) = world.fleet.state.grants
+    limit = f"its grant {grant[:12]} allows deploy, release, control only"
+    lacks = f"ops lacks the right to roll back web-01 (rollback): {limit}"
+    assert Withdrawn(reason=lacks) == world.still(world.offer(), state)
     decision = world.decide(state=state)
     assert isinstance(decision, Proceed)
-    assert decision.refusal == "ops lacks the right to rollback here: this device has left a"
+    assert decision.refusal == f"{lacks}: this device has left a"
     world.fleet.grant("ops", "rollback")
     decision = world.decide(state=state)
     assert isinstance(decision, Proceed)

@@ -206,7 +206,7 @@ def test_a_token_gives_exactly_its_tags_and_so_many_devices() -> None:
     fleet.device("web-03", by="token", tags={"env": "prod"})
     assert "used up" in last(fleet)
     fleet.device("web-01", by="token", tags={"env": "prod"})
-    assert "lacks the right to device" in last(fleet)
+    assert "lacks the right to change" in last(fleet)
 
 
 def test_a_claim_counts_valid_or_not() -> None:

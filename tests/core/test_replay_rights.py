@@ -23,6 +23,8 @@ from nixfleet.trust.replay import (
 )
 from nixfleet.trust.statements import Malformed, digest
 
+WAITS = "1 more approval is needed, by another principal with the right to approve"
+
 # Grants
 
 
@@ -320,7 +322,7 @@ def test_an_act_under_a_rule_waits_for_another_principal() -> None:
     fleet = ruled()
     rollout = fleet.rollout(fleet.release("a", by="ops")[0], by="ops", select={"env": ["prod"]})
     pause = fleet.control(rollout, "pause", by="ops")
-    assert last(fleet) == "1 more approvals are needed"
+    assert last(fleet) == WAITS
     fleet.approve(pause, "ops")
     assert not fleet.state.rollouts[rollout].paused
     fleet.approve(pause, "stranger")
@@ -391,7 +393,7 @@ def test_a_rule_binds_only_what_it_selects() -> None:
     fleet.device("dev-01", by="ops", name="dev-02")
     assert last(fleet) == "Valid"
     fleet.device("dev-01", by="ops", tags={"env": "prod"})
-    assert last(fleet) == "1 more approvals are needed"
+    assert last(fleet) == WAITS
 
 
 def test_a_rule_can_ask_for_a_note() -> None:

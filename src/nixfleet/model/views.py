@@ -191,6 +191,88 @@ class EnrollView(_View, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class PrincipalView(_View, frozen=True, kw_only=True):
+    """A person or a CI at the root: the fingerprints of their keys, and those of them that are revoked."""
+
+    name: str
+    keys: tuple[str, ...]
+    revoked: tuple[str, ...] = ()
+
+
+class RuleView(_View, frozen=True, kw_only=True):
+    """What acts on selected devices need beyond a right."""
+
+    select: dict[str, tuple[str, ...]]
+    actions: tuple[str, ...]
+    approvals: int = 0
+    note_required: bool = False
+    max_in_flight: int | None = None
+    min_soak_s: int = 0
+
+
+class RootView(_View, frozen=True, kw_only=True):
+    """The root in force; `log_key` is a fingerprint, `caches` are addresses."""
+
+    version: int
+    protocol: int
+    threshold: int
+    epoch: int
+    log_key: str
+    urls: tuple[str, ...]
+    caches: tuple[str, ...]
+    principals: tuple[PrincipalView, ...]
+    rules: tuple[RuleView, ...]
+
+
+class GrantView(_View, frozen=True, kw_only=True):
+    """A grant: `state` is live, future, expired, revoked or cut (a link above it is dead); `why` says more.
+
+    `name` is the holder as ``issuer/name``, `by_name` who signed it, `uses` the device ids that its keys claimed.
+    """
+
+    id: str
+    parent: str
+    name: str
+    keys: tuple[str, ...]
+    actions: tuple[str, ...]
+    select: dict[str, tuple[str, ...]]
+    not_before: int
+    not_after: int
+    depth: int
+    max_devices: int | None
+    max_uses: int | None
+    uses: int
+    by: str
+    by_name: str
+    index: int
+    note: str
+    state: str
+    why: str
+
+
+class PendingView(_View, frozen=True, kw_only=True):
+    """A statement that waits for signatures: what for, in a sentence, and who has signed so far."""
+
+    digest: str
+    type: str
+    subject: str
+    by: str
+    by_name: str
+    at: int
+    index: int
+    note: str
+    waits: str
+    signed: tuple[str, ...]
+
+
+class AccessView(_View, frozen=True, kw_only=True):
+    """Who may do what: the root in force, the grants as a tree (parents first), and what waits for signatures."""
+
+    root: RootView | None
+    grants: tuple[GrantView, ...]
+    pending: tuple[PendingView, ...]
+
+
 class FleetView(_View, frozen=True, kw_only=True):
     """The fleet at a glance."""
 

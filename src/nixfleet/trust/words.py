@@ -6,15 +6,18 @@ It must never judge: the verdict comes from the replay, and a payload is only de
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import Digest, Fingerprint, Selector, Tags
+from nixfleet.model.ids import Digest, Fingerprint
 from nixfleet.model.statements import Control, Device, Grant, Release, Revoke, Rollout, Root, Statement
 from nixfleet.model.text import counted, utc
 from nixfleet.model.views import EntryView
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.replay.links import select_words, tag_words
 from nixfleet.trust.replay.rights import principal_of
 from nixfleet.trust.replay.state import State, Unknown, Valid, Verdict, Void, Waiting
 from nixfleet.trust.statements import Malformed, digest, parse
+
+__all__ = ["describe", "entry_view", "select_words", "tag_words", "verdict_words"]
 
 _SHORT = 12
 
@@ -152,18 +155,6 @@ def _control(control: Control, state: State) -> str:
             return f"{control.verb} {onto}"
         case _:
             assert_never(control.verb)
-
-
-def tag_words(tags: Tags) -> str:
-    """Write a device's tags as they are typed."""
-    return " ".join(f"{tag}={value}" for tag, value in sorted(tags.items()))
-
-
-def select_words(select: Selector) -> str:
-    """Say which devices a selector means."""
-    if not select:
-        return "all devices"
-    return " ".join(f"{tag}={','.join(values)}" for tag, values in sorted(select.items()))
 
 
 def _parsed(payload: bytes | None) -> Statement | None:

@@ -4,12 +4,13 @@ Fold with `replay(state, index, leaf, payload)`; ask with `authorise`, `choose`,
 It must never do IO, read a clock, or raise for anything that a log can contain.
 """
 
+from nixfleet.trust.replay.explain import Chain, Explanation, Link, explain
 from nixfleet.trust.replay.judge import ESSENTIAL, awaits, replay, supply
+from nixfleet.trust.replay.links import Over
 from nixfleet.trust.replay.needs import Missing, Needs, missing, needed
 from nixfleet.trust.replay.rights import (
     Allowed,
     Denied,
-    Over,
     approvals_missing,
     authorise,
     authorise_over,
@@ -47,18 +48,22 @@ from nixfleet.trust.replay.state import (
     Void,
     Waiting,
 )
+from nixfleet.trust.replay.stopping import Stopped, would_stop
 
 __all__ = [
     "ESSENTIAL",
     "Allowed",
+    "Chain",
     "Choice",
     "Covers",
     "Denied",
     "DeviceRecord",
+    "Explanation",
     "Follow",
     "GrantRecord",
     "Hold",
     "Idle",
+    "Link",
     "Missing",
     "Needs",
     "Over",
@@ -67,6 +72,7 @@ __all__ = [
     "RolloutState",
     "Skip",
     "State",
+    "Stopped",
     "Unknown",
     "Valid",
     "Verdict",
@@ -81,6 +87,7 @@ __all__ = [
     "choose",
     "closure_for",
     "covering",
+    "explain",
     "first_wave",
     "is_left",
     "may_ever",
@@ -92,4 +99,5 @@ __all__ = [
     "right_of",
     "selected",
     "supply",
+    "would_stop",
 ]

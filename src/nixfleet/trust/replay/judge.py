@@ -5,6 +5,7 @@ holds only some payloads reaches the same verdicts on those (trust.md, Replay). 
 agent does not need change a verdict on one that it does.
 """
 
+from dataclasses import replace
 from typing import assert_never
 
 from nixfleet.errors import Untrusted
@@ -149,7 +150,7 @@ def _approve(state: State, place: Place) -> Verdict:
     for waiting in state.pending.get(place.sha512, ()):
         judged = _complete(state, place, waiting)
         if isinstance(judged, Waiting):
-            left.append(waiting)
+            left.append(replace(waiting, waits=judged.reason))
         verdict = Valid(waiting.statement) if isinstance(judged, Waiting) else judged
     state.await_signatures(place.sha512, left)
     return verdict
@@ -179,7 +180,7 @@ def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
     elif subject.type == "control":
         verdict = updates.control_leaf(state, place, place, subject.id, None)
         if isinstance(verdict, Waiting):
-            _wait(state, Pending(place, None, "control", subject.id))
+            _wait(state, Pending(place, None, "control", subject.id, verdict.reason, None))
         elif isinstance(verdict, Void):
             return verdict
     return Unknown()
@@ -204,7 +205,7 @@ def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) 
     else:
         verdict = _apply(state, place, statement, payload)
     if isinstance(verdict, Waiting):
-        _wait(state, Pending(place, statement, subject.type, subject.id))
+        _wait(state, Pending(place, statement, subject.type, subject.id, verdict.reason, digest(payload)))
     if subject.type in ESSENTIAL and not isinstance(verdict, Void):
         # The coordinator sets log times. What moves the clock is bound to a time that somebody with a right signed
         # (`at`, above), and is judged alike by everybody: an approval names no time, other payloads not all hold.
@@ -286,6 +287,10 @@ def supply(state: State, payload: bytes) -> Verdict:
         )
     if isinstance(statement, Control):
         return updates.read_control(
-            state, sha512, statement, lambda place: envelope_fault(state, place, subject, statement, payload)
+            state,
+            sha512,
+            digest(payload),
+            statement,
+            lambda place: envelope_fault(state, place, subject, statement, payload),
         )
     return Void("only releases and controls may come later")

@@ -7,10 +7,12 @@ Rights are judged per device, by planner and agent alike; the right of a chain i
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from nixfleet.model.ids import Fingerprint, Selector, Tags, covers, matches
+from nixfleet.model.ids import MAX_INT, Fingerprint, Tags
 from nixfleet.model.statements import Action, Grant, Root, Rule
+from nixfleet.model.text import counted
 from nixfleet.trust import fields
 from nixfleet.trust.leaf import Subject
+from nixfleet.trust.replay.links import Over, is_live, lacking
 from nixfleet.trust.replay.state import GrantRecord, State, keys_of
 
 
@@ -34,29 +36,6 @@ class Denied:
     waits: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
-    """What a right must reach: all devices that a selector could match, or devices as tagged before and after."""
-
-    select: Selector | None = None
-    tags: tuple[Tags, ...] = ()
-
-    def within(self, wide: Selector) -> bool:
-        """Tell whether a grant's selector reaches all of it."""
-        if self.select is not None:
-            return covers(wide, self.select)
-        return all(matches(wide, tags) for tags in self.tags)
-
-    def touches(self, rule: Selector) -> bool:
-        """Tell whether a rule's selector could apply to any of it; a selector overlaps unless provably disjoint."""
-        if self.select is not None:
-            return all(set(values) & set(self.select.get(tag, values)) for tag, values in rule.items())
-        return any(matches(rule, tags) for tags in self.tags)
-
-
-EVERYTHING = Over(select={})
-
-
 def authorise(
     state: State, signer: Fingerprint, action: Action, device: str, now: int, sha512: bytes | None = None
 ) -> Allowed | Denied:
@@ -64,7 +43,9 @@ def authorise(
     record = state.devices.get(device)
     if record is None or record.statement.state == "retired":
         return Denied("the device is not enrolled" if record is None else "the device is retired")
-    return authorise_over(state, signer, action, Over(tags=(record.statement.tags,)), now, sha512)
+    return authorise_over(
+        state, signer, action, Over(tags=(record.statement.tags,), name=record.statement.name), now, sha512
+    )
 
 
 def authorise_over(
@@ -78,18 +59,29 @@ def authorise_over(
 ) -> Allowed | Denied:
     """Judge a right with the co-signatures and approvals that the rules demand, at one moment.
 
-    `fits` turns away chains whose own limits the act would break.
+    `fits` turns away chains whose own limits the act would break. Of several ways the one that is limited to the
+    most devices counts, so that a narrower grant beside a wider one takes nothing away.
     """
-    reason = Denied(f"{principal_of(state, signer)} lacks the right to {action} here")
+    reason: Denied | None = None
+    best: Allowed | None = None
     for allowed in candidates(state, signer, action, now, sha512):
         if isinstance(allowed, Denied):
             reason = allowed
         elif all(over.within(link.select) for link in allowed.chain) and fits(allowed):
             missing = approvals_missing(state, allowed, signer, action, over, now, sha512)
-            if not missing:
-                return allowed
-            reason = Denied(f"{missing} more approvals are needed", waits=True)
-    return reason
+            if missing:
+                reason = Denied(approvals_words(missing), waits=True)
+            elif best is None or (allowed.max_devices or MAX_INT) > (best.max_devices or MAX_INT):
+                best = allowed
+    if best is not None:
+        return best
+    return reason or Denied(lacking(state, principal_of(state, signer), grants(state, signer), action, over, now))
+
+
+def approvals_words(missing: int) -> str:
+    """Say how many approvals an act still waits for, and who can give them (trust.md, Approvals)."""
+    needed = f"{counted(missing, 'more approval')} {'is' if missing == 1 else 'are'} needed"
+    return f"{needed}, by {'another principal' if missing == 1 else 'other principals'} with the right to approve"
 
 
 def silenced(state: State, signer: Fingerprint, subject: Subject, now: int) -> str:
@@ -174,12 +166,7 @@ def grants(state: State, signer: Fingerprint) -> tuple[GrantRecord, ...]:
 
 def alive(state: State, record: GrantRecord, now: int) -> bool:
     """Tell whether no link of a chain is revoked, not yet or no longer valid, or issued by a revoked key."""
-    return all(
-        link.id not in state.revoked_grants
-        and link.by not in state.revoked_keys
-        and link.not_before <= now <= link.not_after
-        for link in record.links
-    )
+    return all(is_live(state, link, now) for link in record.links)
 
 
 def cosignatures_missing(state: State, signer: Fingerprint, sha512: bytes | None) -> int:
@@ -213,13 +200,13 @@ def approvals_missing(
         taken |= names_of(state, Fingerprint(link.by))
     for key in signers(state, signer, sha512)[1:]:
         names = names_of(state, key)
-        if not names & taken and _may_approve(state, key, over, now):
+        if not names & taken and may_approve(state, key, over, now):
             taken |= names
             needed -= 1
     return max(0, needed)
 
 
-def _may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
+def may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
     """Tell whether a grant, which is straight from the root (`fields`), lets a live key approve this."""
     return key not in state.revoked_keys and any(
         "approve" in record.statement.actions and alive(state, record, now) and over.within(record.statement.select)

@@ -10,7 +10,8 @@ from nixfleet.model.ids import MAX_INT, PROTOCOL, Fingerprint, Selector, covers,
 from nixfleet.model.statements import Action, Device, Grant, Revoke, Root
 from nixfleet.trust import fields
 from nixfleet.trust.replay import rights
-from nixfleet.trust.replay.rights import EVERYTHING, Allowed, Denied, Over
+from nixfleet.trust.replay.links import EVERYTHING, Over
+from nixfleet.trust.replay.rights import Allowed, Denied
 from nixfleet.trust.replay.state import DeviceRecord, GrantRecord, Place, State, Valid, Verdict, Void, Waiting, keys_of
 
 _TOKEN: Final[tuple[Action, ...]] = ("enroll",)
@@ -88,7 +89,7 @@ def grant(state: State, at: Place, statement: Grant) -> Verdict:
     allowed = Allowed(parent.links)
     missing = rights.approvals_missing(state, allowed, at.signer, "grant", over, at.log_time, at.sha512)
     if missing:
-        return Waiting(statement, f"{missing} more approvals are needed")
+        return Waiting(statement, rights.approvals_words(missing))
     # trust.md, Approvals: principals are named by root, or issuer/name.
     return _add_grant(state, at, statement, f"{parent.principal}/{statement.to.name}", (*parent.links, statement))
 
@@ -102,7 +103,7 @@ def _root_signed(state: State, at: Place, statement: Grant | Revoke, over: Over)
         return Waiting(statement, f"{missing} more root signatures are needed")
     action: Action = "grant" if isinstance(statement, Grant) else "revoke"
     missing = rights.approvals_missing(state, Allowed(), at.signer, action, over, at.log_time, at.sha512)
-    return Waiting(statement, f"{missing} more approvals are needed") if missing else None
+    return Waiting(statement, rights.approvals_words(missing)) if missing else None
 
 
 def _wider_than(parent: Grant, child: Grant) -> str:

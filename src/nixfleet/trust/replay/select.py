@@ -11,7 +11,8 @@ from typing import Literal
 from nixfleet.model.ids import Digest, Selector, Tags, matches
 from nixfleet.model.statements import CacheRef, Closure, Release, Rollout
 from nixfleet.trust.replay import rights
-from nixfleet.trust.replay.rights import Allowed, Denied, Over
+from nixfleet.trust.replay.links import Over
+from nixfleet.trust.replay.rights import Allowed, Denied
 from nixfleet.trust.replay.state import ReleaseRecord, RolloutState, State
 
 Covers = Callable[[RolloutState], bool | None]
@@ -272,6 +273,16 @@ def selected(state: State, select: Selector) -> dict[str, Tags]:
         for device, record in state.devices.items()
         if record.statement.state != "retired" and matches(select, record.statement.tags)
     }
+
+
+def tag_sets(state: State) -> list[Tags]:
+    """Give the tags of unretired devices, each set of tags once: rights do not tell apart who has the same."""
+    sets = {
+        tuple(sorted(record.statement.tags.items()))
+        for record in state.devices.values()
+        if record.statement.state != "retired"
+    }
+    return [dict(pairs) for pairs in sorted(sets)]
 
 
 def is_left(confirmed: Sequence[str], path: str) -> bool:

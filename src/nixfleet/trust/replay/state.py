@@ -157,6 +157,10 @@ class Pending:
     statement: Statement | None
     type: LeafType
     subject: str
+    waits: str
+    """What it waited for when it was last judged."""
+    digest: Digest | None
+    """None while its payload is not held."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from dataclasses import replace
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Control, Release, Rollout, Root
 from nixfleet.trust.replay import rights
-from nixfleet.trust.replay.rights import Denied, Over
+from nixfleet.trust.replay.links import Over
+from nixfleet.trust.replay.rights import Denied
 from nixfleet.trust.replay.state import (
     ControlRecord,
     Place,
@@ -66,7 +67,9 @@ def control_leaf(state: State, place: Place, at: Place, subject: str, statement:
     return verdict
 
 
-def read_control(state: State, sha512: bytes, statement: Control, fault_of: Callable[[Place], str]) -> Verdict:
+def read_control(
+    state: State, sha512: bytes, payload: Digest, statement: Control, fault_of: Callable[[Place], str]
+) -> Verdict:
     """Take in a control payload that came later than its leaf, and all that waited behind it."""
     verdict: Verdict = Void("no entry waits for this payload")
     waiting = []
@@ -76,10 +79,10 @@ def read_control(state: State, sha512: bytes, statement: Control, fault_of: Call
         if fault:
             verdict = Void(fault)
         else:
-            waiting.append(replace(pending, statement=statement))
+            waiting.append(replace(pending, statement=statement, digest=payload))
     state.await_signatures(sha512, waiting)
     if waiting:
-        verdict = Waiting(statement, "it waits for signatures")
+        verdict = Waiting(statement, waiting[-1].waits)
     digest = state.prefixes.get(statement.rollout[:32])
     one = state.rollouts.get(digest) if digest is not None else None
     if one is None or all(record.place.sha512 != sha512 for record in one.unread):
