@@ -133,7 +133,7 @@ async def test_former_key_is_turned_away_by_its_signature_and_noted(
                 await admin.append([_signed(_statement(one, "new", by=name), name)])
         assert _journal(one) == [
             f"its key is revoked ({fingerprint('ops')})",
-            f"no grant of its key is live ({fingerprint('ci')})",
+            f"no grant of its key is live ({fingerprint('ci')}): its grant {grant[:12]} is revoked",
         ]
 
 

@@ -101,8 +101,8 @@ def _unheard(state: State, place: Place, subject: Subject, *, held: bool) -> Ver
     if reason := rights.silenced(state, signer, subject, now):
         return Void(reason)
     wanted = _RIGHTS.get(subject.type)
-    if wanted and not rights.may_ever(state, signer, wanted, now):
-        return Void(f"{rights.principal_of(state, signer)} lacks the right to {' or '.join(wanted)}")
+    if wanted and (reason := rights.lacks_everywhere(state, signer, wanted, now)):
+        return Void(reason)
     return None
 
 
@@ -140,9 +140,9 @@ def _approve(state: State, place: Place) -> Verdict:
     """Note a further signature, and judge again what waited for it."""
     if place.sha512 not in state.recent:
         return Void(f"it approves nothing of the last {BASE_WINDOW} entries")
-    live = rights.may_ever(state, place.signer, ("approve",), place.log_time)
-    if not live and not rights.joins_root(state, place.signer):
-        return Void(f"{rights.principal_of(state, place.signer)} lacks the right to approve")
+    lacks = rights.lacks_everywhere(state, place.signer, ("approve",), place.log_time)
+    if lacks and not rights.joins_root(state, place.signer):
+        return Void(lacks)
     approval = Approval(place.index, place.log_time, place.signer)
     state.approvals[place.sha512] = (*state.approvals.get(place.sha512, ()), approval)
     verdict: Verdict = Valid(None)

@@ -116,6 +116,30 @@ def lacking(state: State, who: str, records: Sequence[GrantRecord], action: Acti
     return f"{sentence}: grant {link.id[:SHOWN]}, on which its grant {nearest.statement.id[:SHOWN]} stands, {why}"
 
 
+def lacking_anywhere(
+    state: State, who: str, records: Sequence[GrantRecord], actions: Sequence[Action], now: int
+) -> str:
+    """Say that somebody has none of these rights over any device now, and why their newest such grant gives none."""
+    sentence = f"{who} lacks the right to {' or '.join(actions)}"
+    for record in reversed(records):
+        if set(actions) & set(record.statement.actions):
+            return f"{sentence}: {dead_words(state, record, now)}"
+    if not records:
+        return f"{sentence}: no grant names its key"
+    last = records[-1].statement
+    return f"{sentence}: its grant {last.id[:SHOWN]} allows {action_words(last.actions)} only"
+
+
+def dead_words(state: State, record: GrantRecord, now: int) -> str:
+    """Say which link of a grant's chain is dead, and why; nothing when none is."""
+    for link in (record.statement, *record.links):
+        why = why_dead(state, link, now)
+        if why:
+            stands = "" if link is record.statement else f", on which its grant {record.statement.id[:SHOWN]} stands,"
+            return f"{'its ' if not stands else ''}grant {link.id[:SHOWN]}{stands} {why}"
+    return ""
+
+
 def _nearness(state: State, record: GrantRecord, action: Action, over: Over, now: int) -> tuple[bool, bool, bool, int]:
     """Rank grants by how little keeps them from an act: the action counts first, then being live, then the devices."""
     links = record.links

@@ -4,7 +4,7 @@ Rights are judged per device, by planner and agent alike; the right of a chain i
 (trust.md, Statements).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from nixfleet.model.ids import MAX_INT, Fingerprint, Tags
@@ -12,7 +12,7 @@ from nixfleet.model.statements import Action, Grant, Root, Rule
 from nixfleet.model.text import counted
 from nixfleet.trust import fields
 from nixfleet.trust.leaf import Subject
-from nixfleet.trust.replay.links import Over, is_live, lacking
+from nixfleet.trust.replay.links import Over, dead_words, is_live, lacking, lacking_anywhere
 from nixfleet.trust.replay.state import GrantRecord, State, keys_of
 
 
@@ -93,8 +93,9 @@ def silenced(state: State, signer: Fingerprint, subject: Subject, now: int) -> s
         return f"its key is revoked ({signer})"
     if not named(state, signer, subject):
         return f"neither root nor grant names its key ({signer})"
-    if _by_grants_alone(state, signer, subject) and not any(alive(state, one, now) for one in grants(state, signer)):
-        return f"no grant of its key is live ({signer})"
+    held = grants(state, signer)
+    if _by_grants_alone(state, signer, subject) and not any(alive(state, one, now) for one in held):
+        return f"no grant of its key is live ({signer}): {dead_words(state, held[-1], now)}"
     return ""
 
 
@@ -130,6 +131,13 @@ def may_ever(state: State, signer: Fingerprint, actions: Iterable[Action], now: 
         return True
     wanted = set(actions)
     return any(wanted & set(record.statement.actions) and alive(state, record, now) for record in grants(state, signer))
+
+
+def lacks_everywhere(state: State, signer: Fingerprint, actions: Sequence[Action], now: int) -> str:
+    """Say why a key has none of these rights over any device now, or nothing (`may_ever`)."""
+    if may_ever(state, signer, actions, now):
+        return ""
+    return lacking_anywhere(state, principal_of(state, signer), grants(state, signer), actions, now)
 
 
 def may_over(state: State, signer: Fingerprint, action: Action, tags: Tags) -> bool:

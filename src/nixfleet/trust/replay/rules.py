@@ -8,9 +8,19 @@ from typing import Final
 
 from nixfleet.model.ids import MAX_INT, PROTOCOL, Fingerprint, Selector, covers, matches
 from nixfleet.model.statements import Action, Device, Grant, Revoke, Root
+from nixfleet.model.text import counted, utc
 from nixfleet.trust import fields
 from nixfleet.trust.replay import rights
-from nixfleet.trust.replay.links import EVERYTHING, Over
+from nixfleet.trust.replay.links import (
+    EVERYTHING,
+    SHOWN,
+    Over,
+    action_words,
+    dead_words,
+    right_words,
+    select_words,
+    tag_words,
+)
 from nixfleet.trust.replay.rights import Allowed, Denied
 from nixfleet.trust.replay.state import DeviceRecord, GrantRecord, Place, State, Valid, Verdict, Void, Waiting, keys_of
 
@@ -80,12 +90,13 @@ def grant(state: State, at: Place, statement: Grant) -> Verdict:
     if parent is None:
         return Void(f"its parent {statement.parent} is not a grant of this log")
     if not rights.holds(parent, at.signer):
-        return Void("its signer does not hold its parent")
-    if not rights.alive(state, parent, at.log_time):
-        return Void("its parent is not live")
+        return Void(f"{_who(state, at)} does not hold grant {statement.parent[:SHOWN]}, from which it hands on")
+    dead = dead_words(state, parent, at.log_time)
+    if dead:
+        return Void(f"{_who(state, at)} cannot hand on: {dead}")
     wider = _wider_than(parent.statement, statement)
     if wider:
-        return Void(f"it goes beyond its parent: {wider}")
+        return Void(f"it goes beyond its parent {statement.parent[:SHOWN]}, which {wider}")
     allowed = Allowed(parent.links)
     missing = rights.approvals_missing(state, allowed, at.signer, "grant", over, at.log_time, at.sha512)
     if missing:
@@ -97,7 +108,7 @@ def grant(state: State, at: Place, statement: Grant) -> Verdict:
 def _root_signed(state: State, at: Place, statement: Grant | Revoke, over: Over) -> Verdict | None:
     """Return None when the root's threshold stands behind an act, and what its rules demand."""
     if at.signer not in state.root_keys:
-        return Void("only the root may do this")
+        return Void(_only_root(state, at, statement, over))
     missing = rights.cosignatures_missing(state, at.signer, at.sha512)
     if missing:
         return Waiting(statement, f"{missing} more root signatures are needed")
@@ -106,21 +117,37 @@ def _root_signed(state: State, at: Place, statement: Grant | Revoke, over: Over)
     return Waiting(statement, rights.approvals_words(missing)) if missing else None
 
 
+def _only_root(state: State, at: Place, statement: Grant | Revoke, over: Over) -> str:
+    """Say whose an act is that somebody short of the root tried."""
+    lacks = f"{_who(state, at)} lacks the right to"
+    if isinstance(statement, Grant):
+        return f"{lacks} grant {statement.to.name} anything by itself: it hands on from a grant of its own (parent)"
+    if statement.subject.grant is not None:
+        others = f"its holder, an issuer above it, or who may revoke over {over.words}"
+        return f"{lacks} revoke grant {statement.subject.grant[:SHOWN]}: that is for the root, {others}"
+    own = "its own principal" if statement.subject.key in state.root_keys else "who may revoke over all devices"
+    return f"{lacks} revoke the key {statement.subject.key}: that is for the root, the key itself, or {own}"
+
+
 def _wider_than(parent: Grant, child: Grant) -> str:
     """Say in what a grant goes beyond its parent: everything must be a part, depth smaller."""
     if "grant" not in parent.actions:
-        return "it may not be handed on"
+        return "may not be handed on: it does not allow grant"
     if not set(child.actions) <= set(parent.actions):
-        return "actions"
+        return f"allows {action_words(parent.actions)} only"
     if not covers(parent.select, child.select):
-        return "devices"
+        return f"covers {select_words(parent.select)} only"
     if child.not_before < parent.not_before or child.not_after > parent.not_after:
-        return "time"
+        return f"lasts from {utc(parent.not_before)} to {utc(parent.not_after)}"
     if child.depth >= parent.depth:
-        return "depth"
+        return f"has depth {parent.depth}: what it hands on must have less" if parent.depth else "has depth 0"
     if (child.max_devices or MAX_INT) > (parent.max_devices or MAX_INT):
-        return "max_devices"
+        return f"is limited to {parent.max_devices} devices (max_devices)"
     return ""
+
+
+def _who(state: State, at: Place) -> str:
+    return rights.principal_of(state, at.signer)
 
 
 def _add_grant(state: State, at: Place, statement: Grant, principal: str, links: tuple[Grant, ...]) -> Verdict:
@@ -235,22 +262,27 @@ def device(state: State, at: Place, statement: Device) -> Verdict:
 
 
 def _enroll(state: State, at: Place, statement: Device) -> Verdict | None:
-    over = Over(tags=(statement.tags,))
+    over = Over(tags=(statement.tags,), name=statement.name)
     if rights.note_missing(state, "enroll", over, statement.note):
         return Void("a rule asks for a note")
+    unfit: list[str] = []
 
     def fits(allowed: Allowed) -> bool:
         last = allowed.chain[-1] if allowed.chain else None
         if last is None or last.actions != _TOKEN:
             return True
         # trust.md, Enrolment: a token gives exactly the tags of its selector, and so many devices.
-        exact = statement.tags.keys() == last.select.keys()
-        use = state.uses.get((at.signer, statement.device), 0)
-        return exact and (last.max_uses is None or use <= last.max_uses)
+        if statement.tags.keys() != last.select.keys():
+            unfit.append(f"its token gives exactly the tags {', '.join(sorted(last.select)) or 'none'}")
+        elif last.max_uses is not None and state.uses.get((at.signer, statement.device), 0) > last.max_uses:
+            unfit.append(f"its token is used up ({counted(last.max_uses, 'use')})")
+        else:
+            return True
+        return False
 
     right = rights.authorise_over(state, at.signer, "enroll", over, at.log_time, at.sha512, fits)
-    if isinstance(right, Denied) and not right.waits:
-        return Void(f"{right.reason}, or its token is used up or is for other tags")
+    if isinstance(right, Denied) and not right.waits and unfit:
+        return Void(f"{_who(state, at)} lacks the right to {right_words('enroll', over)}: {unfit[0]}")
     return _verdict(right, statement)
 
 
@@ -258,15 +290,16 @@ def _change(state: State, at: Place, old: DeviceRecord, statement: Device) -> Ve
     before = old.statement
     if at.signer == old.key and _only_key_changes(before, statement):
         return None
-    for tags in (before.tags, statement.tags):
-        over = Over(tags=(tags,))
+    retagged = f"{before.name} as {tag_words(statement.tags) or 'untagged'}"
+    for tags, name in ((before.tags, before.name), (statement.tags, retagged)):
+        over = Over(tags=(tags,), name=name)
         if rights.note_missing(state, "device", over, statement.note):
             return Void("a rule asks for a note")
         right = rights.authorise_over(state, at.signer, "device", over, at.log_time, at.sha512)
         if isinstance(right, Denied):
             return _verdict(right, statement)
     if statement.tags != before.tags and _newly_covered(state, at.log_time, before, statement):
-        over = Over(tags=(statement.tags,))
+        over = Over(tags=(statement.tags,), name=retagged)
         return _verdict(rights.authorise_over(state, at.signer, "deploy", over, at.log_time, at.sha512), statement)
     return None
 

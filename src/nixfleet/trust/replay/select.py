@@ -10,10 +10,11 @@ from typing import Literal
 
 from nixfleet.model.ids import Digest, Selector, Tags, matches
 from nixfleet.model.statements import CacheRef, Closure, Release, Rollout
+from nixfleet.model.text import counted
 from nixfleet.trust.replay import rights
-from nixfleet.trust.replay.links import Over
+from nixfleet.trust.replay.links import Over, select_words
 from nixfleet.trust.replay.rights import Allowed, Denied
-from nixfleet.trust.replay.state import ReleaseRecord, RolloutState, State
+from nixfleet.trust.replay.state import Place, ReleaseRecord, RolloutState, State
 
 Covers = Callable[[RolloutState], bool | None]
 """Whether a rollout has something for the device that the log alone does not tell: a line of its own in a release
@@ -139,7 +140,7 @@ def _skip(state: State, one: RolloutState, tags: Tags, now: int, covers: Covers)
         return unknown or Skip(one, "stale", f"entry {other.index} came before it; sign it again")
     release = release_for(state, one)
     if release is not None:
-        fault = release_fault(state, release, right, tags, now)
+        fault = release_fault(state, release, right, one.place, tags, now)
         if fault is not None:
             return Skip(one, "approvals" if fault.waits else "release", fault.reason)
     return None
@@ -168,7 +169,7 @@ def right_of(state: State, one: RolloutState, tags: Tags, now: int) -> Allowed |
         first = state.rollouts[Digest(one.statement.of)]
         release = release_for(state, first)
         if first.statement.kind == "rollback" or (release is not None and not _within(release.statement, right)):
-            return Denied(f"its signer is limited to {right.max_devices} devices")
+            return Denied(_limited(state, one.place, right, "takes back only what had"))
     return right
 
 
@@ -179,27 +180,39 @@ def rule_fault(state: State, statement: Rollout, tags: Tags) -> str:
         return "a rule asks for a note"
     for rule in rights.rules(state, statement.kind, over):
         if rule.max_in_flight is not None and statement.max_in_flight > rule.max_in_flight:
-            return f"a rule allows {rule.max_in_flight} in flight, not {statement.max_in_flight}"
+            where = select_words(rule.select)
+            return f"a rule for {where} allows {rule.max_in_flight} in flight, not {statement.max_in_flight}"
         if statement.soak_s < rule.min_soak_s:
-            return f"a rule asks for a soak of {rule.min_soak_s} s, not {statement.soak_s} s"
+            where = select_words(rule.select)
+            return f"a rule for {where} asks for a soak of {rule.min_soak_s} s, not {statement.soak_s} s"
     return ""
 
 
-def release_fault(state: State, release: ReleaseRecord, right: Allowed, tags: Tags, now: int) -> Denied | None:
-    """Say why a rollout's release may not be used on a device: its signer's right is judged at use too."""
+def release_fault(
+    state: State, release: ReleaseRecord, right: Allowed, by: Place, tags: Tags, now: int
+) -> Denied | None:
+    """Say why a rollout's release may not be used on a device: its signer's right is judged at use too.
+
+    `right` is that of the rollout's signer, which stands at `by`.
+    """
     over = Over(tags=(tags,))
     signed = rights.authorise_over(state, release.place.signer, "release", over, now, release.place.sha512)
     if isinstance(signed, Denied):
         return Denied(f"its release: {signed.reason}", waits=signed.waits)
     if rights.note_missing(state, "release", over, release.statement.note):
         return Denied("its release: a rule asks for a note")
-    for limited in (right, signed):
+    for limited, place in ((right, by), (signed, release.place)):
         if not _within(release.statement, limited):
             # trust.md, Statements: max_devices forces device lines, so that it can be checked offline.
-            return Denied(f"a signer is limited to releases of at most {limited.max_devices} device lines")
+            return Denied(_limited(state, place, limited, "is limited to releases of"))
     if not caches_for(state, release.statement):
         return Denied("the root no longer names any of its release's caches")
     return None
+
+
+def _limited(state: State, place: Place, right: Allowed, what: str) -> str:
+    who = rights.principal_of(state, place.signer)
+    return f"{who} {what} at most {counted(right.max_devices or 0, 'device line')} (max_devices of its grant)"
 
 
 def _within(release: Release, right: Allowed) -> bool:

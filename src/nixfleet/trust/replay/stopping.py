@@ -79,7 +79,7 @@ def _against(state: State, one: RolloutState, tags: Tags, now: int) -> Denied | 
     if isinstance(right, Denied):
         return right
     release = release_for(state, one)
-    return None if release is None else release_fault(state, release, right, tags, now)
+    return None if release is None else release_fault(state, release, right, one.place, tags, now)
 
 
 def _rollout_name(state: State, one: RolloutState) -> str:

@@ -37,8 +37,8 @@ def release(state: State, at: Place, statement: Release, digest: Digest, root: R
 
 def rollout(state: State, at: Place, statement: Rollout, digest: Digest) -> Verdict:
     """Judge a rollout: its signer may do its kind to something, and a rollback names an earlier rollout."""
-    if not rights.may_ever(state, at.signer, (statement.kind,), at.log_time):
-        return Void(f"{rights.principal_of(state, at.signer)} lacks the right to {statement.kind}")
+    if reason := rights.lacks_everywhere(state, at.signer, (statement.kind,), at.log_time):
+        return Void(reason)
     if digest[:32] in state.prefixes:
         return Void("another rollout's digest begins the same")
     if statement.of is not None and Digest(statement.of) not in state.rollouts:
