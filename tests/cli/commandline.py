@@ -154,8 +154,8 @@ class Commands:
 
         return self.on_wire(act)
 
-    def report(self, name: str, rollout: str, outcome: Outcome, **fields: Any) -> None:
-        """Let a device report how an update ended."""
+    def report(self, name: str, rollout: str, outcome: Outcome, *, protocol: int = 1, **fields: Any) -> None:
+        """Let a device report how an update ended, and the highest protocol that it replays."""
         self.seq += 1
         made: dict[str, Any] = {
             "v": 1,
@@ -164,7 +164,7 @@ class Commands:
             "seq": self.seq,
             "at": now(),
             "log": LogState(size=0, root=EMPTY),
-            "protocol": 1,
+            "protocol": protocol,
             "boot_id": "boot",
             "system": "/run/old",
             "booted": "/run/old",

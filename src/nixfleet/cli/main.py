@@ -22,6 +22,7 @@ FIRST_PAGE: Final = ("console", "deploy", "device", "enroll", "rollout", "doctor
 """What `--help` explains on its first page (product.md, Command line); the rest is listed by name."""
 
 COMMANDS: Final = {
+    "access": "nixfleet.cli.access:access",
     "agent": "nixfleet.cli.device_side:agent",
     "audit": "nixfleet.cli.audit:audit",
     "cache": "nixfleet.cli.releases:cache",

@@ -16,7 +16,7 @@ from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
-from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Tags
+from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
 from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Statement, Verb
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Submission
@@ -76,6 +76,15 @@ class Admin:
     def state(self) -> State:
         """What the log said when we last looked."""
         return self._mirror.state
+
+    @property
+    def key(self) -> Fingerprint:
+        """Whose acts these are, by fingerprint."""
+        return Fingerprint(self._signer.key.fingerprint)
+
+    def head(self, note: str | None = None) -> Head:
+        """Give the header of what would be signed now, for a preview. Raises: Untrusted while there is no root."""
+        return self._head(note)
 
     async def act(self, build: Build, *, note: str | None = None) -> tuple[Acted, ...]:
         """Build acts on the newest log, sign, append all or none, and verify them in the log.

@@ -25,6 +25,7 @@ __all__ = [
     "Signer",
     "find_signer",
     "is_sealed",
+    "public_key_of",
     "seal",
     "sealed_public",
     "unseal",
@@ -164,6 +165,11 @@ def _read_key_file(path: Path) -> bytes:
     if len(data) > _KEY_FILE_BYTES_MAX:
         raise UserError(f"{path} is no key file: it is larger than {_KEY_FILE_BYTES_MAX} bytes")
     return data
+
+
+def public_key_of(path: Path) -> PublicKey:
+    """Read the public key of a `.pub`, private or sealed key file. Raises: UserError that names the file."""
+    return _public_of(path, _read_key_file(path))
 
 
 def _public_of(path: Path, data: bytes) -> PublicKey:

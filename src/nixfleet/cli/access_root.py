@@ -1,0 +1,127 @@
+"""``nixfleet access root``: who stands at the root, its next version, and signing one that others proposed."""
+
+from typing import Final
+
+import click
+
+from nixfleet.cli import output
+from nixfleet.cli.options import Globals, Group, command, confirm
+from nixfleet.cli.root_options import root_options
+from nixfleet.cli.root_tables import changes_shown, proposal_record, root_record, show_proposal, show_root, signed_words
+from nixfleet.cli.session import Fleet, connected
+from nixfleet.client import proposals, roots
+from nixfleet.client.following import behind_root, cannot_follow
+from nixfleet.client.proposals import Proposal
+from nixfleet.client.roots import RootWishes
+from nixfleet.errors import Refused
+from nixfleet.model.ids import Digest
+from nixfleet.model.text import counted
+from nixfleet.trust.statements import digest
+
+SHOWN: Final = 10
+
+
+@click.group(cls=Group)
+def root() -> None:
+    """Show, change and co-sign the fleet's root: who may hand out rights, by how many signatures, by which rules."""
+
+
+@root.command("show")
+@command
+async def show(given: Globals) -> None:
+    """Show the root in force, which versions wait for whose signatures, and which devices do not know it yet."""
+    async with connected(given, catch_up=True) as fleet:
+        behind = await behind_root(fleet.client, fleet.state)
+        waiting = proposals_of(fleet)
+        if given.json:
+            records = [proposal_record(fleet.state, *one) for one in waiting]
+            output.as_json({"root": root_record(fleet.state), "waiting": records, "behind": behind})
+            return
+        show_root(fleet.state)
+        for one in waiting:
+            click.echo("")
+            show_proposal(fleet.state, *one)
+    if behind:
+        click.echo(f"\n{counted(len(behind), 'device')} have not replayed this root yet: {_some(behind)}")
+
+
+@root.command("update")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and sign nothing.")
+@root_options
+@command
+async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
+    """Propose the next version of the root; it takes effect when the thresholds of old and new have signed."""
+    async with connected(given, catch_up=True) as fleet:
+        state = fleet.state
+        old, new = roots.in_force(state), roots.next_root(fleet.admin.head(given.note), state, wishes)
+        if new.protocol > old.protocol:
+            await _check_followers(fleet, new.protocol)
+        if not given.json or dry_run:
+            changes_shown(given, state, old, new)
+        if set(old.urls) - set(new.urls) and (late := await behind_root(fleet.client, state)):
+            click.echo(f"! {counted(len(late), 'device')} do not know root {old.version} yet: {_some(late)}", err=True)
+        if dry_run:
+            return
+        confirm(given, f"Sign root {new.version} as {state.root_keys[fleet.admin.key]}?")
+        acted = await roots.propose(fleet.admin, wishes, new, note=given.note)
+        _tell(given, fleet, acted.digest, new.version, acted.index)
+        gone = set(old.urls) - set(new.urls)
+    if gone and not given.quiet:
+        click.echo(
+            f"keep {' and '.join(sorted(gone))} serving until 'nixfleet access root show' names no device any more",
+            err=True,
+        )
+
+
+@root.command("sign")
+@click.argument("which", required=False, default="", metavar="[ID]")
+@command
+async def sign(given: Globals, which: str) -> None:
+    """Sign a root version that somebody proposed, by the first digits of its ID; by default the only one."""
+    async with connected(given, catch_up=True) as fleet:
+        chosen, proposal = proposals.find_proposal(proposals_of(fleet), which)
+        if not given.json:
+            show_proposal(fleet.state, chosen, proposal)
+        fault = proposals.may_sign(fleet.state, proposal, fleet.admin.key)
+        if fault:
+            raise Refused(f"root {proposal.root.version} is not signed: {fault}")
+        confirm(given, f"Sign root {proposal.root.version}, exactly as shown?")
+        await fleet.admin.approve(chosen)
+        _tell(given, fleet, chosen, proposal.root.version, proposal.index)
+
+
+def proposals_of(fleet: Fleet) -> list[tuple[Digest, Proposal]]:
+    """Give the root versions that wait, with the digests of their exact payloads."""
+    found = proposals.proposals(fleet.state)
+    return [(digest(fleet.mirror.payload(one.index) or b""), one) for one in found]
+
+
+def _tell(given: Globals, fleet: Fleet, chosen: Digest, version: int, index: int) -> None:
+    """Say whether a signed version is in force now, or for whom it waits and how they sign."""
+    waiting = next((one for each, one in proposals_of(fleet) if each == chosen and not one.superseded), None)
+    waits = "" if waiting is None else waiting.waits
+    text = f"root {version} is in force"
+    if waiting is not None:
+        text = f"root {version} is signed by {signed_words(waiting)}, and waits for {waits}; they run:"
+        text = f"{text} nixfleet access root sign {chosen[:12]}"
+    output.done(
+        {"version": version, "digest": chosen, "index": index, "waits": waits},
+        text,
+        json=given.json,
+        quiet=given.quiet,
+    )
+
+
+async def _check_followers(fleet: Fleet, protocol: int) -> None:
+    """Check by every device's own signed word that it can follow. Raises: Refused that names those below."""
+    below = await cannot_follow(fleet.client, fleet.state, protocol)
+    if below:
+        raise Refused(
+            f"{counted(len(below), 'device')} cannot follow protocol {protocol} yet: {_some(below)};"
+            " bring a newer agent there first, or retire what is gone"
+        )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
