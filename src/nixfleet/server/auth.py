@@ -12,7 +12,7 @@ from litestar import Request
 
 from nixfleet.errors import Refused, Untrusted
 from nixfleet.model.ids import Fingerprint
-from nixfleet.model.statements import Action
+from nixfleet.model.statements import Action, Root
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.coordinator.people import is_person, is_token, may_delegate
 from nixfleet.trust.httpsig import Head, verify_head
@@ -131,9 +131,10 @@ def _headers(request: AnyRequest) -> dict[str, str]:
 
 
 def _key_of(state: State, signer: Fingerprint) -> PublicKey | None:
-    """Find the key that root or a grant names by its fingerprint."""
-    root = state.log_root
-    texts = [text for principal in (root.principals if root else ()) for text in principal.keys]
+    """Find the key that root, a root that waits for signatures, or a grant names by its fingerprint."""
+    roots = [state.log_root, *(one.statement for waiting in state.pending.values() for one in waiting)]
+    people = [principal for root in roots if isinstance(root, Root) for principal in root.principals]
+    texts = [text for principal in people for text in principal.keys]
     texts += [text for record in grants(state, signer) for text in record.statement.to.keys]
     for text in texts:
         key = parse_public_key(text)

@@ -6,14 +6,14 @@ Pure; it must never let in what replay has voided, nor judge by anything that is
 """
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import Digest, Fingerprint
-from nixfleet.model.statements import Device, Rollout, Statement
+from nixfleet.model.ids import PROTOCOL, Digest, Fingerprint
+from nixfleet.model.statements import Device, Rollout, Root, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import subject_of
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.rights import named, silenced
-from nixfleet.trust.sshsig import Signature, parse_public_key
+from nixfleet.trust.sshsig import PublicKey, Signature, parse_public_key
 
 _SHOWN = 12
 """Digits of an id or a digest that tell it apart for people."""
@@ -61,6 +61,20 @@ def fault(state: State, statement: Statement, before: Device | None) -> str:
     if isinstance(statement, Rollout) and statement.release is not None:
         known = Digest(statement.release) in state.releases
         return "" if known else f"the release {statement.release[:_SHOWN]} is not in the log: append it first"
+    return ""
+
+
+def root_fault(statement: Statement, log_key: PublicKey) -> str:
+    """Say why a root would leave this coordinator unable to serve the fleet, or nothing.
+
+    It can sign with its own log key alone, and reads on only as far as it can replay (trust.md, Versions).
+    """
+    if not isinstance(statement, Root):
+        return ""
+    if statement.protocol > PROTOCOL:
+        return f"this coordinator follows protocol {PROTOCOL}, not {statement.protocol}: update it first"
+    if parse_public_key(statement.log.key) != log_key:
+        return "it names a log key that this coordinator does not hold: nobody could sign the log any more"
     return ""
 
 

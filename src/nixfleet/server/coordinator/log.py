@@ -202,6 +202,8 @@ class LogKeeper:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission.lines)
+        if fault := admission.root_fault(statement, self._key.public):
+            raise self._declined(state, submission, fault)
         leaf = Leaf(self._now(state), sshsig.message_digest(submission.payload), submission.signature)
         entry = judge(state, state.size, leaf, submission.payload)
         reason = reason_against(entry.verdict) or admission.fault(state, statement, entry.before)

@@ -18,7 +18,7 @@ from nixfleet.server.store import EnrollRow, SessionRow, Store
 from nixfleet.server.text import clean_facts
 from nixfleet.trust import sshsig
 from nixfleet.trust.replay import State
-from nixfleet.trust.replay.rights import alive, grants
+from nixfleet.trust.replay.rights import alive, grants, joins_root
 from nixfleet.trust.reports import open_enroll, open_session
 from nixfleet.trust.sshsig import PublicKey
 
@@ -186,10 +186,15 @@ def _network(host: str | None) -> str:
 
 
 def is_person(state: State, key: Fingerprint, now: int) -> bool:
-    """Tell whether the root or any live grant names a key; a grant of no actions may read."""
+    """Tell whether the root or any live grant names a key; a grant of no actions may read.
+
+    Who is named by a root that waits for signatures reads the log, too: else they could not see what to co-sign.
+    """
     if key in state.revoked_keys:
         return False
-    return key in state.root_keys or any(alive(state, record, now) for record in grants(state, key))
+    if key in state.root_keys or joins_root(state, key):
+        return True
+    return any(alive(state, record, now) for record in grants(state, key))
 
 
 def is_token(state: State, key: Fingerprint, now: int) -> bool:
