@@ -2,6 +2,7 @@
 
 import click
 
+from nixfleet.cli.access_grants import explain, grant, list_grants, revoke
 from nixfleet.cli.access_root import root
 from nixfleet.cli.options import Group
 
@@ -11,4 +12,5 @@ def access() -> None:
     """Say who may do what, and see who may."""
 
 
-access.add_command(root)
+for each in (grant, list_grants, explain, revoke, root):
+    access.add_command(each)

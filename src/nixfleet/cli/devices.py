@@ -3,7 +3,6 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from json import dumps
 from typing import Final, TypeVar
 
@@ -12,7 +11,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals, Group, command, confirm
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.words import parse_tags
+from nixfleet.cli.words import parse_date, parse_tags
 from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
 from nixfleet.errors import Unreachable, UserError
@@ -251,19 +250,10 @@ async def hold(given: Globals, name: str, until: str | None, end: bool) -> None:
             (acted,) = await fleet.admin.unhold([name], note=given.note)
         _done(given, acted, {"name": name, "held_until": None}, f"{name} takes updates again")
         return
-    until_s = _date(until)
+    until_s = parse_date(until)
     async with connected(given) as fleet:
         (acted,) = await fleet.admin.hold([name], until_s, note=given.note)
     _done(given, acted, {"name": name, "held_until": until_s}, f"{name} takes no updates until {utc(until_s)}")
-
-
-def _date(text: str) -> int:
-    """Read a date (ISO 8601) as unix seconds. Raises: UserError."""
-    try:
-        when = datetime.fromisoformat(text)
-        return int((when if when.tzinfo else when.astimezone()).timestamp())
-    except (ValueError, OverflowError, OSError) as error:
-        raise UserError(f"{text!r} is no date; write it like 2027-01-31 or 2027-01-31T18:00") from error
 
 
 @device.command("retire")

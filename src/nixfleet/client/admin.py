@@ -49,6 +49,10 @@ class Act:
     lines: tuple[str, ...] = ()
 
 
+class Unread(Refused):
+    """The coordinator took an act that ended the signer's own right to read, so that nobody here saw it in the log."""
+
+
 Build = Callable[[Head, State], Sequence[Act]]
 
 
@@ -134,7 +138,10 @@ class Admin:
             answer = await self._client.append(submissions, size)
         except Refused as error:
             raise await self._explained(error) from error
-        await self._mirror.catch_up(self._client)
+        try:
+            await self._mirror.catch_up(self._client)
+        except Refused as error:
+            raise Unread(f"it is signed and sent, but this key may not read the log any more: {error}") from error
         if len(answer.indexes) != len(submissions):
             raise Untrusted(f"{self._client.url} answered for {len(answer.indexes)} of {len(submissions)} statements")
         return tuple(map(self._verified, answer.indexes, submissions))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from nixfleet.model.ids import Selector, Tags, covers, matches
+from nixfleet.model.ids import MAX_INT, Selector, Tags, covers, matches
 from nixfleet.model.statements import Action, Grant
 from nixfleet.model.text import utc
 from nixfleet.trust.replay.state import GrantRecord, State
@@ -94,6 +94,23 @@ def why_short(link: Grant, action: Action, over: Over) -> str:
     return "" if over.within(link.select) else f"covers {select_words(link.select)} only"
 
 
+def beyond(parent: Grant, child: Grant) -> str:
+    """Say in what a grant goes beyond its parent, or nothing: everything must be a part, depth smaller."""
+    if "grant" not in parent.actions:
+        return "may not be handed on: it does not allow grant"
+    if not set(child.actions) <= set(parent.actions):
+        return f"allows {action_words(parent.actions)} only"
+    if not covers(parent.select, child.select):
+        return f"covers {select_words(parent.select)} only"
+    if child.not_before < parent.not_before or child.not_after > parent.not_after:
+        return f"lasts from {utc(parent.not_before)} to {utc(parent.not_after)}"
+    if child.depth >= parent.depth:
+        return f"has depth {parent.depth}: what it hands on must have less" if parent.depth else "has depth 0"
+    if (child.max_devices or MAX_INT) > (parent.max_devices or MAX_INT):
+        return f"is limited to {parent.max_devices} devices (max_devices)"
+    return ""
+
+
 def failing_link(state: State, record: GrantRecord, action: Action, over: Over, now: int) -> tuple[Grant, str] | None:
     """Give the link that fails an act, and why: the grant itself, else the one nearest to the root; None if none."""
     for link in (record.statement, *record.links):
@@ -157,7 +174,7 @@ def right_words(action: Action, over: Over) -> str:
     return phrase if action in phrase.split() else f"{phrase} ({action})"
 
 
-def action_words(actions: Iterable[Action]) -> str:
+def action_words(actions: Iterable[str]) -> str:
     """List actions; none of them is a right to read."""
     return ", ".join(actions) or "reading"
 

@@ -6,19 +6,18 @@ that is done before. Rules are trust.md's, Statements.
 
 from typing import Final
 
-from nixfleet.model.ids import MAX_INT, PROTOCOL, Fingerprint, Selector, covers, matches
+from nixfleet.model.ids import PROTOCOL, Fingerprint, Selector, covers, matches
 from nixfleet.model.statements import Action, Device, Grant, Revoke, Root
-from nixfleet.model.text import counted, utc
+from nixfleet.model.text import counted
 from nixfleet.trust import fields
 from nixfleet.trust.replay import rights
 from nixfleet.trust.replay.links import (
     EVERYTHING,
     SHOWN,
     Over,
-    action_words,
+    beyond,
     dead_words,
     right_words,
-    select_words,
     tag_words,
 )
 from nixfleet.trust.replay.rights import Allowed, Denied
@@ -94,7 +93,7 @@ def grant(state: State, at: Place, statement: Grant) -> Verdict:
     dead = dead_words(state, parent, at.log_time)
     if dead:
         return Void(f"{_who(state, at)} cannot hand on: {dead}")
-    wider = _wider_than(parent.statement, statement)
+    wider = beyond(parent.statement, statement)
     if wider:
         return Void(f"it goes beyond its parent {statement.parent[:SHOWN]}, which {wider}")
     allowed = Allowed(parent.links)
@@ -127,23 +126,6 @@ def _only_root(state: State, at: Place, statement: Grant | Revoke, over: Over) -
         return f"{lacks} revoke grant {statement.subject.grant[:SHOWN]}: that is for the root, {others}"
     own = "its own principal" if statement.subject.key in state.root_keys else "who may revoke over all devices"
     return f"{lacks} revoke the key {statement.subject.key}: that is for the root, the key itself, or {own}"
-
-
-def _wider_than(parent: Grant, child: Grant) -> str:
-    """Say in what a grant goes beyond its parent: everything must be a part, depth smaller."""
-    if "grant" not in parent.actions:
-        return "may not be handed on: it does not allow grant"
-    if not set(child.actions) <= set(parent.actions):
-        return f"allows {action_words(parent.actions)} only"
-    if not covers(parent.select, child.select):
-        return f"covers {select_words(parent.select)} only"
-    if child.not_before < parent.not_before or child.not_after > parent.not_after:
-        return f"lasts from {utc(parent.not_before)} to {utc(parent.not_after)}"
-    if child.depth >= parent.depth:
-        return f"has depth {parent.depth}: what it hands on must have less" if parent.depth else "has depth 0"
-    if (child.max_devices or MAX_INT) > (parent.max_devices or MAX_INT):
-        return f"is limited to {parent.max_devices} devices (max_devices)"
-    return ""
 
 
 def _who(state: State, at: Place) -> str:
