@@ -6,14 +6,14 @@ import pytest
 from tests.factories import CACHE, Fleet, fingerprint, key, principal
 
 from nixfleet.client.acts import Head
-from nixfleet.client.proposals import Proposal, find_proposal, may_sign, proposals
 from nixfleet.client.roots import RootWishes, in_force, next_root
-from nixfleet.client.rootwords import differences, warnings
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Digest
 from nixfleet.model.ruletext import parse_rule
 from nixfleet.model.statements import CacheRef, Root
+from nixfleet.trust.proposals import Proposal, find_proposal, may_sign, proposals
 from nixfleet.trust.replay import Valid
+from nixfleet.trust.rootwords import differences, warnings
 from nixfleet.trust.statements import encode, parse
 
 NOTE = parse_rule("env=prod: deploy approvals=1 note")

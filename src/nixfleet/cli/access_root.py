@@ -7,15 +7,17 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals, Group, command, confirm
 from nixfleet.cli.root_options import root_options
-from nixfleet.cli.root_tables import changes_shown, proposal_record, root_record, show_proposal, show_root, signed_words
-from nixfleet.cli.session import Fleet, connected
-from nixfleet.client import proposals, roots
+from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words
+from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.client import roots
 from nixfleet.client.following import behind_root, cannot_follow
-from nixfleet.client.proposals import Proposal
 from nixfleet.client.roots import RootWishes
 from nixfleet.errors import Refused
 from nixfleet.model.ids import Digest
 from nixfleet.model.text import counted
+from nixfleet.trust import proposals
+from nixfleet.trust.access import access_view
+from nixfleet.trust.proposals import Proposal
 from nixfleet.trust.statements import digest
 
 SHOWN: Final = 10
@@ -35,7 +37,8 @@ async def show(given: Globals) -> None:
         waiting = proposals_of(fleet)
         if given.json:
             records = [proposal_record(fleet.state, *one) for one in waiting]
-            output.as_json({"root": root_record(fleet.state), "waiting": records, "behind": behind})
+            view = access_view(fleet.state, now()).root
+            output.as_json({"root": view, "waiting": records, "behind": behind})
             return
         show_root(fleet.state)
         for one in waiting:

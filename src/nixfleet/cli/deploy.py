@@ -21,7 +21,7 @@ from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_device
-from nixfleet.errors import NixFailed, Refused, UserError
+from nixfleet.errors import NixFailed, UserError
 from nixfleet.model.ids import matches
 from nixfleet.model.text import counted
 from nixfleet.model.typed import check_name
@@ -101,8 +101,6 @@ async def deploy(
         made = await fleet.admin.release(
             chosen, devices={device: closures[path] for device, path in targets.items()}, note=given.note
         )
-        if made.waits:
-            raise Refused(f"release {chosen} is signed, and {made.waits}; then 'nixfleet rollout start {chosen}'")
         acted = await fleet.admin.rollout(made.digest, wishes(plan), note=given.note)
         return await begun(given, fleet, acted, release=made.digest, wait=wait if watch else "none")
 

@@ -24,6 +24,7 @@ FIRST_PAGE: Final = ("console", "deploy", "device", "enroll", "rollout", "doctor
 COMMANDS: Final = {
     "access": "nixfleet.cli.access:access",
     "agent": "nixfleet.cli.device_side:agent",
+    "approve": "nixfleet.cli.approve:approve",
     "audit": "nixfleet.cli.audit:audit",
     "cache": "nixfleet.cli.releases:cache",
     "console": "nixfleet.cli.console:console",

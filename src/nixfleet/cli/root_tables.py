@@ -7,13 +7,12 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals
 from nixfleet.cli.session import now
-from nixfleet.client import rootwords
-from nixfleet.client.proposals import Proposal
 from nixfleet.model.ids import Digest
 from nixfleet.model.ruletext import rule_text
 from nixfleet.model.statements import Root
 from nixfleet.model.text import clean
-from nixfleet.trust import fields
+from nixfleet.trust import fields, rootwords
+from nixfleet.trust.proposals import Proposal
 from nixfleet.trust.replay import State
 
 
@@ -39,29 +38,6 @@ def show_root(state: State) -> None:
     if sum(map(len, live.values())) == 1:
         name = next(iter(live))
         click.echo(f"! add one: nixfleet access root update --add-key {name}=SECOND.pub", err=True)
-
-
-def root_record(state: State) -> dict[str, Any]:
-    """Give the root in force for programs."""
-    root = state.log_root
-    assert root is not None, "a verified log has a root"
-    live = rootwords.live_keys(state, root)
-    people = []
-    for one in root.principals:
-        keys = tuple(map(fields.fingerprint, one.keys))
-        gone = [key for key in keys if key not in live.get(one.name, ())]
-        people.append({"name": one.name, "keys": keys, "revoked": gone})
-    return {
-        "version": root.version,
-        "protocol": root.protocol,
-        "threshold": root.threshold,
-        "epoch": root.log.epoch,
-        "log_key": fields.fingerprint(root.log.key),
-        "urls": root.urls,
-        "caches": [f"{cache.url} {cache.key}" for cache in root.caches],
-        "principals": people,
-        "rules": root.rules,
-    }
 
 
 def show_proposal(state: State, chosen: Digest, proposal: Proposal) -> None:

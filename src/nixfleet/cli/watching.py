@@ -11,13 +11,14 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals
-from nixfleet.cli.session import Fleet
+from nixfleet.cli.session import Fleet, now
 from nixfleet.client.admin import Acted
 from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome
 from nixfleet.model.text import clean
 from nixfleet.model.views import RolloutDetail, RolloutView
+from nixfleet.trust.access import access_view
 
 WAITS: Final = ("online", "all", "none")
 EVERY_S: Final = 0.25
@@ -28,12 +29,14 @@ LEFT: Final = 130
 async def begun(given: Globals, fleet: Fleet, acted: Acted, *, release: str, wait: str) -> int | None:
     """Tell that a rollout is signed, and watch it unless it waits for others' signatures or nobody wants to wait."""
     rollout = acted.digest
-    if acted.waits:
-        click.echo(f"the rollout is signed, and {acted.waits}", err=True)
-    if wait != "none" and not acted.waits:
+    held = [one for one in access_view(fleet.state, now()).pending if one.digest in {release, rollout}]
+    if held:
+        ids = " ".join(one.digest[:12] for one in held)
+        click.echo(f"the rollout is signed, and waits: {held[0].waits}; they run: nixfleet approve {ids}", err=True)
+    if wait != "none" and not held:
         return await follow(given, fleet, rollout, wait="all" if wait == "all" else "online")
     if given.json:
-        output.as_json({"release": release, "rollout": rollout, "waits": acted.waits})
+        output.as_json({"release": release, "rollout": rollout, "waits": held[0].waits if held else ""})
     else:
         click.echo(rollout)
     return None

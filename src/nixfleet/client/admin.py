@@ -21,6 +21,7 @@ from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Sta
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Submission
 from nixfleet.trust import token
+from nixfleet.trust.approving import unmet
 from nixfleet.trust.replay import State, Valid, Waiting
 from nixfleet.trust.signers import Signer
 from nixfleet.trust.sshsig import SecretKey
@@ -169,7 +170,9 @@ class Admin:
         verdict = self._mirror.verdict(index)
         match verdict:
             case Valid():
-                return Acted(index, digest(submission.payload))
+                # An update is judged at use: in the log it is valid, and may yet wait for approvals.
+                waits = unmet(self._mirror.state, submission.payload, self._clock())
+                return Acted(index, digest(submission.payload), waits[0] if waits else "")
             case Waiting(reason=reason):
                 return Acted(index, digest(submission.payload), reason)
             case _:
@@ -290,7 +293,7 @@ class Admin:
     async def part(self, name: str, lines: Mapping[str, ReleaseLineView], *, note: str | None = None) -> Digest:
         """Publish some devices' lines of the release `name` alone: a rollout itself selects by tags; gives the digest.
 
-        Raises: Refused for one that still waits for approvals, and so cannot be rolled out yet.
+        It may wait for approvals, as its rollout then does.
         """
         closures = {
             device: Closure(path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size)
@@ -298,8 +301,6 @@ class Admin:
         }
         part = f"{name[: NAME_CHARS - len(_PART)].rstrip('._-')}{_PART}"
         made = await self.release(part, devices=closures, note=note)
-        if made.waits:
-            raise Refused(f"release {part} is signed, and {made.waits}; then 'nixfleet rollout start {part}'")
         return made.digest
 
     async def rollout(self, release: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from nixfleet.client.acts import Head
 from nixfleet.client.admin import Act, Acted, Admin
-from nixfleet.client.rootwords import differences, live_keys, names
 from nixfleet.errors import Conflict, Refused, UserError
 from nixfleet.model.ids import PROTOCOL, Fingerprint
 from nixfleet.model.statements import CacheRef, LogKey, Principal, Root, Rule
@@ -16,6 +15,7 @@ from nixfleet.model.text import counted
 from nixfleet.trust import fields
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import keys_of
+from nixfleet.trust.rootwords import differences, live_keys, names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

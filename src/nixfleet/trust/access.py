@@ -157,7 +157,7 @@ def _waiting_updates(state: State, now: int) -> Iterator[PendingView]:
                 isinstance(right, Denied)
                 and right.waits
                 and release.digest not in found
-                and _reaches(state, release, tags)
+                and reaches(state, release, tags)
             ):
                 found.add(release.digest)
                 yield _update(state, release, right.reason)
@@ -167,7 +167,7 @@ def _recent_releases(state: State) -> list[ReleaseRecord]:
     return [record for record in state.releases.values() if record.place.sha512 in state.recent]
 
 
-def _reaches(state: State, release: ReleaseRecord, tags: Tags) -> bool:
+def reaches(state: State, release: ReleaseRecord, tags: Tags) -> bool:
     """Tell whether a release could have something for devices with these tags, as far as the log says.
 
     Whose its device lines are only its publisher and its devices know: the rollouts that bring it say more.

@@ -5,7 +5,7 @@ It must never do IO, read a clock, or raise for anything that a log can contain.
 """
 
 from nixfleet.trust.replay.explain import Chain, Explanation, Link, explain
-from nixfleet.trust.replay.judge import ESSENTIAL, awaits, replay, supply
+from nixfleet.trust.replay.judge import ESSENTIAL, awaits, foresee, replay, supply
 from nixfleet.trust.replay.links import Over
 from nixfleet.trust.replay.needs import Missing, Needs, missing, needed
 from nixfleet.trust.replay.rights import (
@@ -89,6 +89,7 @@ __all__ = [
     "covering",
     "explain",
     "first_wave",
+    "foresee",
     "is_left",
     "may_ever",
     "missing",

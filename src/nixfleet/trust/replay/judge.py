@@ -156,6 +156,17 @@ def _approve(state: State, place: Place) -> Verdict:
     return verdict
 
 
+def foresee(state: State, sha512: bytes, signer: Fingerprint, now: int) -> State:
+    """Give a copy of the state as one more signature over a payload would leave it, to tell if it is worth asking for.
+
+    Who may not speak at all leaves it as it is.
+    """
+    after = state.copy()
+    if not rights.silenced(state, signer, Subject("approve", ""), now):
+        _approve(after, Place(state.size, max(now, state.last_time), signer, sha512))
+    return after
+
+
 def _complete(state: State, place: Place, waiting: Pending) -> Verdict:
     """Judge once more what waits for signatures, at the leaf of one that came."""
     completing = Place(place.index, place.log_time, waiting.place.signer, place.sha512)

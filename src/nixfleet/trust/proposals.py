@@ -6,12 +6,12 @@ Pure; what counts is the replay's to judge, and nothing here may say more than i
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from nixfleet.client.rootwords import live_keys, names
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest, Fingerprint
 from nixfleet.model.statements import Root
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import keys_of
+from nixfleet.trust.rootwords import live_keys, names
 
 
 @dataclass(frozen=True, slots=True)
