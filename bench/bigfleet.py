@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import msgspec
-from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeSource, connect
 
 from nixfleet.model.views import Delta, Snapshot
 from nixfleet.tui.app import run
@@ -32,4 +32,4 @@ def _read(file: Path) -> Snapshot:
 
 
 if __name__ == "__main__":
-    sys.exit(run(FromFile([]), FakeActs(), FakeVerifier(), options=Options(clock=lambda: int(time.time()))))
+    sys.exit(run(connect(FromFile([])), options=Options(clock=lambda: int(time.time()))))

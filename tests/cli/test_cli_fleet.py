@@ -18,7 +18,7 @@ from tests.cli.commandline import Commands, free_port
 from tests.factories import device_id, key, store_path
 from tests.sshagent import make_key
 
-from nixfleet.cli.console import Embedded
+from nixfleet.cli.behind import Embedded
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Unreachable, UserError

@@ -41,7 +41,20 @@ from nixfleet.model.views import (
     Snapshot,
 )
 from nixfleet.tui.desk import Options
-from nixfleet.tui.ports import AttemptView, Deployment, EntryProof, Identity, LogCheck, OutputLines, Reset
+from nixfleet.tui.ports import (
+    Acts,
+    AttemptView,
+    Connect,
+    Deployment,
+    EntryProof,
+    Identity,
+    LogCheck,
+    OutputLines,
+    Ports,
+    Reset,
+    Source,
+    Verifier,
+)
 
 
 class FakeSource:
@@ -262,6 +275,16 @@ class FakeActs:
         return self._do(state, device, until)
 
 
+def connect(source: Source, acts: Acts | None = None, verifier: Verifier | None = None) -> Connect:
+    """Give what a console connects to: these ports, at once."""
+    ports = Ports(source=source, acts=acts or FakeActs(), verifier=verifier or FakeVerifier())
+
+    async def at_once() -> Ports:
+        return ports
+
+    return at_once
+
+
 async def _live(source: FakeSource) -> None:
     """Let downloads go on for ever."""
     chance = random.Random(7)
@@ -285,7 +308,7 @@ def main() -> int:
             return await super().snapshot()
 
     start = int(time.time())
-    return run(LiveSource(), FakeActs(), FakeVerifier(), options=Options(clock=lambda: NOW + int(time.time()) - start))
+    return run(connect(LiveSource()), options=Options(clock=lambda: NOW + int(time.time()) - start))
 
 
 if __name__ == "__main__":

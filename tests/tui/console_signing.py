@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from tests.tui.console_fleet import NOW
-from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeActs, FakeSource, connect
 
 from nixfleet.model.statements import Verb
 from nixfleet.trust.signers import KeygenSigner
@@ -32,4 +32,4 @@ def main() -> int:
     foreground = Foreground()
     signer = ForegroundSigner(KeygenSigner(Path(os.environ["KEY"])), foreground)
     options = Options(clock=lambda: NOW, foreground=foreground)
-    return run(FakeSource(), SigningActs(signer), FakeVerifier(), options=options)
+    return run(connect(FakeSource(), SigningActs(signer)), options=options)

@@ -130,7 +130,7 @@ async def test_keys_can_be_remapped() -> None:
 
 async def test_quitting_asks_when_something_would_stop() -> None:
     """With a rollout under way here, q says so first."""
-    async with console(options=Options(clock=lambda: NOW, before_quit=lambda: "A rollout is under way.")) as driven:
+    async with console(options=Options(clock=lambda: NOW, before_quit=lambda _: "A rollout is under way.")) as driven:
         await driven.press("q")
         assert "A rollout is under way." in driven.text
         await driven.press("y")

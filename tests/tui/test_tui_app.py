@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from tests.tui.console_fleet import NOW, ROLLOUT, device, device_id, fleet_devices, fleet_requests, fleet_rollouts
 from tests.tui.console_pilot import Driven, console
-from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier, connect
 from textual.drivers._writer_thread import WriterThread
 
 from nixfleet.errors import Refused, Unreachable
@@ -244,7 +244,7 @@ async def test_a_coordinator_that_is_away_at_first() -> None:
     """Unreachable at start, the console opens and says so and why; when the coordinator comes, so does the fleet."""
     source, verifier = FakeSource(), FakeVerifier()
     source.broken = Unreachable("nobody answers")
-    app = ConsoleApp(Desk(source, FakeActs(), verifier, Options(clock=lambda: NOW)))
+    app = ConsoleApp(Desk(connect(source, verifier=verifier), Options(clock=lambda: NOW)))
     app.animation_level = "none"
     async with app.run_test(size=(100, 30)) as pilot:
         driven = Driven(app, pilot, source, FakeActs())

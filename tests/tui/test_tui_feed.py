@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 from tests.tui.console_fleet import NOW, device, fleet_entries
-from tests.tui.console_ports import FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeSource, FakeVerifier, connect
 
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.views import Delta
@@ -26,9 +26,8 @@ class Rig:
         self.calls = Calls(lambda: self.now)
         self.waits: list[float] = []
         self.feed = Feed(
-            self.source,
+            connect(self.source, verifier=self.verifier),
             self.store,
-            self.verifier,
             self.calls,
             clock=lambda: self.now,
             wait=self._wait,

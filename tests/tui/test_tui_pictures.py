@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.tui.console_fleet import NOW
-from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier
+from tests.tui.console_ports import FakeSource, FakeVerifier, connect
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -26,7 +26,7 @@ def test_picture(snap_compare: Callable[..., bool], page: str) -> None:
     keys, theme = PAGES[page]
     source, verifier = FakeSource(), FakeVerifier()
     options = Options(clock=lambda: NOW, theme=theme)  # type: ignore[arg-type] # the table above holds themes
-    app = ConsoleApp(Desk(source, FakeActs(), verifier, options))
+    app = ConsoleApp(Desk(connect(source, verifier=verifier), options))
     app.animation_level = "none"
 
     async def ready(pilot: Pilot[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.factories import device_id
 from tests.server.harness import Rig, rig
-from tests.tui.console_ports import FakeVerifier
+from tests.tui.console_ports import FakeVerifier, connect
 
 from nixfleet.tui.adapter import ClientSource
 from nixfleet.tui.calls import Calls
@@ -62,7 +62,7 @@ async def behind_a_proxy(one: Rig) -> AsyncGenerator[tuple[Feed, Store, Proxy], 
 
         verifier, calls = FakeVerifier(), Calls(lambda: one.now)
         source = ClientSource(client, mirror)
-        feed = Feed(source, store, verifier, calls, clock=lambda: one.now, wait=wait)
+        feed = Feed(connect(source, verifier=verifier), store, calls, clock=lambda: one.now, wait=wait)
         task = asyncio.create_task(feed.run())
         try:
             yield feed, store, proxy

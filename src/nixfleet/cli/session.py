@@ -4,37 +4,30 @@ The one place that turns global options into connections; it holds keys in memor
 """
 
 import asyncio
-import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
-
-import click
 
 from nixfleet.cli import output
+from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals
+from nixfleet.cli.signing import signer_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
 from nixfleet.config import Context, choose_context, coordinator_dir, mirror_dir, session_file
-from nixfleet.errors import Unreachable, Untrusted, UserError
-from nixfleet.trust import sshagent
+from nixfleet.errors import Unreachable
 from nixfleet.trust.replay import State
-from nixfleet.trust.signers import AgentSigner, Signer, find_signer
+from nixfleet.trust.signers import Signer
 from nixfleet.trust.sshsig import SecretKey
+
+__all__ = ["START_S", "TIMEOUT_S", "Fleet", "client_of", "connected", "keeper_of", "now", "signer_of"]
 
 TIMEOUT_S = 30
 START_S = 10
 """How long a coordinator of this machine may take until it answers, once it was started."""
 _ASK_AGAIN_S = 0.2
-
-
-def now() -> int:
-    """Read the clock, in unix seconds: the command line is an edge."""
-    return int(time.time())  # noqa: TID251 (the edge where `now` is made)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,29 +49,6 @@ class Fleet:
 def client_of(urls: tuple[str, ...], fleet: str, key: SecretKey | None, timeout_s: int | None = None) -> Client:
     """Give a client for a coordinator's addresses."""
     return Client(urls, fleet=fleet, key=key, clock=now, timeout_s=timeout_s or TIMEOUT_S)
-
-
-def ask_passphrase(file: Path | None) -> Callable[[], str] | None:
-    """Give what asks for a key file's passphrase on the terminal; None where there is none."""
-    if not sys.stdin.isatty():
-        return None
-    return lambda: str(click.prompt(f"Passphrase of {file}", hide_input=True, err=True))
-
-
-def signer_of(given: Globals, known: str) -> Signer:
-    """Find who signs: ``--key``, else `known`, a context's key; each a file or a fingerprint. Raises: UserError."""
-    key = given.key or known
-    sock = given.env.get("SSH_AUTH_SOCK")
-    if not key.startswith("SHA256:"):
-        file = Path(key).expanduser().absolute() if key else None
-        return find_signer(None, key_file=file, ssh_auth_sock=sock, passphrase=ask_passphrase(file))
-    try:
-        held = {each.fingerprint: each for each in sshagent.keys(sock)} if sock else {}
-    except (Unreachable, Untrusted) as error:
-        raise UserError(f"{error}; start ssh-agent and run ssh-add, or pass --key FILE") from error
-    if sock is None or key not in held:
-        raise UserError(f"ssh-agent holds no key {key}: run ssh-add, or pass --key FILE")
-    return AgentSigner(held[key], sock)
 
 
 def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper:

@@ -23,7 +23,7 @@ from nixfleet.tui.intents import Plan, Scene, plan, plan_deployment, refusal
 from nixfleet.tui.keys import BY_ID
 from nixfleet.tui.lending import Lender, default_pager
 from nixfleet.tui.logs import log_to_file
-from nixfleet.tui.ports import Acts, Source, Verifier
+from nixfleet.tui.ports import Connect
 from nixfleet.tui.preview import Preview
 from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
 from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
@@ -160,7 +160,7 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
 
     def action_leave(self) -> None:
         """Quit; asks when that would stop something."""
-        why = self.desk.options.before_quit()
+        why = self.desk.options.before_quit(self.desk.store.under_way)
         if not why:
             self.exit(0)
             return
@@ -282,15 +282,15 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
             self.notify(f"{result.failed}{left}", severity="error", timeout=10)
 
 
-def run(source: Source, acts: Acts, verifier: Verifier, *, options: Options) -> int:
+def run(connect: Connect, *, options: Options) -> int:
     """Run the console until the person leaves; gives the exit code (128 + n when signal n ended it)."""
-    return asyncio.run(run_async(source, acts, verifier, options=options))
+    return asyncio.run(run_async(connect, options=options))
 
 
-async def run_async(source: Source, acts: Acts, verifier: Verifier, *, options: Options) -> int:
+async def run_async(connect: Connect, *, options: Options) -> int:
     """Run the console in the loop that its ports belong to; as `run`."""
     with log_to_file(options.log_file):
-        app = ConsoleApp(Desk(source, acts, verifier, options), driver_class=PatientDriver)
+        app = ConsoleApp(Desk(connect, options), driver_class=PatientDriver)
         try:
             result = await app.run_async(mouse=options.mouse)
         finally:

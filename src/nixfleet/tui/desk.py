@@ -1,15 +1,16 @@
 """What every screen is handed: the store, the feed, who sits here, and the options; no Textual, no API."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from nixfleet.model.views import EntryView
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.feed import Feed
 from nixfleet.tui.foreground import Foreground
-from nixfleet.tui.ports import Acts, Identity, Source, Verifier
+from nixfleet.tui.ports import Acts, Connect, Identity, Verifier
 from nixfleet.tui.store import Store
 from nixfleet.tui.view.chrome import FRESH
 
@@ -34,27 +35,40 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Shows a text to the person and returns when they are done; None takes the one of pydoc (``$PAGER``, less)."""
     stays: str = ""
     """A sentence why the program must not be suspended, such as that it serves devices; empty where it may."""
-    before_quit: Callable[[], str] = str
-    """A sentence to confirm before quitting, such as that a rollout is under way here; empty asks nothing."""
+    before_quit: Callable[[Sequence[str]], str] = lambda _running: ""
+    """Gives a sentence to confirm before quitting from the releases that are being rolled out; empty asks nothing."""
 
 
 class Desk:
     """The console's things in one place; made once, handed to every screen."""
 
-    def __init__(self, source: Source, acts: Acts, verifier: Verifier, options: Options) -> None:
+    def __init__(self, connect: Connect, options: Options) -> None:
         self.options = options
         self.clock = options.clock
         self.store = Store()
         self.calls = Calls(options.clock)
-        self.acts = acts
-        self.verifier = verifier
-        self.feed = Feed(source, self.store, verifier, self.calls, clock=options.clock)
+        self.feed = Feed(connect, self.store, self.calls, clock=options.clock)
         self.paused = False
 
     @property
     def identity(self) -> Identity:
-        """Who sits here."""
-        return self.acts.identity
+        """Who sits here; nobody yet before the console is connected."""
+        return Identity() if self.feed.ports is None else self.feed.ports.acts.identity
+
+    @property
+    def entries(self) -> Sequence[EntryView]:
+        """The entries of the log that we verified so far, by index."""
+        return () if self.feed.ports is None else self.feed.ports.verifier.entries
+
+    @property
+    def acts(self) -> Acts:
+        """What changes the fleet. Raises: Unreachable before the console is connected."""
+        return self.feed.connected.acts
+
+    @property
+    def verifier(self) -> Verifier:
+        """Our own verified replay of the log. Raises: Unreachable before the console is connected."""
+        return self.feed.connected.verifier
 
     @property
     def live(self) -> bool:

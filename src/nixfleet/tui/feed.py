@@ -9,10 +9,10 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from nixfleet.errors import NixfleetError
+from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.views import Delta, ReleaseView, RolloutDetail
 from nixfleet.tui.calls import Calls
-from nixfleet.tui.ports import AttemptView, LogCheck, Reset, Source, Verifier
+from nixfleet.tui.ports import AttemptView, Connect, LogCheck, Ports, Reset, Source, Verifier
 from nixfleet.tui.store import Gap, Store
 from nixfleet.tui.view.chrome import FRESH, Link
 
@@ -34,9 +34,8 @@ class Feed:
 
     def __init__(
         self,
-        source: Source,
+        connect: Connect,
         store: Store,
-        verifier: Verifier,
         calls: Calls,
         *,
         clock: Callable[[], int],
@@ -47,9 +46,9 @@ class Feed:
         self.link = Link()
         self._first_event_s = first_event_s
         self._mute = 0
-        self._source = source
+        self.ports: Ports | None = None
+        self._connect = connect
         self._store = store
-        self._verifier = verifier
         self._calls = calls
         self._clock = clock
         self._wait = wait
@@ -95,7 +94,22 @@ class Feed:
     @property
     def check(self) -> LogCheck:
         """How our replay of the log stands."""
-        return self._verifier.check
+        return LogCheck(state="checking") if self.ports is None else self.ports.verifier.check
+
+    @property
+    def connected(self) -> Ports:
+        """What stands behind the console. Raises: Unreachable before it is there."""
+        if self.ports is None:
+            raise Unreachable("the console is still connecting; try again in a moment")
+        return self.ports
+
+    @property
+    def _source(self) -> Source:
+        return self.connected.source
+
+    @property
+    def _verifier(self) -> Verifier:
+        return self.connected.verifier
 
     async def rollout(self, rollout: str) -> RolloutDetail:
         """Read a rollout with its members."""
@@ -124,6 +138,8 @@ class Feed:
         self._store.watch_lines(device, _merged(output.lines, self._store.lines(device)))
 
     async def _snapshot(self) -> None:
+        if self.ports is None:
+            self.ports = await self._connect()
         snapshot = await self._calls.run("GET /v1/snapshot", "nixfleet device list --json", self._source.snapshot())
         self._store.load(snapshot)
         self.link = Link(state="polling" if self._polls else "live", since=self._clock())

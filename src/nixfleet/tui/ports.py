@@ -3,7 +3,8 @@
 Implementations raise the errors of `nixfleet.errors` and nothing else. Nothing here knows HTTP.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import msgspec
@@ -173,3 +174,19 @@ class Acts(Protocol):
     async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
         """Hold, release or retire a device."""
         ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """All that stands behind a console."""
+
+    source: Source
+    acts: Acts
+    verifier: Verifier
+
+
+Connect = Callable[[], Awaitable[Ports]]
+"""Loads and connects what stands behind the console, once the screen is painted; asked again after it failed.
+
+Raises: the errors of `nixfleet.errors`.
+"""

@@ -79,6 +79,11 @@ class Store:
         return self._counts
 
     @property
+    def under_way(self) -> tuple[str, ...]:
+        """The releases that are being rolled out now, by name."""
+        return tuple(sorted({one.release_name for one in self._rollouts.values() if one.state == "running"}))
+
+    @property
     def loaded(self) -> bool:
         """Whether a snapshot has arrived."""
         return self.seq >= 0

@@ -120,7 +120,7 @@ class AuditScreen(TableScreen[EntryView]):
 
     def _take(self) -> list[str]:
         """Take the entries that were verified since the last time."""
-        entries = self.desk.verifier.entries
+        entries = self.desk.entries
         fresh = [str(entry.index) for entry in entries[len(self._entries) :]]
         for entry in entries[len(self._entries) :]:
             self._entries[str(entry.index)] = entry
@@ -142,7 +142,7 @@ class EntryScreen(ConsoleScreen):
 
     def __init__(self, desk: Desk, key: str) -> None:
         super().__init__(desk)
-        self._entry = desk.verifier.entries[int(key)]
+        self._entry = desk.entries[int(key)]
 
     def body(self) -> ComposeResult:
         """Give the head and the bytes."""
