@@ -13,7 +13,18 @@ from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
 from nixfleet.errors import Refused, Unreachable
 from nixfleet.model.device import EnrollRequest, Progress, Report
-from nixfleet.model.wire import AppendResponse, Entries, Entry, LineAnswer, LineProof, Signed, Submission, Sync
+from nixfleet.model.wire import (
+    AppendResponse,
+    Entries,
+    Entry,
+    LineAnswer,
+    LineProof,
+    Offer,
+    OfferAnswer,
+    Signed,
+    Submission,
+    Sync,
+)
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree
@@ -41,6 +52,7 @@ class Coordinator:
     reports: list[Report] = field(default_factory=list)
     requests: list[EnrollRequest] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+    offers: list[Offer] = field(default_factory=list)
     syncs: int = 0
     skew_s: int = 0
     """What it says of every device's clock: nobody signed it."""
@@ -115,6 +127,17 @@ class MadeUpClient:
         await self._reach()
         self._server.syncs += 1
         return self._server.sync(size, self._device())
+
+    async def checkpoint(self) -> bytes:
+        """Give the newest checkpoint."""
+        await self._reach()
+        return self._server.fleet.checkpoint
+
+    async def offer(self, offer: Offer) -> OfferAnswer:
+        """Take nothing back: a coordinator of before there were offers."""
+        await self._reach()
+        self._server.offers.append(offer)
+        raise Unknown("no such route")
 
     async def agent_events(self, size: int) -> AsyncGenerator[Sync, None]:
         """Stream until the coordinator is down."""

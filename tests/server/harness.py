@@ -34,6 +34,7 @@ class Rig:
         self.database_url = database_url
         self.sent = 1
         self.seq: dict[str, int] = {}
+        self.listen = "127.0.0.1:0"
         self.server = self.make_server()
 
     def create(self) -> str:
@@ -47,8 +48,12 @@ class Rig:
 
     def make_server(self) -> Server:
         """Make another server on the same data, on a port of its own."""
-        settings = ServerSettings(data_dir=self.data_dir, listen="127.0.0.1:0", database_url=self.database_url)
+        settings = ServerSettings(data_dir=self.data_dir, listen=self.listen, database_url=self.database_url)
         return Server(settings, wall=lambda: self.now)
+
+    def stay(self) -> None:
+        """Let the servers to come listen where the present one does: agents know no other address."""
+        self.listen = self.server.address.removeprefix("http://")
 
     def restart(self) -> None:
         """Stop the server and start a new one."""

@@ -95,7 +95,7 @@ OPEN = {
     ("head", "/cache/nar/{name}"),
 }
 """What docs/protocol.md lets anybody ask."""
-SIGNED_BODIES = {("post", f"/v1/{name}") for name in ("log", "reports", "enroll", "sessions")}
+SIGNED_BODIES = {("post", f"/v1/{name}") for name in ("log", "log/offers", "reports", "enroll", "sessions")}
 """What is signed in itself."""
 
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
 from nixfleet.client.api import Client
-from nixfleet.client.mirror import Mirror
+from nixfleet.client.mirror import Mirror, claimed_size
+from nixfleet.client.offering import give_back
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.typed import checked_url, is_url
 from nixfleet.model.wire import Signed, Sync
@@ -161,6 +162,7 @@ class Link:
                 try:
                     answer = await client.sync(self.mirror.next_index)
                 except (Refused, Untrusted) as error:
+                    await self._tell_what_is_lost(client)
                     raise NotAdmitted(f"the coordinator does not admit this device: {error}") from error
                 if await self._take(client, answer):
                     return
@@ -222,7 +224,28 @@ class Link:
             return self.mirror.take(answer)
         except Behind:
             # An event that a newer answer has overtaken looks like an old backup; asking again tells them apart.
+            answer = await client.sync(self.mirror.next_index)
+        try:
+            return self.mirror.take(answer)
+        except Behind:
+            log.warning("the coordinator runs an old backup: it is offered what this device holds of the log")
+            await give_back(client, self.mirror)
             return self.mirror.take(await client.sync(self.mirror.next_index))
+
+    async def _tell_what_is_lost(self, client: Client) -> None:
+        """Offer a coordinator that does not know this device what it may have known once: its own enrolment, too.
+
+        A backup from before this device came is otherwise never told of it.
+        """
+        if not self.mirror.size:
+            return
+        async with self._taking:
+            try:
+                known = claimed_size(await client.checkpoint())
+                if known < self.mirror.size:
+                    await give_back(client, self.mirror)
+            except NixfleetError as error:
+                log.debug("%s", error)
 
     def _new_client(self, urls: Sequence[str]) -> Client:
         if not urls:

@@ -145,7 +145,11 @@ class Admin:
             raise Unread(f"it is signed and sent, but this key may not read the log any more: {error}") from error
         if len(answer.indexes) != len(submissions):
             raise Untrusted(f"{self._client.url} answered for {len(answer.indexes)} of {len(submissions)} statements")
-        return tuple(map(self._verified, answer.indexes, submissions))
+        acted = tuple(map(self._verified, answer.indexes, submissions))
+        for submission in submissions:
+            if submission.lines:
+                self._mirror.keep_lines(digest(submission.payload), submission.lines)
+        return acted
 
     async def _explained(self, error: Refused) -> Refused:
         """Add to a refusal that this machine's clock is off, where it is: log time bounds `at` (trust.md, Log)."""

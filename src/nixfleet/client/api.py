@@ -34,6 +34,8 @@ from nixfleet.model.wire import (
     Entries,
     LineAnswer,
     Missing,
+    Offer,
+    OfferAnswer,
     Proof,
     Signed,
     Submission,
@@ -60,6 +62,10 @@ _NOTE_BYTES: Final = 16 << 10
 _UNPACK_BYTES_S: Final = 10_000_000
 """How fast the slowest coordinator unpacks and hashes a NAR."""
 _PAYLOAD_BYTES: Final = 64 << 10
+_OPEN_BYTES: Final = 1 << 20
+"""What is taken from anybody; more needs a signed request."""
+_TAKE_BACK_S: Final = 60.0
+"""How long the slowest coordinator replays what has come back."""
 
 
 class Client:
@@ -131,6 +137,12 @@ class Client:
         # Each statement carries its signature: the request needs none, and who appends no session.
         call = Call("POST", "/v1/log", body=msgspec.json.encode(request), signed=False)
         return self._decoded(await self._way.send(call), AppendResponse)
+
+    async def offer(self, offer: Offer) -> OfferAnswer:
+        """Offer entries to a coordinator that runs an old backup, and read what it lacks; no right is needed."""
+        body = msgspec.json.encode(offer)
+        call = Call("POST", "/v1/log/offers", body=body, signed=len(body) > _OPEN_BYTES, work_s=_TAKE_BACK_S)
+        return self._decoded(await self._way.send(call), OfferAnswer)
 
     async def entries(self, start: int, limit: int = 1_000, payloads: Payloads = "all") -> Entries:
         """Read log entries from index `start` on; the coordinator may answer with fewer than `limit`."""

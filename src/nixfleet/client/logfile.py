@@ -77,6 +77,17 @@ class LogFile:
             file.seek(self._payload_at[index])
             return _exactly(file.read(_PAYLOAD.size + MAX_PAYLOAD_BYTES), _PAYLOAD)
 
+    def lines(self, release: str) -> tuple[str, ...] | None:
+        """Read what was kept of a release's device lines."""
+        try:
+            return tuple((self.folder / "lines" / release).read_text().split("\n")[:-1])
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def keep_lines(self, release: str, lines: Sequence[str]) -> None:
+        """Keep a release's device lines. Raises: UserError."""
+        write_atomic(self.folder / "lines" / release, "".join(f"{line}\n" for line in lines).encode())
+
     def entries(self) -> list[tuple[bytes, bytes | None]]:
         """Read everything."""
         leaves = [data[_LEAF.size :] for _, data in self._records(self._leaves, _LEAF, 0, self.meta.leaves_bytes)]

@@ -11,7 +11,8 @@ from typing import Final, Literal, Self
 from nixfleet.client.api import Client, Payloads
 from nixfleet.client.faults import Unknown
 from nixfleet.client.logfile import LogFile
-from nixfleet.errors import Unreachable, Untrusted
+from nixfleet.client.offering import give_back
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted
 from nixfleet.model.ids import MAX_NOTE_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
@@ -135,9 +136,25 @@ class Mirror:
     async def catch_up(self, client: Client) -> int:
         """Fetch, verify and keep everything up to the coordinator's checkpoint; gives the number of new entries.
 
-        Raises: Unreachable, and Untrusted (`verified` tells which kind); nothing has changed then. What a break left
-        over is not fetched again.
+        A coordinator that runs an old backup is given back what is held here. Raises: Unreachable, and Untrusted
+        (`verified` tells which kind); nothing has changed then. What a break left over is not fetched again.
         """
+        try:
+            return await self._caught_up(client)
+        except Behind as behind:
+            try:
+                lacks = (await give_back(client, self)).lacks
+            except NixfleetError as error:
+                raise self._behind(f"{behind}; what it lacks could not be given back: {error}") from error
+            if lacks:
+                raise self._behind(f"{behind}; {_lacks(len(lacks))}") from behind
+            return await self._caught_up(client)
+
+    def _behind(self, why: str) -> Behind:
+        self.verified, self.why = "behind", why
+        return Behind(why)
+
+    async def _caught_up(self, client: Client) -> int:
         async with self._one_at_a_time:
             await self._load()
             note = await client.checkpoint()
@@ -263,6 +280,14 @@ class Mirror:
         """Read an entry's payload, None when it is not held. Raises: IndexError."""
         return self._file.payload(index)
 
+    def lines(self, release: str) -> tuple[str, ...] | None:
+        """Read a release's device lines, None when they are not held."""
+        return self._file.lines(release)
+
+    def keep_lines(self, release: str, lines: Sequence[str]) -> None:
+        """Keep a release's device lines, which stand in no log: nobody else has them when the coordinator is lost."""
+        self._file.keep_lines(release, lines)
+
     def verdict(self, index: int) -> Verdict:
         """Tell what the replay made of an entry."""
         return self._verdicts[index]
@@ -281,6 +306,14 @@ class Mirror:
 def _bytes(entries: Sequence[Entry]) -> int:
     """Count the bytes of leaves and payloads; an entry costs something even where its leaf is empty."""
     return sum(max(128, len(entry.leaf)) + len(entry.payload or b"") for entry in entries)
+
+
+def _lacks(count: int) -> str:
+    many = f"{count} entries" if count > 1 else "one entry"
+    return (
+        f"it has back what this machine holds, and lacks the content of {many}: let the devices connect, or run"
+        " 'nixfleet log restore' where there is another copy"
+    )
 
 
 def _kind(error: Untrusted) -> Verified:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nixfleet.model.ids import Count, StorePath
+from nixfleet.model.ids import MAX_NOTE_BYTES, Count, StorePath
 
 Bytes64K = Annotated[bytes, msgspec.Meta(max_length=65_536)]
 UPLOAD_CHUNK_BYTES = 8 << 20
@@ -63,6 +63,47 @@ class Proof(_Body, frozen=True, kw_only=True):
     """An RFC 6962 proof: hashes from the leaf's side up."""
 
     hashes: tuple[bytes, ...]
+
+
+class HeldPayload(_Body, frozen=True, kw_only=True):
+    """The payload of the entry at an index."""
+
+    index: Count
+    payload: Bytes64K
+
+
+class HeldLines(_Body, frozen=True, kw_only=True):
+    """A release's target lines, in order, as exact text; they stand in no log."""
+
+    release: Annotated[str, msgspec.Meta(max_length=64)]
+    lines: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)]
+
+
+class Offer(_Body, frozen=True, kw_only=True):
+    """Entries given back to a coordinator that runs an old backup.
+
+    `checkpoint` is one that it signed itself, `entries` are those from `start` on (none: it is only asked what it
+    lacks), and `proof` shows that the log up to their end is a beginning of the checkpoint's.
+    """
+
+    checkpoint: Annotated[bytes, msgspec.Meta(max_length=MAX_NOTE_BYTES)]
+    start: Count
+    entries: Annotated[tuple[Entry, ...], msgspec.Meta(max_length=1_000)] = ()
+    proof: Annotated[tuple[Annotated[bytes, msgspec.Meta(max_length=32)], ...], msgspec.Meta(max_length=64)] = ()
+    payloads: Annotated[tuple[HeldPayload, ...], msgspec.Meta(max_length=1_000)] = ()
+    lines: Annotated[tuple[HeldLines, ...], msgspec.Meta(max_length=1_000)] = ()
+
+
+class OfferAnswer(_Body, frozen=True, kw_only=True):
+    """How many entries the coordinator has by now, of how many, and of which it lacks the payload (the first 1,000).
+
+    `goal` 0: it lacks nothing that this checkpoint could show. `lines` are releases whose device lines it lacks.
+    """
+
+    size: Count
+    goal: Count = 0
+    lacks: tuple[int, ...] = ()
+    lines: tuple[str, ...] = ()
 
 
 class Sync(_Body, frozen=True, kw_only=True):

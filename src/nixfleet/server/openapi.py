@@ -14,7 +14,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from nixfleet.model.answers import Audit
 from nixfleet.model.device import Progress
 from nixfleet.model.views import Delta
-from nixfleet.model.wire import AppendRequest, CachePath, ErrorBody, LineAnswer, Missing, Signed, Sync
+from nixfleet.model.wire import AppendRequest, CachePath, ErrorBody, LineAnswer, Missing, Offer, Signed, Sync
 
 _REF: Final = "#/components/schemas/{name}"
 _JSON: Final = "application/json"
@@ -29,6 +29,7 @@ class Nothing(msgspec.Struct, frozen=True, kw_only=True):
 
 BODIES: Final[Mapping[Operation, type[msgspec.Struct]]] = {
     ("post", "/v1/log"): AppendRequest,
+    ("post", "/v1/log/offers"): Offer,
     ("post", "/v1/reports"): Signed,
     ("post", "/v1/progress"): Progress,
     ("post", "/v1/enroll"): Signed,

@@ -119,3 +119,19 @@ refusals = Table(
     Column("sha256", String(64), nullable=False),
     Column("reason", Text, nullable=False),
 )
+
+offered = Table(
+    "offered",
+    metadata,
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, nullable=False),
+    Column("payload", LargeBinary),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("note", LargeBinary, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)

@@ -89,6 +89,15 @@ class Tree:
             self._asked = (size, self._range(0, size))
         return self._asked[1]
 
+    def frontier(self) -> "Frontier":
+        """Return what is needed to go on from here without the tree."""
+        peaks, start = [], 0
+        for level in reversed(range(self.size.bit_length())):
+            if self.size >> level & 1:
+                peaks.append(self._at(level, start >> level))
+                start += 1 << level
+        return Frontier(self.size, tuple(peaks))
+
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Prove that the leaf at `index` is in the tree of `size` leaves (RFC 6962 section 2.1.1)."""
         assert 0 <= index < size <= self.size

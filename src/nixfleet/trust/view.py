@@ -135,7 +135,7 @@ class LogView:
 
     def _open(self, note: bytes, state: State, frontier: Frontier) -> Checkpoint:
         """Verify the checkpoint by the log key at its end, then against the known and the computed root."""
-        checkpoint = _open_checkpoint(note, state)
+        checkpoint = open_in_force(note, state)
         known = self.state.tree
         if checkpoint.size < known.size:
             if checkpoint.root != known.root(checkpoint.size):
@@ -178,7 +178,7 @@ def first_void(fleet: str, entries: Entries) -> tuple[int, str] | None:
     return None
 
 
-def _open_checkpoint(note: bytes, state: State) -> Checkpoint:
+def open_in_force(note: bytes, state: State) -> Checkpoint:
     """Verify a checkpoint by the key in force at the end that it names (trust.md, Log); keys may have changed."""
     refused = Untrusted("the log has no root yet")
     end: int | None = None

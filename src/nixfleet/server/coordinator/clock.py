@@ -62,6 +62,10 @@ class RunClock:
         await self.beat()
         self.reconnect_s = self._row.run_s + RECONNECT_S
 
+    def reconnect(self) -> None:
+        """Give agents the time to come back, as after a start: until then nobody is overdue."""
+        self.reconnect_s = self.now().run_s + RECONNECT_S
+
     async def beat(self) -> None:
         """Write the running clock down; on losing the race, take the other coordinator's."""
         now = self.now()

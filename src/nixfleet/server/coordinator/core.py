@@ -10,7 +10,7 @@ from nixfleet.model.device import Progress, Report
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
 from nixfleet.model.views import Snapshot
-from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Signed
+from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Offer, OfferAnswer, Signed
 from nixfleet.server.coordinator.announcer import Announcer
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
 from nixfleet.server.coordinator.judging import Judged
@@ -22,6 +22,7 @@ from nixfleet.server.coordinator.presence import Presence
 from nixfleet.server.coordinator.release_views import by_prefix
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.reports import ReportDesk
+from nixfleet.server.coordinator.restoring import Restoring
 from nixfleet.server.coordinator.sync import WAKING, Syncs
 from nixfleet.server.coordinator.views import Views
 from nixfleet.server.events import AgentHub, ConsoleHub
@@ -55,6 +56,8 @@ class Coordinator:
         key = _log_key(settings)
         self.log = LogKeeper(self.store, key, self.clock.wall_s)
         self.releases = Releases(self.store, self.log)
+        self.restoring = Restoring(self.store, self.log, self.releases, self.clock.wall_s)
+        self.log.shut = self.restoring.why
         self.planner = Planner(
             self.store,
             self.log,
@@ -73,6 +76,7 @@ class Coordinator:
         self.presence = Presence(
             self.store, self.agents, self.live, self.syncs, self.clock, self.announcer, self.planner.device_changed
         )
+        self.restoring.lines_came = lambda: self.planner.log_changed((), everything=True)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -83,6 +87,8 @@ class Coordinator:
         await self.store.open()
         await self.log.load()
         self.log.announce = self._entries_came
+        await self.releases.look()
+        await self.restoring.load()
         self.live.load(await self.store.status.devices())
         await self.people.load()
         await self.clock.start()
@@ -136,9 +142,21 @@ class Coordinator:
 
     async def append(self, request: AppendRequest) -> AppendResponse:
         """Append statements; see `LogKeeper.append`. Who has the answer can ask for what was appended."""
+        await self._open_again()
         answer = await self.log.append(request)
         await self.planner.take_up()
         return answer
+
+    async def _open_again(self) -> None:
+        """Go on where an old backup is whole again and its quiet time over."""
+        if await self.restoring.opened():
+            self.clock.reconnect()
+            self.planner.log_changed((), everything=True)
+            self.agents.wake_all()
+
+    async def offer(self, offer: Offer) -> OfferAnswer:
+        """Take entries back that an old backup lacks; see `Restoring.take`."""
+        return await self.restoring.take(offer)
 
     def _entries_came(self, entries: Sequence[Judged]) -> None:
         """Wake whom new entries concern, and plan again."""
@@ -251,6 +269,8 @@ class Coordinator:
             except NixfleetError as error:
                 _log.warning("the running clock is not written: %s", error)
             self.presence.look()
+            with contextlib.suppress(NixfleetError):
+                await self._open_again()
 
     async def _follows(self) -> None:
         """Take up what other coordinators on the same database have written."""

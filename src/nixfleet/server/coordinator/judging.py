@@ -12,11 +12,12 @@ from nixfleet.model.statements import Control, Device, Release, Rollout, Root, S
 from nixfleet.model.wire import Submission
 from nixfleet.server.store import EntryRow, LineRow
 from nixfleet.trust import sshsig
-from nixfleet.trust.leaf import Leaf, LeafType, type_of
+from nixfleet.trust.leaf import Leaf, LeafType, holds, type_of
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import DeviceRecord, State, Unknown, Valid, Verdict, Void, Waiting, replay, selected
 from nixfleet.trust.sshsig import PublicKey
 from nixfleet.trust.statements import digest, parse
+from nixfleet.trust.view import open_in_force
 from nixfleet.trust.words import entry_view
 
 
@@ -48,9 +49,25 @@ def judge(state: State, index: int, leaf: Leaf, payload: bytes) -> Judged:
     return _judged(state, row, leaf, statement, verdict, record)
 
 
+MEND = (
+    "the database was changed or is damaged: put a backup back ('nixfleet coordinator restore'); devices and consoles"
+    " give back what came after it"
+)
+
+
 def follow(state: State, row: EntryRow) -> Judged:
-    """Replay a stored entry on a state, which moves on; what was said of it then stands."""
+    """Replay a stored entry on a state, which moves on; what was said of it then stands.
+
+    Raises: Untrusted, in words that follow "entry N", when it is not what a coordinator appended.
+    """
+    if row.index != state.size:
+        raise Untrusted("is missing")
+    if not holds(row.leaf, row.payload):
+        raise Untrusted("has another payload than the one that was signed")
     leaf, statement = Leaf.unpack(row.leaf), parse(row.payload)
+    kind, sha256 = type_of(sshsig.parse(leaf.sshsig).namespace), digest(row.payload)
+    if (row.kind, row.sha256, row.subject) != (kind, sha256, subject_of(statement, kind, sha256)):
+        raise Untrusted("is filed under another kind or digest than its own")
     record = state.devices.get(statement.device) if isinstance(statement, Device) else None
     verdict = replay(state, row.index, row.leaf, row.payload)
     return _judged(state, row, leaf, statement, verdict, record)
@@ -105,11 +122,29 @@ def check_lines(statement: Statement, lines: Sequence[str]) -> None:
 
 def line_rows(entry: Judged, submission: Submission) -> list[LineRow]:
     """Make the rows of a release's device lines, in their order."""
-    if not submission.lines:
-        return []
-    devices = LineTree.from_texts(submission.lines).devices
-    pairs = zip(devices, submission.lines, strict=True)
-    return [LineRow(entry.row.sha256, place, device, line) for place, (device, line) in enumerate(pairs)]
+    return rows_of(entry.row.sha256, LineTree.from_texts(submission.lines)) if submission.lines else []
+
+
+def rows_of(release: str, tree: LineTree) -> list[LineRow]:
+    """Make the rows of a release's device lines."""
+    pairs = zip(tree.devices, tree.texts, strict=True)
+    return [LineRow(release, place, device, line) for place, (device, line) in enumerate(pairs)]
+
+
+def check_head(state: State, note: bytes, name: str, suspect: str) -> None:
+    """Compare a replayed log with the newest checkpoint beside it, whose key may have gone since. Raises: Untrusted.
+
+    It shows what no signature does: a log time that was changed, and entries that were cut off at the end. `suspect`
+    names the first entry that has no effect, or nothing.
+    """
+    try:
+        head = open_in_force(note, state)
+    except Untrusted as error:
+        raise Untrusted(f"the newest checkpoint in {name} does not hold ({error}); {MEND}") from error
+    if head.size > state.size:
+        raise Untrusted(f"{name} has {state.size} entries of the {head.size} that were appended; {MEND}")
+    if state.tree.root(head.size) != head.root:
+        raise Untrusted(f"the entries in {name} are not those that were appended{suspect and f' ({suspect})'}; {MEND}")
 
 
 def first_entry(root_payload: bytes, signature: bytes, log_key: PublicKey, now: int) -> tuple[EntryRow, str]:

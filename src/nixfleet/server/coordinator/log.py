@@ -4,26 +4,38 @@ What is signed has been durable before; nothing is ever taken back. It judges by
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from nixfleet.errors import Conflict, Refused, Unreachable, UserError
+from nixfleet.errors import Conflict, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.ids import Fingerprint, FleetId, Tags
 from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.text import clean
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
 from nixfleet.server.coordinator import admission
-from nixfleet.server.coordinator.judging import Judged, check_lines, follow, judge, line_rows, reason_against
+from nixfleet.server.coordinator.judging import (
+    MEND,
+    Judged,
+    check_head,
+    check_lines,
+    follow,
+    judge,
+    line_rows,
+    reason_against,
+)
 from nixfleet.server.faults import Unknown
-from nixfleet.server.store import EntryRow, LineRow, RefusalRow, Store
+from nixfleet.server.store import HEAD, EntryRow, LineRow, MarkRow, OfferedRow, RefusalRow, Store
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
-from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
-from nixfleet.trust.replay import State
+from nixfleet.trust.note import Checkpoint, open_checkpoint, origin, sign_checkpoint
+from nixfleet.trust.replay import State, Void
 from nixfleet.trust.replay.state import mark_of
 from nixfleet.trust.sshsig import PublicKey, SecretKey
 from nixfleet.trust.statements import digest, parse
+
+_log = logging.getLogger(__name__)
 
 TAIL = 4_096
 """How many of the newest entries are kept in memory; older ones are read from the store."""
@@ -70,6 +82,9 @@ class LogKeeper:
         self.times: dict[int, int] = {}
         """Log times of controls, by index."""
         self.announce: Announce = lambda _entries: None
+        self._void = ""
+        self.shut: Callable[[], str] = lambda: ""
+        """Says why nothing may be appended, or nothing."""
 
     @property
     def size(self) -> int:
@@ -90,6 +105,9 @@ class LogKeeper:
         root = self.state.log_root
         if root is None or sshsig.parse_public_key(root.log.key) != self._key.public:
             raise UserError("log.key is not the log key that the fleet's root names: put the right one back")
+        head = await self._store.offers.mark(HEAD)
+        if head is not None:
+            check_head(self.state, head.note, self._store.name, self._void)
 
     async def catch_up(self) -> None:
         """Replay what other coordinators have appended."""
@@ -102,8 +120,14 @@ class LogKeeper:
             await asyncio.sleep(0)  # let streams breathe during a long replay
 
     def _follow(self, row: EntryRow) -> Judged:
-        """Replay a stored entry."""
-        entry = follow(self.state, row)
+        """Replay a stored entry. Raises: Untrusted when it is not what was appended."""
+        try:
+            entry = follow(self.state, row)
+        except Untrusted as error:
+            raise Untrusted(f"entry {self.size} in {self._store.name} {error}; {MEND}") from error
+        if isinstance(entry.verdict, Void) and not self._void:
+            self._void = f"entry {entry.row.index} is the first without effect: {entry.verdict.reason}"
+            _log.warning("%s; no coordinator appends such", self._void)
         self._learn(entry)
         return entry
 
@@ -116,6 +140,8 @@ class LogKeeper:
             Unreachable: the database does not answer.
 
         """
+        if why := self.shut():
+            raise Unreachable(why)
         try:
             await self._hear(request)
             return await self._judge_and_append(request)
@@ -177,11 +203,30 @@ class LogKeeper:
                 lines += line_rows(entry, submission)
             indexes.append(entries[-1].row.index if held is None else held)
         if entries:
-            await self._store.log.append([entry.row for entry in entries], lines)
+            await self._store.log.append([entry.row for entry in entries], lines, self._head(state))
             self.state = state
             for entry in entries:
                 self._learn(entry)
         return tuple(indexes), entries
+
+    def _head(self, state: State) -> MarkRow:
+        """Make the mark of a state that is about to be durable: it is shown to nobody before."""
+        return MarkRow(HEAD, self._signed(state), self._now(state))
+
+    async def take_back(self, goal: MarkRow, head: MarkRow) -> None:
+        """Let the entries that were given back follow those that are here. Raises: Conflict, Untrusted."""
+        async with self._lock:
+            state = self.state.copy()
+
+            def make(rows: Sequence[OfferedRow]) -> list[EntryRow]:
+                return [_again(state, row) for row in rows]
+
+            await self._store.offers.finish(self.size, make, goal, head)
+            await self._catch_up()
+
+    def own_checkpoint(self, note: bytes) -> Checkpoint:
+        """Open a checkpoint of this log by this coordinator's own key. Raises: Untrusted."""
+        return open_checkpoint(note, self._key.public, origin(self.fleet, self.root_statement().log.epoch))
 
     async def _check_size(self, request: AppendRequest) -> None:
         """Compare the size that the caller based its statements on. Raises: Conflict."""
@@ -267,12 +312,15 @@ class LogKeeper:
         """Sign the log as it is: everything in it is durable."""
         size, note = self._checkpoint
         if size != self.size:
-            root = self.state.log_root
-            assert root is not None
-            name = origin(self.fleet, root.log.epoch)
-            note = sign_checkpoint(Checkpoint(name, self.size, self.state.tree.root()), self._key)
+            note = self._signed(self.state)
             self._checkpoint = (self.size, note)
         return note
+
+    def _signed(self, state: State) -> bytes:
+        root = state.log_root
+        assert root is not None
+        name = origin(self.fleet, root.log.epoch)
+        return sign_checkpoint(Checkpoint(name, state.size, state.tree.root()), self._key)
 
     async def rows(self, start: int, limit: int) -> list[EntryRow]:
         """Give at most `limit` entries from `start` on: the newest from memory, older ones from the store."""
@@ -319,3 +367,12 @@ class LogKeeper:
         root = self.state.log_root
         assert root is not None
         return root
+
+
+def _again(state: State, row: OfferedRow) -> EntryRow:
+    """Judge an entry that was given back, and make its row. Raises: Untrusted for one that never was appended."""
+    assert row.payload is not None
+    entry = judge(state, row.index, Leaf.unpack(row.leaf), row.payload)
+    if reason := reason_against(entry.verdict):
+        raise Untrusted(f"entry {row.index} has no effect: {reason}")
+    return entry.row

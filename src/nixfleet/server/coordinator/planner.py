@@ -36,7 +36,7 @@ from nixfleet.server.coordinator.clock import RunClock, waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.precedence import Precedence, supersede
-from nixfleet.server.coordinator.releases import Releases
+from nixfleet.server.coordinator.releases import LinesLack, Releases
 from nixfleet.server.coordinator.work import Stored, Work
 from nixfleet.server.store import AttemptRow, RolloutRow, Store
 from nixfleet.trust.gate import Gate, sign_gate
@@ -158,6 +158,9 @@ class Planner:
         if not self._stopped:
             self._news.clear()
             self._urgent.clear()
+        if self._log.shut():
+            await self.take_up()
+            return 1.0  # an old backup does not know what was paused, cancelled or revoked since
         now = self._clock.now()
         if self._renew or now.wall_s - self._renewed_s >= REFRESH_S:
             await self._renew_all(now)
@@ -192,7 +195,12 @@ class Planner:
     async def take_up(self) -> None:
         """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
         for digest, logged in list(self._log.state.rollouts.items()):
-            work = self.works.get(digest) or await self._begin(logged)
+            if logged.statement.release in self._releases.lacks:
+                continue  # to whom it brings what, nobody knows until the lines are back
+            try:
+                work = self.works.get(digest) or await self._begin(logged)
+            except LinesLack:
+                continue
             work.logged = logged
 
     async def _begin(self, logged: RolloutState) -> Work:

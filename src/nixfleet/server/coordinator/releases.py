@@ -1,19 +1,36 @@
 """What a release brings to which device: its lines, read from the store once and kept while they are in use."""
 
 import asyncio
+import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.ids import Digest, Tags
 from nixfleet.model.statements import Closure, Release, TargetLine
 from nixfleet.model.wire import LineAnswer
+from nixfleet.server.coordinator.judging import rows_of
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import Store
 from nixfleet.trust.lines import LineTree, decode_line
 from nixfleet.trust.replay import closure_for
 
+_log = logging.getLogger(__name__)
+
 _KEPT = 16
+
+
+class LinesLack(Unreachable):
+    """A release's device lines are in no log, and went with the database."""
+
+
+def _lacking(digest: str) -> str:
+    return (
+        f"this coordinator ran an old backup and lacks the device lines of release {digest[:12]}: 'nixfleet log"
+        " restore' on the machine that published it brings them back; or deploy anew"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +65,28 @@ class Releases:
         self._log = log
         self._kept: OrderedDict[str, ReleaseLines] = OrderedDict()
         self._reading = asyncio.Lock()
+        self.lacks: set[str] = set()
+        """Releases whose device lines went with an old backup's newer part: lines stand in no log."""
+
+    async def look(self) -> None:
+        """Find out whose device lines lack."""
+        lined = await self._store.log.lined()
+        releases = self._log.state.releases.items()
+        self.lacks = {str(one) for one, record in releases if record.statement.targets is not None} - lined
+        for digest in sorted(self.lacks):
+            _log.warning("%s", _lacking(digest))
+
+    async def give(self, digest: str, texts: Sequence[str]) -> bool:
+        """Take lines that lack; False for lines that nobody asked for. Raises: Untrusted, UserError, Malformed."""
+        record = self._log.state.releases.get(Digest(digest))
+        if digest not in self.lacks or record is None:
+            return False
+        tree = LineTree.from_texts(texts)
+        if tree.targets != record.statement.targets:
+            raise Untrusted(f"these are not the lines of release {digest[:12]}")
+        await self._store.log.add_lines(rows_of(digest, tree))
+        self.lacks.discard(digest)
+        return True
 
     async def get(self, digest: str) -> ReleaseLines:
         """Give a release with its lines. Raises: Unknown."""
@@ -67,7 +106,11 @@ class Releases:
             raise Unknown(f"there is no release {digest[:12]}")
         tree, lines = None, {}
         if record.statement.targets is not None:
-            tree = LineTree.from_texts(await self._store.log.lines(digest))
+            texts = await self._store.log.lines(digest)
+            if not texts:
+                self.lacks.add(digest)
+                raise LinesLack(_lacking(digest))
+            tree = LineTree.from_texts(texts)
             lines = {line.device: line for line in (decode_line(text.encode()) for text in tree.texts)}
         read = self._kept[digest] = ReleaseLines(digest, record.statement, tree, lines)
         return read

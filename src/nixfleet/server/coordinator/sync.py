@@ -58,7 +58,8 @@ class Syncs:
         gates: list[bytes] = []
         ask = False
         if device is not None and end == self._log.size:
-            gates = self._planner.gates(device)
+            # An old backup does not know what was paused or cancelled since.
+            gates = [] if self._log.shut() else self._planner.gates(device)
             ask = device in self._planner.asked
             self._live.get(device).sent_size = end
         tail = b'%b,"gates":[%b],"more":%b,"ask":%b,"server_time":%d}' % (

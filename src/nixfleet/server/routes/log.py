@@ -10,7 +10,7 @@ from nixfleet.errors import Refused
 from nixfleet.model.answers import Refusal, Refusals
 from nixfleet.model.ids import MAX_INT
 from nixfleet.model.text import clean
-from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Proof
+from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Offer, OfferAnswer, Proof
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.routes.bodies import APPEND_BYTES, OPEN_APPEND_BYTES, bounded, decoded
@@ -34,7 +34,15 @@ def _writing(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
             await auth.caller(request)
         return await coordinator.append(decoded(await request.body(), AppendRequest))
 
-    return [append]
+    @post("/v1/log/offers", status_code=200, request_max_body_size=APPEND_BYTES)
+    async def offer(request: AnyRequest) -> OfferAnswer:
+        """Take entries back that an old backup lacks; checkpoint, proof and digests speak for themselves."""
+        size = request.content_length
+        if size is None or size > OPEN_APPEND_BYTES:
+            await auth.caller(request)
+        return await coordinator.offer(decoded(await request.body(), Offer))
+
+    return [append, offer]
 
 
 def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:

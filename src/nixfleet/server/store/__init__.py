@@ -5,6 +5,7 @@ The same queries run on SQLite and PostgreSQL. Whatever a method has written is 
 
 from nixfleet.server.store.database import Database
 from nixfleet.server.store.log import LogTables
+from nixfleet.server.store.offers import GOAL, HEAD, OfferTables
 from nixfleet.server.store.people import PeopleTables
 from nixfleet.server.store.plans import PlanTables
 from nixfleet.server.store.rows import (
@@ -14,6 +15,8 @@ from nixfleet.server.store.rows import (
     EnrollRow,
     EntryRow,
     LineRow,
+    MarkRow,
+    OfferedRow,
     RefusalRow,
     RolloutRow,
     SessionRow,
@@ -21,6 +24,8 @@ from nixfleet.server.store.rows import (
 from nixfleet.server.store.status import Forget, StatusTables, Told
 
 __all__ = [
+    "GOAL",
+    "HEAD",
     "AttemptRow",
     "ClockRow",
     "DeviceRow",
@@ -28,6 +33,8 @@ __all__ = [
     "EntryRow",
     "Forget",
     "LineRow",
+    "MarkRow",
+    "OfferedRow",
     "RefusalRow",
     "RolloutRow",
     "SessionRow",
@@ -45,6 +52,7 @@ class Store:
         self.status = StatusTables(self._db)
         self.plans = PlanTables(self._db)
         self.people = PeopleTables(self._db)
+        self.offers = OfferTables(self._db)
         self.name = self._db.name
         self.shared = not self._db.sqlite
         """Whether other coordinators may be writing to the same database."""

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, func, select
 
+from nixfleet.errors import Unreachable
 from nixfleet.server import tables
 from nixfleet.server.store.database import Database, many
-from nixfleet.server.store.rows import EntryRow, LineRow, RefusalRow, values
+from nixfleet.server.store.offers import mark, shut
+from nixfleet.server.store.rows import EntryRow, LineRow, MarkRow, RefusalRow, values
 
 _REFUSALS_KEPT = 10_000
 _REFUSALS_OF_ONE = 200
@@ -28,14 +30,21 @@ class LogTables:
             newest = await connection.scalar(select(func.max(_entries.c.index)))
         return 0 if newest is None else int(newest) + 1
 
-    async def append(self, rows: Sequence[EntryRow], lines: Sequence[LineRow] = ()) -> None:
-        """Write entries and release lines durably, all or none.
+    async def append(
+        self, rows: Sequence[EntryRow], lines: Sequence[LineRow] = (), head: MarkRow | None = None
+    ) -> None:
+        """Write entries, release lines and the checkpoint over them durably, all or none.
 
         Raises:
             Conflict: an index is taken: another coordinator was faster (the primary key is the compare-and-set).
+            Unreachable: the database is an old backup, and lacks entries that come before these.
 
         """
         async with self._db.write() as connection:
+            if await shut(self._db, connection):
+                raise Unreachable("this coordinator runs an old backup and takes entries back first; try again later")
+            if head is not None:
+                await mark(self._db, connection, head)
             await many(connection, self._db.insert(_entries), [values(row) for row in rows])
             again = self._db.insert(_lines).on_conflict_do_nothing()
             await many(connection, again, [values(line) for line in lines])
@@ -65,6 +74,17 @@ class LogTables:
         query = select(_lines.c.line).where(_lines.c.release == release).order_by(_lines.c.place)
         async with self._db.read() as connection:
             return [str(row.line) for row in await connection.execute(query)]
+
+    async def lined(self) -> set[str]:
+        """List the releases whose target lines are held."""
+        async with self._db.read() as connection:
+            return {str(row.release) for row in await connection.execute(select(_lines.c.release).distinct())}
+
+    async def add_lines(self, lines: Sequence[LineRow]) -> None:
+        """Write a release's target lines, all or none; those that are there stay."""
+        async with self._db.write() as connection:
+            again = self._db.insert(_lines).on_conflict_do_nothing()
+            await many(connection, again, [values(line) for line in lines])
 
     async def refuse(self, row: RefusalRow) -> None:
         """Note a refused statement; only the newest 10,000 are kept, and of one signer the newest 200."""

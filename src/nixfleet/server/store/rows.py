@@ -119,3 +119,21 @@ class RefusalRow:
     namespace: str
     sha256: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedRow:
+    """An entry that was given back; its payload may be still to come."""
+
+    index: int
+    leaf: bytes
+    payload: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class MarkRow:
+    """A checkpoint that the coordinator keeps for itself, by name, and since when (unix seconds)."""
+
+    name: str
+    note: bytes
+    at: int
