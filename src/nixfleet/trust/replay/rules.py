@@ -280,7 +280,7 @@ def _change(state: State, at: Place, old: DeviceRecord, statement: Device) -> Ve
         right = rights.authorise_over(state, at.signer, "device", over, at.log_time, at.sha512)
         if isinstance(right, Denied):
             return _verdict(right, statement)
-    if statement.tags != before.tags and _newly_covered(state, at.log_time, before, statement):
+    if statement.tags != before.tags and newly_covered(state, at.log_time, before, statement):
         over = Over(tags=(statement.tags,), name=retagged)
         return _verdict(rights.authorise_over(state, at.signer, "deploy", over, at.log_time, at.sha512), statement)
     return None
@@ -291,7 +291,7 @@ def _only_key_changes(before: Device, after: Device) -> bool:
     return same and before.key != after.key
 
 
-def _newly_covered(state: State, now: int, before: Device, after: Device) -> bool:
+def newly_covered(state: State, now: int, before: Device, after: Device) -> bool:
     """Tell whether new tags bring a device under a rollout that could stand.
 
     Whether it was cancelled is left out: an agent need not know the controls of rollouts that did not cover it.
