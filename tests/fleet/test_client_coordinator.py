@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cachehost import nar_of, path_of
 from tests.factories import device_id, key
+from tests.touch import Touched
 
 from nixfleet.client.acts import RolloutWishes, create_root
 from nixfleet.client.admin import Admin, sign
@@ -32,7 +33,7 @@ from nixfleet.trust.merkle import leaf_hash, verify_consistency, verify_inclusio
 from nixfleet.trust.narinfo import CacheKey, hash_part
 from nixfleet.trust.reports import sign_enroll, sign_report
 from nixfleet.trust.signers import MemorySigner, Signer
-from nixfleet.trust.sshsig import PublicKey, SecretKey
+from nixfleet.trust.sshsig import SecretKey
 
 DEADLINE_S = 30
 
@@ -40,24 +41,6 @@ DEADLINE_S = 30
 def now() -> int:
     """Give the time as every party of these tests has it."""
     return int(time.time())
-
-
-class Touched:
-    """A signer like a key with a touch: it is no key in memory, and it counts."""
-
-    def __init__(self, secret: SecretKey) -> None:
-        self.touches = 0
-        self._own = MemorySigner(secret)
-
-    @property
-    def key(self) -> PublicKey:
-        """The public key."""
-        return self._own.key
-
-    def sign(self, namespace: str, payload: bytes) -> bytes:
-        """Sign, and count."""
-        self.touches += 1
-        return self._own.sign(namespace, payload)
 
 
 class Running:

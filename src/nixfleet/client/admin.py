@@ -5,30 +5,34 @@ It must never sign on a log that does not verify, nor call done what the replay 
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from nixfleet.client import acts
 from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.api import Client
+from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
-from nixfleet.model.statements import CacheRef, Closure, SelectLine, Source, Statement, Verb
+from nixfleet.model.statements import CacheRef, Closure, Device, SelectLine, Source, Statement, Verb
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Submission
 from nixfleet.trust import token
 from nixfleet.trust.approving import unmet
 from nixfleet.trust.replay import State, Valid, Waiting
-from nixfleet.trust.signers import Signer
+from nixfleet.trust.signers import MemorySigner, Signer
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
 
 TRIES: Final = 3
 _PART: Final = "-part"
+BATCH_BYTES: Final = 900_000
+"""Of statements in one append: with a margin to what a coordinator takes of anybody."""
+_SIGNATURE_CHARS: Final = 600
 CLOCK_OFF_S: Final = 240
 """Clocks nearer than this are not why a statement was refused."""
 
@@ -48,6 +52,8 @@ class Act:
 
     statement: Statement
     lines: tuple[str, ...] = ()
+    signer: Signer | None = None
+    """Who signs it, where that is not the person's own key."""
 
 
 class Unread(Refused):
@@ -91,10 +97,16 @@ class Admin:
         """Give the header of what would be signed now, for a preview. Raises: Untrusted while there is no root."""
         return self._head(note)
 
-    async def act(self, build: Build, *, note: str | None = None) -> tuple[Acted, ...]:
+    @property
+    def signer(self) -> Signer:
+        """The person's own key."""
+        return self._signer
+
+    async def act(self, build: Build, *, note: str | None = None, anywhere: bool = False) -> tuple[Acted, ...]:
         """Build acts on the newest log, sign, append all or none, and verify them in the log.
 
-        When somebody else was faster, what was built is thrown away and built anew on the new log.
+        When somebody else was faster, what was built is thrown away and built anew on the new log; with `anywhere` it
+        is appended all the same, so that nobody is asked for a second signature: the log judges it by itself.
         """
         for tries_left in reversed(range(TRIES)):
             await self._mirror.catch_up(self._client)
@@ -102,7 +114,7 @@ class Admin:
             built = build(self._head(note), self._mirror.state)
             submissions = await asyncio.to_thread(self._signed, built)
             try:
-                return await self._append(submissions, size)
+                return await self._append(submissions, None if anywhere else size)
             except Conflict:
                 # Our own request may have been the faster one: its answer got lost and it was sent again.
                 if acted := await self._already(submissions, size):
@@ -110,6 +122,65 @@ class Admin:
                 if not tries_left:
                     raise
         raise AssertionError("the last try returns or raises")
+
+    async def perform(
+        self, jobs: Sequence[Job], *, note: str | None = None, told: Callable[[int], None] = lambda _: None
+    ) -> tuple[Acted, ...]:
+        """Do many acts on devices, with as few signatures of the person's own key as may be (`client.bulk`).
+
+        Each append is all or none; `told` hears how many acts are in the log. Raises: as every act, what is in the
+        log by then stays.
+        """
+        await self._mirror.catch_up(self._client)
+        bulk, many = self.plan(jobs), len(jobs) >= BULK_FROM
+        if bulk.grants:
+            handed = await self.act(
+                lambda head, state: [Act(one.write(head, state)) for one in bulk.grants], note=note, anywhere=True
+            )
+            if waits := next((one.waits for one in handed if one.waits), ""):
+                raise Refused(f"the one-hour grant that was to sign the rest has no effect: {waits}")
+        acted: list[Acted] = []
+        for places in self._batches(jobs, note):
+
+            def build(head: Head, state: State, places: Sequence[int] = places) -> list[Act]:
+                return [self._by(bulk.keys[place], jobs[place], head, state) for place in places]
+
+            try:
+                acted += await self.act(build, note=note, anywhere=many)
+            except Refused as error:
+                done = f"; {len(acted)} of {len(jobs)} are done" if acted else ""
+                raise Refused(f"{error}{done}") from error
+            told(len(acted))
+        return tuple(
+            replace(one, waits=f"{one.waits}, within the hour") if one.waits and key is not None else one
+            for one, key in zip(acted, bulk.keys, strict=True)
+        )
+
+    def plan(self, jobs: Sequence[Job]) -> Bulk:
+        """Tell who would sign what; a key in memory asks nobody for a touch, and signs all itself."""
+        if isinstance(self._signer, MemorySigner):
+            return Bulk((), (None,) * len(jobs))
+        signer = Fingerprint(self._signer.key.fingerprint)
+        now = max(self._clock(), self._mirror.state.last_time)
+        return plan(self._mirror.state, signer, jobs, now, lambda: (secrets.token_hex(16), SecretKey.generate()))
+
+    @staticmethod
+    def _by(key: MemorySigner | None, job: Job, head: Head, state: State) -> Act:
+        """Let a key write and sign an act; the person's own where there is no other."""
+        head = head if key is None else replace(head, by=key.key.fingerprint)
+        return Act(job.build(head, state), signer=key)
+
+    def _batches(self, jobs: Sequence[Job], note: str | None) -> Iterator[list[int]]:
+        """Divide acts into appends that a coordinator takes unsigned (docs/protocol.md, Bounds), as few as may be."""
+        head, places, size = self._head(note), list[int](), 0
+        for place, job in enumerate(jobs):
+            grown = len(encode(job.build(head, self._mirror.state))) * 4 // 3 + _SIGNATURE_CHARS
+            if places and not job.follows and size + grown > BATCH_BYTES:
+                yield places
+                places, size = [], 0
+            places.append(place)
+            size += grown
+        yield places
 
     async def approve(self, of: str) -> Acted:
         """Sign another's statement (by digest) as well: an approval, or a root's co-signature."""
@@ -130,7 +201,7 @@ class Admin:
     def _signed(self, built: Sequence[Act]) -> list[Submission]:
         submissions = []
         for act in built:
-            payload, signature = sign(self._signer, act.statement)
+            payload, signature = sign(act.signer or self._signer, act.statement)
             submissions.append(Submission(payload=payload, signature=signature, lines=act.lines))
         return submissions
 
@@ -259,16 +330,14 @@ class Admin:
         )
 
     async def _each(
-        self, devices: Sequence[str], note: str | None, change: Callable[[Head, State, str], Statement]
+        self, devices: Sequence[str], note: str | None, change: Callable[[Head, State, str], Device]
     ) -> tuple[Acted, ...]:
         if not devices:
             raise UserError("no device is named")
-
-        def build(head: Head, state: State) -> list[Act]:
-            ids = dict.fromkeys(acts.find_device(state, text) for text in devices)
-            return [Act(change(head, state, one)) for one in ids]
-
-        return await self.act(build, note=note)
+        await self._mirror.catch_up(self._client)
+        head, state = self._head(note), self._mirror.state
+        ids = dict.fromkeys(acts.find_device(state, text) for text in devices)
+        return await self.perform([change_job(head, state, one, change) for one in ids], note=note)
 
     # Releases and rollouts
 
