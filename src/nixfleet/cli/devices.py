@@ -2,24 +2,28 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from json import dumps
+from pathlib import Path
 from typing import Final, TypeVar
 
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, Group, command, confirm
+from nixfleet.cli.asking import read_text
+from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_date, parse_tags
 from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
+from nixfleet.client.enrolling import rekey
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.answers import Lines
 from nixfleet.model.ids import HEX32, NAME
-from nixfleet.model.text import clean, utc
+from nixfleet.model.text import clean, counted, utc
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
+from nixfleet.trust.sshsig import parse_public_key
 from nixfleet.trust.words import tag_words
 
 T = TypeVar("T")
@@ -33,7 +37,7 @@ QUERY_FIELDS: Final = f"{', '.join(FIELDS)}, tag.KEY"
 
 @click.group(cls=Group)
 def device() -> None:
-    """List devices, look at one, tag, hold or retire it."""
+    """List devices, look at one, tag, hold, retire or re-key it."""
 
 
 @device.command(
@@ -206,22 +210,37 @@ async def history(given: Globals, name: str) -> None:
 
 
 @device.command("tag")
-@click.argument("name")
-@click.argument("tags", nargs=-1, required=True, metavar="KEY=VALUE|KEY-…")
+@click.argument("words", nargs=-1, required=True, metavar="NAME… KEY=VALUE|KEY-…")
 @command
-async def tag(given: Globals, name: str, tags: tuple[str, ...]) -> None:
-    """Set tags (KEY=VALUE) and take tags away (KEY-)."""
-    gone = [text for text in tags if text.endswith("-") and "=" not in text]
-    changes: dict[str, str | None] = dict(parse_tags(text for text in tags if text not in gone))
+async def tag(given: Globals, words: tuple[str, ...]) -> None:
+    """Set tags (KEY=VALUE) and take tags away (KEY-), of one device or of many with one signature."""
+    gone = [text for text in words if text.endswith("-") and "=" not in text]
+    named = list(dict.fromkeys(text for text in words if text not in gone and "=" not in text))
+    changes: dict[str, str | None] = dict(parse_tags(text for text in words if "=" in text))
     changes |= dict.fromkeys(text.removesuffix("-") for text in gone)
+    if not named or not changes:
+        raise UserError("say NAME, and KEY=VALUE to set a tag or KEY- to take one away")
     async with connected(given, catch_up=True) as fleet:
-        held = fleet.state.devices[find_device(fleet.state, name)].statement.tags
-        if all(held.get(key) == value for key, value in changes.items()):
-            raise UserError(f"nothing is signed: {name} already has these tags, and none of those to take away")
-        (acted,) = await fleet.admin.tag([name], changes, note=given.note)
-        statement = fleet.state.devices[find_device(fleet.state, name)].statement
-    told = tag_words(statement.tags) or "no tags"
-    _done(given, acted, {"name": statement.name, "tags": statement.tags}, f"{statement.name} now has {told}")
+        found = [find_device(fleet.state, name) for name in named]
+        tags = [fleet.state.devices[one].statement.tags for one in found]
+        if all(held.get(key) == value for held in tags for key, value in changes.items()):
+            who = f"{named[0]} already has" if len(named) == 1 else "they already have"
+            raise UserError(f"nothing is signed: {who} these tags, and none of those to take away")
+        acted = await fleet.admin.tag(found, changes, note=given.note)
+        statements = [fleet.state.devices[one].statement for one in found]
+    if len(found) > 1:
+        _done_many(given, acted, named, f"{counted(len(found), 'device')} tagged")
+        return
+    told = tag_words(statements[0].tags) or "no tags"
+    value = {"name": statements[0].name, "tags": statements[0].tags}
+    _done(given, acted[0], value, f"{statements[0].name} now has {told}")
+
+
+def _done_many(given: Globals, acted: Sequence[Acted], names: Sequence[str], text: str) -> None:
+    """Tell that an act on many devices is in the log, and what it still waits for."""
+    waits = " or ".join(sorted({one.waits for one in acted if one.waits}))
+    listed = [{"name": name, "index": one.index, "waits": one.waits} for name, one in zip(names, acted, strict=True)]
+    output.done({"devices": listed}, f"{text} once {waits}" if waits else text, json=given.json, quiet=given.quiet)
 
 
 def _done(given: Globals, acted: Acted, value: dict[str, object], text: str) -> None:
@@ -235,34 +254,75 @@ def _done(given: Globals, acted: Acted, value: dict[str, object], text: str) -> 
 
 
 @device.command("hold")
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @click.option("--until", metavar="DATE", help="A date and time, for example 2027-01-31T18:00.")
 @click.option("--end", is_flag=True, help="End the hold: it takes updates again.")
 @command
-async def hold(given: Globals, name: str, until: str | None, end: bool) -> None:
-    """Let a device take no updates until a date (local time unless it names an offset)."""
+async def hold(given: Globals, names: tuple[str, ...], until: str | None, end: bool) -> None:
+    """Let devices take no updates until a date (local time unless it names an offset)."""
     if end == (until is not None):
         raise UserError("say --until DATE to hold it, or --end to end the hold")
-    if until is None:
-        async with connected(given, catch_up=True) as fleet:
-            if fleet.state.devices[find_device(fleet.state, name)].statement.state != "held":
-                raise UserError(f"nothing is signed: {name} is not held")
-            (acted,) = await fleet.admin.unhold([name], note=given.note)
-        _done(given, acted, {"name": name, "held_until": None}, f"{name} takes updates again")
-        return
-    until_s = parse_date(until)
-    async with connected(given) as fleet:
-        (acted,) = await fleet.admin.hold([name], until_s, note=given.note)
-    _done(given, acted, {"name": name, "held_until": until_s}, f"{name} takes no updates until {utc(until_s)}")
+    until_s = parse_date(until) if until is not None else None
+    named = list(dict.fromkeys(names))
+    async with connected(given, catch_up=True) as fleet:
+        found = [find_device(fleet.state, name) for name in named]
+        if until_s is not None:
+            acted = await fleet.admin.hold(found, until_s, note=given.note)
+        else:
+            for name, one in zip(named, found, strict=True):
+                if fleet.state.devices[one].statement.state != "held":
+                    raise UserError(f"nothing is signed: {name} is not held")
+            acted = await fleet.admin.unhold(found, note=given.note)
+    what = "takes updates again" if until_s is None else f"takes no updates until {utc(until_s)}"
+    if len(named) > 1:
+        _done_many(given, acted, named, f"{counted(len(named), 'device')}: each {what}")
+    else:
+        _done(given, acted[0], {"name": named[0], "held_until": until_s}, f"{named[0]} {what}")
 
 
 @device.command("retire")
-@click.argument("name")
+@click.argument("names", nargs=-1, required=True, metavar="NAME…")
 @command
-async def retire(given: Globals, name: str) -> None:
-    """Take a device out of the fleet, for good: to come back it must be enrolled again."""
+async def retire(given: Globals, names: tuple[str, ...]) -> None:
+    """Take devices out of the fleet, for good: to come back they must be enrolled again."""
+    named = list(dict.fromkeys(names))
+    async with connected(given, catch_up=True) as fleet:
+        found = [find_device(fleet.state, name) for name in named]
+        called = [fleet.state.devices[one].statement.name for one in found]
+        confirm(
+            given, f"Retire {', '.join(called[:8])}{f' and {len(called) - 8} more' if called[8:] else ''} for good?"
+        )
+        acted = await fleet.admin.retire(found, note=given.note)
+    if len(named) > 1:
+        _done_many(given, acted, named, f"{counted(len(named), 'device')} retired")
+    else:
+        _done(given, acted[0], {"name": named[0], "device": found[0]}, f"{named[0]} is retired")
+
+
+@device.command("rekey")
+@click.argument("name")
+@click.option(
+    "--key", "text", required=True, metavar="KEY", help="The new public key, as in a .pub file; or that file."
+)
+@command_without_key
+async def rekey_device(given: Globals, name: str, text: str) -> None:
+    """Give a device another key; the old one is worth nothing from then on.
+
+    A device that has its old key does it itself: 'nixfleet agent rekey'. One that asks with a new key is let in by
+    'nixfleet enroll NAME'.
+    """
+    if text.startswith("SHA256:"):
+        raise UserError("a fingerprint is not enough: give the public key itself, or its file")
+    public = text if text.startswith("ssh-") else read_text(Path(text))
     async with connected(given, catch_up=True) as fleet:
         found = find_device(fleet.state, name)
-        confirm(given, f"Retire {fleet.state.devices[found].statement.name} for good?")
-        (acted,) = await fleet.admin.retire([found], note=given.note)
-    _done(given, acted, {"name": name, "device": found}, f"{name} is retired")
+        old = fleet.state.devices[found]
+        fingerprint = parse_public_key(public).fingerprint
+        confirm(given, f"Give {old.statement.name} the key {fingerprint} in place of {old.key}?")
+        acted = await rekey(fleet.admin, found, public, note=given.note)
+    _done(
+        given,
+        acted,
+        {"name": old.statement.name, "device": found, "key": fingerprint},
+        f"{old.statement.name} has the key {fingerprint}",
+    )

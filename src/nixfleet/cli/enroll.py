@@ -1,48 +1,43 @@
 """``nixfleet enroll``: bring devices into the fleet, by token or by comparing a fingerprint."""
 
+from dataclasses import asdict
 from typing import Final
 
 import click
+import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import is_loopback
-from nixfleet.cli.options import Count, Globals, command, command_without_key, confirm, write_commands
+from nixfleet.cli.admit import admit
+from nixfleet.cli.asking import Wanted, key_of, pick
+from nixfleet.cli.options import Count, Globals, command, command_without_key, write_commands
 from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
-from nixfleet.client.checks import check_request
-from nixfleet.errors import UserError
-from nixfleet.model.text import clean
+from nixfleet.client.enrolling import Asked, judged, live_tokens
+from nixfleet.model.text import utc
 from nixfleet.model.views import EnrollView
-from nixfleet.trust.words import tag_words
+from nixfleet.trust.words import select_words
 
-COMMANDS: Final = ("list", "token")
+COMMANDS: Final = ("list", "token", "drop")
 
 
 class _ByName(click.Group):
-    """``enroll list`` and ``enroll token`` are commands; any other word is the NAME of a device that asks."""
+    """``enroll list`` and its like are commands; any other word is the NAME of a device that asks, or its option."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Take a word that is no command as the argument of the hidden command that enrols one device."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        """Take a word that is no command as the beginning of what the hidden command takes that lets devices in."""
+        if args and args[0] not in COMMANDS:
             return "NAME", self.commands["NAME"], args
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 (click's signature)
-        """Show the command for one device as it is typed."""
+        """Show the command that lets devices in as it is typed."""
         write_commands(formatter, [(name, self.commands[name]) for name in (*COMMANDS, "NAME")])
 
 
-class _One(click.Command):
-    """The command for one device, whose name stands where other commands have theirs."""
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Say NAME once: it is the command's own word."""
-        return super().collect_usage_pieces(ctx)[:-1]
-
-
-@click.group(cls=_ByName)
+@click.group(cls=_ByName, context_settings={"ignore_unknown_options": True})
 def enroll() -> None:
     """Bring devices into the fleet."""
 
@@ -50,11 +45,17 @@ def enroll() -> None:
 @enroll.command("list")
 @command
 async def list_requests(given: Globals) -> None:
-    """List the devices that ask to be enrolled."""
-    async with connected(given) as fleet:
+    """List the devices that ask to be enrolled and why, and the join tokens that still let some in."""
+    async with connected(given, catch_up=True) as fleet:
         requests = sorted(await fleet.client.enroll_requests(), key=lambda request: request.name)
+        asked = [judged(request, fleet.state) for request in requests]
+        tokens = live_tokens(fleet.state, now())
     if given.json:
-        output.as_json({"requests": requests})
+        shown = [
+            {**msgspec.to_builtins(request), "asks": str(one.kind), "words": one.words, "command": one.command}
+            for request, one in zip(requests, asked, strict=True)
+        ]
+        output.as_json({"requests": shown, "tokens": [asdict(one) for one in tokens]})
         return
     time = now()
     output.table(
@@ -65,12 +66,35 @@ async def list_requests(given: Globals) -> None:
                 request.fingerprint,
                 output.age(request.asked_at, time),
                 (request.facts.model or request.facts.architecture) if request.facts else "",
-                request.reason,
+                why_of(request, one),
             )
-            for request in requests
+            for request, one in zip(requests, asked, strict=True)
         ],
         "no device asks; one does when its agent.toml has the lines that 'nixfleet context show' gives",
     )
+    if tokens:
+        click.echo()
+        output.table(
+            ("TOKEN", "TAGS", "LEFT", "ENDS", "NOTE"),
+            [
+                (
+                    one.id,
+                    select_words(one.tags) if one.tags else "no tags",
+                    f"{one.left} of {one.uses}",
+                    utc(one.ends_at),
+                    one.note,
+                )
+                for one in tokens
+            ],
+            "",
+        )
+
+
+def why_of(request: EnrollView, asked: Asked) -> str:
+    """Say why a device asks: what the log knows of it and the command that solves it, else its own word."""
+    if not asked.words:
+        return request.reason
+    return f"{asked.words}: {asked.command}" if asked.command else asked.words
 
 
 @enroll.command("token")
@@ -93,49 +117,22 @@ async def token(given: Globals, tags: tuple[str, ...], uses: int, days: int) -> 
         click.echo(f"only this machine can join: the fleet's address is {' '.join(urls)}", err=True)
 
 
-@enroll.command("NAME", cls=_One, hidden=True)
+@enroll.command("drop")
 @click.argument("name")
-@click.option("--key", "shown", metavar="KEY|SHA256:…", help="The device's key or fingerprint, which you compared.")
-@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag for it; repeatable.")
-@click.option("--replace", is_flag=True, help="Move the name from the device that has it to this one.")
+@click.option("--key", "shown", metavar="KEY|SHA256:…", help="Of several that ask under NAME, the one with this key.")
 @command_without_key
-async def one(given: Globals, name: str, shown: str | None, tags: tuple[str, ...], replace: bool) -> None:
-    """Enrol the device that asks under NAME; a key to sign with is said before: nixfleet --key FILE enroll NAME."""
-    chosen = parse_tags(tags)
+async def drop(given: Globals, name: str, shown: str | None) -> None:
+    """Drop the request of the device that asks under NAME; it may ask again."""
+    wanted = Wanted(name, frozenset({key_of(shown)}) if shown else None)
     async with connected(given) as fleet:
-        request = _pick(await fleet.client.enroll_requests(), name, shown)
-        signed = {**request.tags, **chosen}
-        told = tag_words(signed) or "no tags"
-        if shown is None:
-            click.echo(clean(f"{request.name} shows the key {request.fingerprint}; it gets {told}"), err=True)
-            confirm(given, "Is this the key that the device itself logs, or 'ssh-keygen -lf' shows of its host key?")
-        acted = await fleet.admin.enroll(request, tags=signed, replace=replace, note=given.note)
+        request = pick(await fleet.client.enroll_requests(), wanted)
+        await fleet.client.forget_request(request.device)
     output.done(
-        {
-            "name": request.name,
-            "device": request.device,
-            "key": request.fingerprint,
-            "tags": signed,
-            "index": acted.index,
-            "waits": acted.waits,
-        },
-        f"{request.name} is enrolled with {told}" + (f", once {acted.waits}" if acted.waits else ""),
+        {"name": request.name, "device": request.device, "key": request.fingerprint},
+        f"the request of {request.name} is dropped",
         json=given.json,
         quiet=given.quiet,
     )
 
 
-def _pick(requests: tuple[EnrollView, ...], name: str, key: str | None) -> EnrollView:
-    """Choose the request of this name, and of this key when one is given. Raises: UserError."""
-    named = [request for request in requests if request.name == name]
-    for request in named:
-        check_request(request)
-    if key is not None:
-        wanted = " ".join(key.split()[:2])
-        named = [request for request in named if wanted in {request.fingerprint, request.key}]
-    if not named:
-        with_key = " with that key" if key else ""
-        raise UserError(f"no device asks under the name {name!r}{with_key}; see 'nixfleet enroll list'")
-    if len(named) > 1:
-        raise UserError(f"{len(named)} devices ask under the name {name!r}; say which with --key SHA256:…")
-    return named[0]
+enroll.add_command(admit, "NAME")
