@@ -10,6 +10,7 @@ from nixfleet.model.device import EnrollRequest
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator import people
 from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.journal import Journal
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.people import Allowance, People
 from nixfleet.server.faults import Busy
@@ -31,7 +32,13 @@ class Desk:
     def new(self) -> People:
         """Make them anew on the same store."""
         log = cast("LogKeeper", SimpleNamespace(fleet=FLEET, device=lambda _: None))
-        return People(self.store, log, cast("RunClock", SimpleNamespace(wall_s=lambda: self.now)), self.dropped.append)
+        clock = cast("RunClock", SimpleNamespace(wall_s=self.wall_s))
+        journal = Journal(self.store, self.wall_s)
+        return People(self.store, log, clock, journal, lambda view: self.dropped.append(view.device))
+
+    def wall_s(self) -> int:
+        """Give the test's time."""
+        return self.now
 
     async def ask(self, name: str, host: str | None = "127.0.0.1") -> None:
         """Let a named device ask."""

@@ -56,14 +56,14 @@ async def list_entries(given: Globals, limit: int | None, *, refused: bool) -> N
 
 
 async def _list_refused(given: Globals, limit: int | None) -> None:
-    """List refused statements, the newest last as in the log."""
+    """List refused statements and requests, the newest last as in the log."""
     async with connected(given) as fleet:
         found = (await fleet.client.refusals(min(limit or 1_000, 1_000)))[::-1]
     if given.json:
         output.as_json({"refusals": found})
         return
     time = now()
-    rows = [(output.age(one.at, time), one.by, one.namespace, one.reason) for one in found]
+    rows = [(output.age(one.at, time), one.by, one.what or one.namespace, one.reason) for one in found]
     output.table(("WHEN", "WHO", "WHAT", "WHY"), rows, "nothing was refused")
 
 

@@ -17,6 +17,7 @@ from nixfleet.client.checks import check_lines
 from nixfleet.client.push import PushResult, push
 from nixfleet.errors import UserError
 from nixfleet.model.ids import STORE_PATH
+from nixfleet.model.text import counted
 from nixfleet.model.typed import check_name
 from nixfleet.nix import Nix
 from nixfleet.trust.words import select_words
@@ -121,8 +122,15 @@ async def show(given: Globals, name: str) -> None:
     if given.json:
         output.as_json(view)
         return
+    shown = [("shown", f"{len(view.lines)} of {counted(view.targets, 'line')}: those that your grants cover")]
     output.fields(
-        [("release", view.id), ("name", view.name), ("by", view.principal or view.by), ("note", view.note or "none")]
+        [
+            ("release", view.id),
+            ("name", view.name),
+            ("by", view.principal or view.by),
+            ("note", view.note or "none"),
+            *(shown if view.partial else []),
+        ]
     )
     output.table(
         ("DEVICE", "SYSTEM", "SIZE", "PATH"),

@@ -41,6 +41,7 @@ def head(view: RolloutView) -> None:
                 f"{view.max_in_flight} in flight, soak {duration(view.soak_s)}, at most "
                 + duration(view.device_timeout_s),
             ),
+            *([("shown", "the devices that your grants cover; it has others, too")] if view.partial else []),
         ]
     )
 

@@ -3,11 +3,12 @@
 Pure. It must never take the coordinator's word for what the log says itself.
 """
 
-from nixfleet.errors import Untrusted
+from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Digest, Selector, matches
-from nixfleet.model.statements import SelectLine, TargetLine
+from nixfleet.model.statements import SelectLine, TargetLine, Targets
 from nixfleet.model.views import EnrollView, ReleaseLineView, ReleaseView
-from nixfleet.trust.lines import LineTree
+from nixfleet.model.wire import LineProof
+from nixfleet.trust.lines import LineTree, encode_line, verify_line
 from nixfleet.trust.replay import State, selected
 from nixfleet.trust.sshsig import parse_public_key
 
@@ -21,18 +22,34 @@ def check_lines(release: ReleaseView, state: State) -> None:
     if record is None:
         raise Untrusted(f"the log as verified here has no release {release.id[:12]}")
     signed = record.statement
-    if signed.targets is not None:
-        lines = [
-            TargetLine(
-                device=line.device, path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size
-            )
-            for line in release.lines
-        ]
+    if signed.targets is not None and release.partial:
+        # Each line for itself: that the others are none of a device's that we may read of is the coordinator's word.
+        same = all(_proven(line, signed.targets) for line in release.lines)
+    elif signed.targets is not None:
+        lines = [_line(line) for line in release.lines]
         same = bool(lines) and LineTree(lines).targets == signed.targets
     else:
         same = [_shown(line) for line in release.lines] == [_signed(line) for line in signed.lines or ()]
     if not same or release.name != signed.name:
         raise Untrusted(f"the coordinator shows other lines of {signed.name} than those that were signed")
+
+
+def _line(line: ReleaseLineView) -> TargetLine:
+    return TargetLine(
+        device=line.device, path=line.path, system=line.system, digest=line.digest, nar_size=line.nar_size
+    )
+
+
+def _proven(line: ReleaseLineView, targets: Targets) -> bool:
+    """Tell whether a line is one of the signed release's, by its inclusion proof."""
+    if line.place is None:
+        return False
+    try:
+        text, hashes = encode_line(_line(line)).decode(), tuple(map(bytes.fromhex, line.proof))
+        verify_line(LineProof(line=text, index=line.place, size=targets.size, hashes=hashes), targets, line.device)
+    except (Untrusted, UserError, ValueError):
+        return False
+    return True
 
 
 def _shown(line: ReleaseLineView) -> tuple[object, ...]:

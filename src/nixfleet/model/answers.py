@@ -65,17 +65,21 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """A statement that the coordinator kept out of the log: when, signed by which key, its digest, and why."""
+    """What the coordinator refused: when, signed by which key, what was asked, and why.
+
+    A statement that it kept out of the log has a namespace and a digest; a request has neither.
+    """
 
     at: int
     by: str
-    namespace: str
-    digest: str
+    namespace: str = ""
+    digest: str = ""
     reason: str
+    what: str = ""
 
 
 class Refusals(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal of refused statements, newest first: the coordinator's word, unlike the log."""
+    """The journal of refused statements and requests, newest first: the coordinator's word, unlike the log."""
 
     refusals: tuple[Refusal, ...]
 

@@ -97,6 +97,7 @@ class RolloutView(_View, frozen=True, kw_only=True):
     """A rollout: `state` is one of waiting, running, paused, halted, finished, cancelled, superseded, expired.
 
     `judged`: the plan has seen every outcome that was told; until then a failure may yet turn into a halt.
+    `partial`: it has members that the reader may not read of; they are in no count.
     """
 
     id: str
@@ -124,6 +125,7 @@ class RolloutView(_View, frozen=True, kw_only=True):
     finished_at: int | None = None
     controls: int = 0
     judged: bool = True
+    partial: bool = False
 
 
 class RolloutDetail(_View, frozen=True, kw_only=True):
@@ -134,7 +136,10 @@ class RolloutDetail(_View, frozen=True, kw_only=True):
 
 
 class ReleaseLineView(_View, frozen=True, kw_only=True):
-    """What one device, or the devices of a selector, get."""
+    """What one device, or the devices of a selector, get.
+
+    Where other lines are left out, a device's line has its place in the release and its inclusion proof (hex).
+    """
 
     device: str = ""
     name: str = ""
@@ -143,10 +148,12 @@ class ReleaseLineView(_View, frozen=True, kw_only=True):
     system: str
     digest: str
     nar_size: int
+    place: int | None = None
+    proof: tuple[str, ...] = ()
 
 
 class ReleaseView(_View, frozen=True, kw_only=True):
-    """A release."""
+    """A release; `partial`: it has lines of devices that the reader may not read of, which are left out."""
 
     id: str
     index: int
@@ -159,6 +166,7 @@ class ReleaseView(_View, frozen=True, kw_only=True):
     source_url: str = ""
     source_rev: str = ""
     lines: tuple[ReleaseLineView, ...] = ()
+    partial: bool = False
 
 
 class EntryView(_View, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """Who is asking: the RFC 9421 signature of a request, and whether that key may ask this (docs/protocol.md).
 
-It judges requests only; statements and reports carry signatures of their own.
+What may be read is `trust.replay.reach`'s rule; each refusal names the missing right, and stands in the journal. It
+judges requests only; statements and reports carry signatures of their own.
 """
 
 import re
@@ -11,12 +12,13 @@ from typing import Any, Final
 from litestar import Request
 
 from nixfleet.errors import Refused, Untrusted
-from nixfleet.model.ids import Fingerprint
-from nixfleet.model.statements import Action, Root
+from nixfleet.model.ids import Fingerprint, Tags
+from nixfleet.model.statements import Root
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.coordinator.people import is_person, is_token, may_delegate
+from nixfleet.trust.holdings import lacks
 from nixfleet.trust.httpsig import Head, verify_head
 from nixfleet.trust.replay import State, may_ever
+from nixfleet.trust.replay.reach import Reach, is_person, is_token, may_delegate, reach, was_person
 from nixfleet.trust.replay.rights import grants
 from nixfleet.trust.sshsig import PublicKey, parse_public_key
 
@@ -29,63 +31,92 @@ AnyRequest = Request[Any, Any, Any]
 class Caller:
     """Whose key signed the request, in every role that it has."""
 
+    key: Fingerprint | None = None
+    """The key that is answerable: the person's own, also when a session key signed."""
     device: str | None = None
     person: Fingerprint | None = None
-    """The person's own key, also when a session key signed."""
     joining: bool = False
+    until: int | None = None
+    """When the session ends whose key signed (unix seconds)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """A person or CI, what it may read of, and the request's body."""
+
+    key: Fingerprint
+    reach: Reach
+    until: int | None
+    body: bytes
 
 
 class Auth:
-    """Judges requests by the log as this coordinator has replayed it."""
+    """Judges requests by the log as this coordinator has replayed it; what it refuses stands in the journal."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
 
     async def caller(self, request: AnyRequest) -> tuple[Caller, bytes]:
-        """Give who asks, and the body. Raises: Untrusted, Skewed, Bound."""
+        """Give who asks, and the body. Raises: Untrusted, Skewed, Bound; Refused for a key whose rights have ended."""
         headers = _headers(request)
         found = _KEY_ID.search(headers.get("signature-input", ""))
         key, caller = await self._known(Fingerprint(found[1])) if found else (None, Caller())
         head = self._head(request, headers, key)
+        if caller.device is None and caller.person is None and not caller.joining:
+            # Before its body is read: this key had rights once, and has none now.
+            raise await self.refuse(caller, f"ask for {request.url.path}", "to ask anything")
         body = await request.body()
         head.digest.check(body)
         return caller, body
 
-    async def device(self, request: AnyRequest) -> tuple[str, bytes]:
-        """Demand an enrolled device. Raises: Untrusted, Refused."""
+    async def device(self, request: AnyRequest, what: str) -> tuple[str, bytes]:
+        """Demand an enrolled device, which wants to do `what`. Raises: Untrusted, Refused."""
         caller, body = await self.caller(request)
         if caller.device is None:
-            raise Refused("only an enrolled device may ask this")
+            assert caller.key is not None
+            raise await self._coordinator.journal.refused(caller.key, what, f"only an enrolled device may {what}")
         return caller.device, body
 
     async def log_reader(self, request: AnyRequest) -> Caller:
-        """Demand somebody who may read the log. Raises: Untrusted."""
+        """Demand somebody who may read the log. Raises: Untrusted, Refused."""
         caller, _ = await self.caller(request)
         return caller
 
-    async def syncer(self, request: AnyRequest) -> str | None:
-        """Demand a device, or one that joins (None). Raises: Untrusted, Refused."""
-        caller, _ = await self.caller(request)
-        if caller.device is None and not caller.joining and caller.person is None:
-            raise Refused("only a device may ask this")
-        return caller.device
-
-    async def person(self, request: AnyRequest, action: Action | None = None) -> bytes:
-        """Demand a person or CI, with a right to an action if one is named, and give the body.
-
-        Raises: Untrusted, Refused.
-        """
+    async def reader(self, request: AnyRequest, what: str) -> Reader:
+        """Demand a person or CI, which wants to do `what`, such as ``list the devices``. Raises: Untrusted, Refused."""
         caller, body = await self.caller(request)
-        if caller.person is None:
-            raise Refused("only people and CI with a grant may ask this")
-        state, now = self._coordinator.log.state, self._coordinator.wall_s()
-        if action is not None and not may_ever(state, caller.person, (action,), now):
-            raise Refused(f"this needs a grant of '{action}'")
-        return body
+        found = self.reach(caller.person, caller.until)
+        if caller.person is None or found is None:
+            raise await self.refuse(caller, what, f"to {what}")
+        return Reader(caller.person, found, caller.until, body)
+
+    def reach(self, key: Fingerprint | None, until: int | None = None) -> Reach | None:
+        """Say what a key may read of now; None when nothing, or when the session has ended by which it asks."""
+        now = self._coordinator.wall_s()
+        if key is None or (until is not None and now >= until):
+            return None
+        return reach(self._coordinator.log.state, key, now)
+
+    async def over(self, reader: Reader, tags: Tags, what: str) -> None:
+        """Demand that a reader may read of a device with these tags. Raises: Refused."""
+        if not reader.reach.over(tags):
+            raise await self.refuse(Caller(reader.key), what, f"to {what}")
 
     async def releaser(self, request: AnyRequest) -> bytes:
-        """Demand the right to release, and give the body."""
-        return await self.person(request, "release")
+        """Demand a person or CI with the right to release, and give the body. Raises: Untrusted, Refused."""
+        what = "upload to the cache" if request.method != "GET" else "ask for an upload"
+        reader = await self.reader(request, what)
+        state, now = self._coordinator.log.state, self._coordinator.wall_s()
+        if not may_ever(state, reader.key, ("release",), now):
+            raise await self.refuse(Caller(reader.key), what, "to release")
+        return reader.body
+
+    async def refuse(self, caller: Caller, what: str, right: str) -> Refused:
+        """Note in the journal that somebody lacks a right; gives the error to raise, which names it."""
+        key = caller.key
+        assert key is not None
+        reason = lacks(self._coordinator.log.state, key, right, self._coordinator.wall_s())
+        return await self._coordinator.journal.refused(key, what, reason)
 
     def _head(self, request: AnyRequest, headers: Mapping[str, str], key: PublicKey | None) -> Head:
         scope = request.scope
@@ -104,18 +135,23 @@ class Auth:
         )
 
     async def _known(self, signer: Fingerprint) -> tuple[PublicKey | None, Caller]:
-        """Find a key: a device's, one that root or a grant names, or a session's."""
+        """Find a key: a device's, one that root or a grant names, or a session's; a person's whose rights have ended.
+
+        A device's key that is revoked, and a join token's that is used up, are as unknown as a stranger's.
+        """
         log, now = self._coordinator.log, self._coordinator.wall_s()
         device = None if signer in log.state.revoked_keys else log.device_of(signer)
         if is_person(log.state, signer, now):
             # First: a device that claims a person's key as its own must not take that person's rights away.
             joining = is_token(log.state, signer, now)
-            return _key_of(log.state, signer), Caller(device, None if joining else signer, joining)
+            return _key_of(log.state, signer), Caller(signer, device, None if joining else signer, joining)
         if device is not None:
-            return log.device_key(device), Caller(device)
+            return log.device_key(device), Caller(signer, device)
         session = await self._coordinator.people.session(signer)
-        if session is not None and may_delegate(log.state, session[1], now):
-            return session[0], Caller(person=session[1])
+        if session is not None and may_delegate(log.state, session.by, now):
+            return session.key, Caller(session.by, person=session.by, until=session.not_after)
+        if was_person(log.state, signer):
+            return _key_of(log.state, signer), Caller(signer)
         return None, Caller()
 
 

@@ -8,9 +8,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import msgspec
 
+from nixfleet.model.ids import Tags
 from nixfleet.model.views import Delta
 
 CONSOLE_PING_S = 10
@@ -54,13 +57,56 @@ class Flag:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a change is about, and the tags by which it is judged who may read of it.
+
+    `before` and `after` are the subject's tags as last told and now, None where it was not there or is not any more;
+    `moved`: a rollout is told because a device that it touches has got other tags.
+    """
+
+    kind: Literal["device", "lines", "rollout", "request"]
+    id: str
+    before: Tags | None = None
+    after: Tags | None = None
+    moved: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A change with its number, encoded for whoever may read everything; without a mark it is for everybody."""
+
+    seq: int
+    data: bytes
+    mark: Mark | None
+
+
+class Screening(Protocol):
+    """Decides what of a stream its reader gets."""
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing is hidden."""
+
+    def holds(self) -> bool:
+        """Tell whether it may go on as it began."""
+
+    def through(self, told: Told) -> bytes:
+        """Give a change as the reader may have it."""
+
+
+def encoded(delta: Delta) -> bytes:
+    """Write a change as a server-sent event."""
+    return b"id: %d\nevent: delta\ndata: %b\n\n" % (delta.seq, _encoder.encode(delta))
+
+
 class ConsoleHub:
     """Numbered deltas, encoded once, kept for those who come back; numbers differ from run to run."""
 
     def __init__(self, start: int, ring: int = RING, clock: Callable[[], float] = time.monotonic) -> None:
         # A number of an earlier run lies below `start`, so that whoever still holds one is told to start over.
         self.seq = start
-        self._ring: deque[bytes] = deque(maxlen=ring)
+        self._ring: deque[Told] = deque(maxlen=ring)
         self._listeners: set[Flag] = set()
         self._clock = clock
         self._until = clock()
@@ -82,33 +128,38 @@ class ConsoleHub:
         self.seq += 1
         self._ring.clear()
 
-    def publish(self, delta: Delta) -> None:
-        """Give a change its number and hand it to every console."""
+    def publish(self, delta: Delta, mark: Mark | None = None) -> None:
+        """Give a change its number and hand it to every console; without a mark, to whatever key."""
         self.seq += 1
-        data = _encoder.encode(msgspec.structs.replace(delta, seq=self.seq))
-        self._ring.append(b"id: %d\nevent: delta\ndata: %b\n\n" % (self.seq, data))
+        self._ring.append(Told(self.seq, encoded(msgspec.structs.replace(delta, seq=self.seq)), mark))
         for listener in self._listeners:
             listener.wake()
 
-    def after(self, seq: int) -> list[bytes] | None:
-        """Give the encoded deltas after number `seq`, or None when they are not all here."""
+    def after(self, seq: int) -> list[Told] | None:
+        """Give the deltas after number `seq`, or None when they are not all here."""
         missing = self.seq - seq
         if not 0 <= missing <= len(self._ring):
             return None
         return [self._ring[at] for at in range(len(self._ring) - missing, len(self._ring))]
 
-    async def stream(self, since: int, ping_s: float = CONSOLE_PING_S) -> AsyncGenerator[bytes, None]:
-        """Yield server-sent events after number `since`, for ever; ends after a reset or when the hub closes."""
+    async def stream(
+        self, since: int, ping_s: float = CONSOLE_PING_S, screen: Screening | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield server-sent events after number `since`, for ever; ends after a reset or when the hub closes.
+
+        With a screen, what it lets through; a reset when it does not hold any more.
+        """
         flag = Flag()
         self._listeners.add(flag)
         try:
             yield PING  # the head goes out at once, so that the other side knows that it is connected
             while not self.closed:
                 events = self.after(since)
-                if events is None:
+                if events is None or not (screen is None or screen.holds()):
                     yield RESET
                     return
-                for block in _blocks(events):
+                shown = (one.data for one in events) if screen is None or screen.open else map(screen.through, events)
+                for block in _blocks(shown):
                     yield block
                 since += len(events)
                 if not events and not await flag.wait(ping_s):

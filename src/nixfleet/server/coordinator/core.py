@@ -13,6 +13,7 @@ from nixfleet.model.views import Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Offer, OfferAnswer, Signed
 from nixfleet.server.coordinator.announcer import Announcer
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
+from nixfleet.server.coordinator.journal import Journal
 from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.live import LiveDevices, Output
 from nixfleet.server.coordinator.log import LogKeeper
@@ -29,6 +30,7 @@ from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
 from nixfleet.server.settings import DATABASE, LOG_KEY, ServerSettings
 from nixfleet.server.store import AttemptRow, Store
+from nixfleet.trust.replay.reach import Reach
 from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
@@ -71,7 +73,8 @@ class Coordinator:
         self.syncs = Syncs(self.log, self.planner, self.live, self.clock)
         self.views = Views(self.log, self.live, self.planner, self.releases, self.clock)
         self.announcer = Announcer(self.consoles, self.log, self.live, self.planner, self.views)
-        self.people = People(self.store, self.log, self.clock, self.announcer.request_gone)
+        self.journal = Journal(self.store, self.clock.wall_s)
+        self.people = People(self.store, self.log, self.clock, self.journal, self.announcer.request_gone)
         self.desk = ReportDesk(self.store, self.log, self.live, self.clock, self.planner.knows, self._heard)
         self.presence = Presence(
             self.store, self.agents, self.live, self.syncs, self.clock, self.announcer, self.planner.device_changed
@@ -195,7 +198,9 @@ class Coordinator:
             self.agents.drop(statement.device)
         if statement.state == "retired":
             self.agents.drop(statement.device)
-        if self.people.asks(statement.device):
+        if before is not None and before.tags != statement.tags:
+            self.announcer.retagged(statement.device, before.tags)
+        if self.people.request(statement.device) is not None:
             self._spawn(self._quietly(self.forget_request(statement.device)))
 
     @staticmethod
@@ -244,17 +249,17 @@ class Coordinator:
 
     async def enroll(self, signed: Signed, host: str | None) -> None:
         """Take a request to be enrolled, from an address if it is known."""
-        view = await self.people.ask(signed, host)
-        if view is not None:
-            self.announcer.request(view)
+        asked = await self.people.ask(signed, host)
+        if asked is not None:
+            self.announcer.request(*asked)
 
     async def forget_request(self, device: str) -> None:
         """Drop a request to be enrolled. Raises: Unknown."""
         await self.people.forget(device)
 
-    def snapshot(self) -> Snapshot:
-        """Show everything, as of the newest delta."""
-        return self.announcer.snapshot(self.people.requests())
+    def snapshot(self, reader: str, reach: Reach) -> Snapshot:
+        """Show a reader (a key) everything that it may read, as of the newest delta."""
+        return self.announcer.snapshot(self.people.requests(), reader, reach)
 
     def _plans_changed(self, rollouts: Iterable[str], devices: Iterable[str]) -> None:
         self.announcer.stale(devices=devices, rollouts=rollouts)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import msgspec
 
 from nixfleet.model.device import Outcome, Phase, Report
+from nixfleet.model.ids import Tags
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.server.coordinator.clock import RunClock
@@ -16,6 +17,7 @@ from nixfleet.server.coordinator.sync import WAKING
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow
 from nixfleet.server.text import clean_facts
+from nixfleet.trust.replay.reach import EVERYTHING, Reach
 
 _LINES_SHOWN = 20
 
@@ -38,10 +40,17 @@ class DeviceViews:
         for device in devices:
             self._devices.pop(device, None)
 
-    def all(self) -> list[DeviceView]:
-        """Show all devices but the retired ones, by name."""
-        views = [self.one(device) for device in self._log.state.devices]
+    def all(self, reach: Reach = EVERYTHING) -> list[DeviceView]:
+        """Show all devices that a reader may read of, but the retired ones, by name."""
+        devices: Iterable[str] = self._log.state.devices
+        if not reach.everything:
+            devices = (device for device in devices if reach.over(self.tags(device)))
+        views = map(self.one, devices)
         return sorted((view for view in views if view.state != "retired"), key=lambda view: (view.name, view.id))
+
+    def tags(self, device: str) -> Tags:
+        """Give the tags by which it is judged who may read of a device: those of its newest statement."""
+        return self._log.state.devices[device].statement.tags
 
     def find(self, name: str) -> str:
         """Give the id of a device by id or name, an unretired one first. Raises: Unknown."""

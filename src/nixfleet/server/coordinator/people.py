@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -12,13 +13,14 @@ from nixfleet.model.text import clean
 from nixfleet.model.views import EnrollView
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.clock import RunClock
+from nixfleet.server.coordinator.journal import STRANGER, Journal
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.faults import Busy, Unknown
 from nixfleet.server.store import EnrollRow, SessionRow, Store
 from nixfleet.server.text import clean_facts
 from nixfleet.trust import sshsig
-from nixfleet.trust.replay import State
-from nixfleet.trust.replay.rights import alive, grants, joins_root
+from nixfleet.trust.holdings import lacks
+from nixfleet.trust.replay.reach import is_named, may_delegate
 from nixfleet.trust.reports import open_enroll, open_session
 from nixfleet.trust.sshsig import PublicKey
 
@@ -42,11 +44,14 @@ REPEAT_S = 10
 class People:
     """Enrolment requests and sessions, held in memory and in the store."""
 
-    def __init__(self, store: Store, log: LogKeeper, clock: RunClock, dropped: Callable[[str], None]) -> None:
-        """Hold nothing yet; `dropped` is told of each device whose request is let go."""
+    def __init__(
+        self, store: Store, log: LogKeeper, clock: RunClock, journal: Journal, dropped: Callable[[EnrollView], None]
+    ) -> None:
+        """Hold nothing yet; `dropped` is told of each request that is let go."""
         self._store = store
         self._log = log
         self._clock = clock
+        self._journal = journal
         self._dropped = dropped
         self._requests: dict[str, EnrollView] = {}
         """By device; who was heard longest ago first."""
@@ -61,8 +66,10 @@ class People:
             self._requests[row.device] = _view(msgspec.json.decode(row.payload, type=EnrollRequest), row)
             self._written[row.device] = row.seen_at
 
-    async def ask(self, signed: Signed, host: str | None) -> EnrollView | None:
-        """Keep a request to be enrolled, from this address if it is known; None when it changes nothing.
+    async def ask(self, signed: Signed, host: str | None) -> tuple[EnrollView, EnrollView | None] | None:
+        """Keep a request to be enrolled, from this address if it is known; gives it and what was asked before.
+
+        None when it changes nothing.
 
         Where there is no room, who was heard longest ago goes. Raises: Untrusted, Refused, Busy.
         """
@@ -88,7 +95,7 @@ class People:
             self._peers[request.device], self._written[request.device] = peer, now
         self._requests.pop(request.device, None)
         self._requests[request.device] = view
-        return view
+        return view, held
 
     async def _make_room(self, device: str, peer: str, now: int) -> None:
         """Let go of who is silent, and of who was heard longest ago where one more is too many."""
@@ -112,9 +119,10 @@ class People:
         """Let go of a request in memory; tells whether there was one."""
         self._peers.pop(device, None)
         self._written.pop(device, None)
-        if self._requests.pop(device, None) is None:
+        view = self._requests.pop(device, None)
+        if view is None:
             return False
-        self._dropped(device)
+        self._dropped(view)
         return True
 
     async def forget(self, device: str) -> None:
@@ -129,30 +137,41 @@ class People:
         asking = [one for one in self._requests.values() if one.seen_at > since]
         return sorted(asking, key=lambda one: (one.asked_at, one.device))
 
-    def asks(self, device: str) -> bool:
-        """Tell whether a device asks to be enrolled."""
-        return device in self._requests
+    def request(self, device: str) -> EnrollView | None:
+        """Give a device's request to be enrolled."""
+        return self._requests.get(device)
 
     async def open_session(self, signed: Signed) -> None:
         """Take a session key that a person signed. Raises: Untrusted, Refused, Busy."""
         now = self._clock.wall_s()
         session = open_session(signed, fleet=self._log.fleet, now=now)
-        if not may_delegate(self._log.state, Fingerprint(session.by), now):
-            raise Refused(f"neither root nor a live grant names the key {session.by} as a person's")
+        if not may_delegate(self._log.state, by := Fingerprint(session.by), now):
+            known = by if is_named(self._log.state, by) else STRANGER
+            what = "open a session" if known else f"open a session for the key {by}"
+            raise await self._journal.refused(known, what, lacks(self._log.state, by, "to open a session", now))
         key = sshsig.parse_public_key(session.key)
         row = SessionRow(key.fingerprint, key.text, session.by, session.not_after)
         await self._store.people.save_session(row, now, most=SESSIONS_MAX, most_of_one=SESSIONS_OF_ONE)
         self._sessions = {held.key: held for held in self._sessions.values() if held.not_after > now}
         self._sessions[row.key] = row
 
-    async def session(self, key: str) -> tuple[PublicKey, Fingerprint] | None:
-        """Give a live session's key and whose it is (a fingerprint)."""
+    async def session(self, key: str) -> "LiveSession | None":
+        """Give the live session that a key signs for."""
         row = self._sessions.get(key) or await self._store.people.session(key)
         if row is None or row.not_after <= self._clock.wall_s():
             self._sessions.pop(key, None)
             return None
         self._sessions[key] = row
-        return sshsig.parse_public_key(row.text), Fingerprint(row.by)
+        return LiveSession(sshsig.parse_public_key(row.text), Fingerprint(row.by), row.not_after)
+
+
+@dataclass(frozen=True, slots=True)
+class LiveSession:
+    """A session: its key, whose it is, and its end (unix seconds)."""
+
+    key: PublicKey
+    by: Fingerprint
+    not_after: int
 
 
 class Allowance:
@@ -183,31 +202,6 @@ def _network(host: str | None) -> str:
     if address.is_loopback:
         return ""
     return str(ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False))
-
-
-def is_person(state: State, key: Fingerprint, now: int) -> bool:
-    """Tell whether the root or any live grant names a key; a grant of no actions may read.
-
-    Who is named by a root that waits for signatures reads the log, too: else they could not see what to co-sign.
-    """
-    if key in state.revoked_keys:
-        return False
-    if key in state.root_keys or joins_root(state, key):
-        return True
-    return any(alive(state, record, now) for record in grants(state, key))
-
-
-def is_token(state: State, key: Fingerprint, now: int) -> bool:
-    """Tell whether all that a key may do is to enrol a counted number of devices: a join token's key."""
-    if key in state.root_keys:
-        return False
-    live = [record.statement for record in grants(state, key) if alive(state, record, now)]
-    return bool(live) and all(grant.actions == ("enroll",) and grant.max_uses is not None for grant in live)
-
-
-def may_delegate(state: State, key: Fingerprint, now: int) -> bool:
-    """Tell whether a session may speak for a key: a join token lies on devices, and speaks for nobody."""
-    return is_person(state, key, now) and not is_token(state, key, now)
 
 
 def _view(request: EnrollRequest, row: EnrollRow) -> EnrollView:

@@ -6,13 +6,15 @@ import msgspec
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
-from nixfleet.model.statements import Rollout
+from nixfleet.model.statements import Rollout, TargetLine
 from nixfleet.model.text import clean
 from nixfleet.model.views import ReleaseLineView, ReleaseView
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.faults import Unknown
+from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import ReleaseRecord, principal_of
+from nixfleet.trust.replay.reach import EVERYTHING, Reach
 
 _PREFIX_MIN = 6
 
@@ -53,8 +55,11 @@ class ReleaseViews:
             source_rev=clean(statement.source.rev) if statement.source else "",
         )
 
-    async def one(self, name: str) -> ReleaseView:
-        """Show a release by digest, its start, or the newest of a name, with its lines. Raises: Unknown."""
+    async def one(self, name: str, reach: Reach = EVERYTHING) -> ReleaseView:
+        """Show a release by digest, its start, or the newest of a name, with its lines. Raises: Unknown.
+
+        A reader gets the lines of the devices that it may read of; of its own release, and by selector, all.
+        """
         records = self._log.state.releases
         found = records.get(Digest(name)) or next(
             (one for one in reversed(records.values()) if one.statement.name == name), None
@@ -63,17 +68,10 @@ class ReleaseViews:
             digest = by_prefix(name, records, "release")
             found = records[Digest(digest)]
         lines = await self._lines.get(found.digest)
-        shown = [
-            ReleaseLineView(
-                device=line.device,
-                name=self._device_name(line.device),
-                path=line.path,
-                system=line.system,
-                digest=line.digest,
-                nar_size=line.nar_size,
-            )
-            for line in lines.lines.values()
-        ]
+        whole = reach.everything or reach.owns(self._log.state, found.place.signer)
+        seen = [line for line in lines.lines.values() if whole or self._may_see(line.device, reach)]
+        tree = lines.tree if len(seen) < len(lines.lines) else None
+        shown = [self._line(line, tree) for line in seen]
         shown += [
             ReleaseLineView(
                 select=line.select,
@@ -84,7 +82,27 @@ class ReleaseViews:
             )
             for line in found.statement.lines or ()
         ]
-        return msgspec.structs.replace(self.head(found), lines=tuple(shown))
+        return msgspec.structs.replace(self.head(found), lines=tuple(shown), partial=tree is not None)
+
+    def _line(self, line: TargetLine, tree: LineTree | None) -> ReleaseLineView:
+        """Show a device's line; where others are left out, `tree` proves that it is one of the release's."""
+        view = ReleaseLineView(
+            device=line.device,
+            name=self._device_name(line.device),
+            path=line.path,
+            system=line.system,
+            digest=line.digest,
+            nar_size=line.nar_size,
+        )
+        if tree is None:
+            return view
+        proof = tree.proof(line.device)
+        hashes = tuple(part.hex() for part in proof.hashes)
+        return msgspec.structs.replace(view, place=proof.index, proof=hashes)
+
+    def _may_see(self, device: str, reach: Reach) -> bool:
+        statement = self._log.device(device)
+        return statement is not None and reach.over(statement.tags)
 
     def _device_name(self, device: str) -> str:
         statement = self._log.device(device)

@@ -13,6 +13,7 @@ from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews, by_prefix
 from nixfleet.server.coordinator.work import Work
 from nixfleet.trust.replay import principal_of
+from nixfleet.trust.replay.reach import EVERYTHING, Reach
 from nixfleet.trust.words import select_words
 
 
@@ -28,20 +29,44 @@ class RolloutViews:
         self._releases = releases
         self._clock = clock
 
-    def all(self) -> list[RolloutView]:
-        """Show all rollouts, newest first."""
-        return [self.one(work) for work in reversed(self._planner.works.values())]
+    def all(self, reach: Reach = EVERYTHING) -> list[RolloutView]:
+        """Show all rollouts that a reader may see, newest first."""
+        seen = (self.seen(work, reach) for work in reversed(self._planner.works.values()))
+        return [view for view in seen if view is not None]
+
+    def seen(self, work: Work, reach: Reach) -> RolloutView | None:
+        """Show a rollout as a reader may see it, counting the members it may read of; None when it may not.
+
+        It may where it reads of a member, and where the rollout is its own.
+        """
+        if reach.everything:
+            return self.one(work)
+        members = self._members(work, reach)
+        if not members and not reach.owns(self._log.state, Fingerprint(work.logged.place.signer)):
+            return None
+        return self.one(work, members)
+
+    def _members(self, work: Work, reach: Reach) -> frozenset[str] | None:
+        """Give the members that a reader may read of; None for all, where it may read everything."""
+        if reach.everything:
+            return None
+        devices = self._log.state.devices
+        return frozenset(one for one in work.members if one in devices and reach.over(devices[one].statement.tags))
 
     def find(self, name: str) -> Work:
         """Find a rollout by digest or an unambiguous start of it. Raises: Unknown, UserError."""
         works = self._planner.works
         return works.get(name) or works[by_prefix(name, works, "rollout")]
 
-    def one(self, work: Work) -> RolloutView:
-        """Show a rollout."""
+    def one(self, work: Work, only: frozenset[str] | None = None) -> RolloutView:
+        """Show a rollout; with `only`, count these members alone."""
         logged, stored, statement = work.logged, work.stored, work.logged.statement
         now, state, lineup = self._clock.now(), work.course(self._clock.reconnect_s), work.lineup()
-        result = summary(state, tuple(work.members.values()), now, lineup)
+        members = work.members
+        if only is not None:
+            members = {device: member for device, member in members.items() if device in only}
+            lineup = tuple(tuple(device for device in wave if device in only) for wave in lineup)
+        result = summary(state, tuple(members.values()), now, lineup)
         word, total = status(state, now), result.total
         waits = work.waits.get(None)
         clocks = stored.waves or tuple(WaveState() for _ in statement.waves)
@@ -72,6 +97,7 @@ class RolloutViews:
             finished_at=stored.finished_at,
             controls=logged.controls,
             judged=work.judged == work.outcomes,
+            partial=len(members) < len(work.members),
         )
 
     def _wave(self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts) -> WaveView:
@@ -96,15 +122,16 @@ class RolloutViews:
         now = self._clock.now()
         return now.wall_s - (now.run_s - run_s)
 
-    def detail(self, work: Work) -> RolloutDetail:
-        """Show a rollout with its members, in the order of their waves."""
+    def detail(self, work: Work, reach: Reach = EVERYTHING) -> RolloutDetail:
+        """Show a rollout with the members that a reader may read of, in the order of their waves."""
+        only = self._members(work, reach)
         now, state = self._clock.now(), work.course(self._clock.reconnect_s)
         standings = summary(state, tuple(work.members.values()), now, work.lineup()).standings
         members = []
         for number, wave in enumerate(work.lineup(), start=1):
             for device in wave:
                 member, live = work.members[device], self._live.get(device)
-                if standings[device] is Standing.GONE:
+                if standings[device] is Standing.GONE or not (only is None or device in only):
                     continue
                 members.append(
                     MemberView(
@@ -120,7 +147,7 @@ class RolloutViews:
                         transfer=transfer_of(live) if live.progress and live.progress.rollout == work.id else None,
                     )
                 )
-        return RolloutDetail(rollout=self.one(work), members=tuple(members))
+        return RolloutDetail(rollout=self.one(work, only), members=tuple(members))
 
 
 def _wave_state(clock: WaveState) -> str:

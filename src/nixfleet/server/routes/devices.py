@@ -1,5 +1,6 @@
 """Routes that show devices to people."""
 
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ from nixfleet.server.store import AttemptRow
 
 _QUERY_CHARS = 1_000
 _HISTORY = 100
+Find = Callable[[AnyRequest, str, str], Awaitable[str]]
 
 
 def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -32,14 +34,15 @@ def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
 
 def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
     views = coordinator.views.devices
+    find = _finder(coordinator, auth)
 
     @get("/v1/devices")
     async def devices(request: AnyRequest, wanted: Annotated[str, QueryParameter(name="query")] = "") -> Devices:
-        """List the devices that a query matches."""
-        await auth.person(request)
+        """List the devices that a query matches, of those that the caller may read of."""
+        reader = await auth.reader(request, "list the devices")
         if len(wanted) > _QUERY_CHARS:
             raise UserError(f"a query is longer than {_QUERY_CHARS} characters")
-        found = views.all()
+        found = views.all(reader.reach)
         if wanted.strip():
             try:
                 predicate = compile_query(parse(wanted))
@@ -52,20 +55,32 @@ def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler
     @get("/v1/devices/{name:str}")
     async def device(request: AnyRequest, name: FromPath[str]) -> DeviceView:
         """Show one device, by id or name."""
-        await auth.person(request)
-        return views.one(views.find(name))
+        return views.one(await find(request, name, "read"))
 
     return [devices, device]
 
 
-def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+def _finder(coordinator: Coordinator, auth: Auth) -> Find:
     views = coordinator.views.devices
+
+    async def find(request: AnyRequest, name: str, verb: str) -> str:
+        """Find a device, by id or name, that the caller may read of. Raises: Untrusted, Refused, Unknown."""
+        reader = await auth.reader(request, f"{verb} devices")
+        device = views.find(name)
+        shown = coordinator.log.state.devices[device].statement.name
+        await auth.over(reader, views.tags(device), f"{verb} device {shown}")
+        return device
+
+    return find
+
+
+def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+    find = _finder(coordinator, auth)
 
     @get("/v1/devices/{name:str}/lines")
     async def lines(request: AnyRequest, name: FromPath[str], after: FromQuery[int] = 0) -> Lines:
         """Give a device's output lines after a number."""
-        await auth.person(request)
-        output = coordinator.live.get(views.find(name)).output
+        output = coordinator.live.get(await find(request, name, "read the output of")).output
         if output is None:
             return Lines(next=0, lines=())
         return Lines(next=output.next, lines=tuple(output.after(bounded(after, 0, MAX_INT, "after"))))
@@ -73,15 +88,14 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     @get("/v1/devices/{name:str}/history")
     async def history(request: AnyRequest, name: FromPath[str]) -> History:
         """List what a device has tried."""
-        await auth.person(request)
-        rows = await coordinator.store.status.history(views.find(name), _HISTORY)
+        device = await find(request, name, "read the history of")
+        rows = await coordinator.store.status.history(device, _HISTORY)
         return History(attempts=tuple(_past(row, coordinator) for row in rows))
 
     @get("/v1/devices/{name:str}/report")
     async def report(request: AnyRequest, name: FromPath[str]) -> Signed:
         """Give a device's newest report as it signed it, so that anyone can check it."""
-        await auth.person(request)
-        row = await coordinator.store.status.device(views.find(name))
+        row = await coordinator.store.status.device(await find(request, name, "read the report of"))
         if row is None:
             raise Unknown("the device has not reported yet")
         return Signed(payload=row.payload, signature=row.signature)

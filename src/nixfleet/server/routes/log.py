@@ -6,14 +6,14 @@ from litestar import Response, get, post
 from litestar.params import FromPath, FromQuery
 from litestar.types import ControllerRouterHandler
 
-from nixfleet.errors import Refused
-from nixfleet.model.answers import Refusal, Refusals
+from nixfleet.model.answers import Refusals
 from nixfleet.model.ids import MAX_INT
-from nixfleet.model.text import clean
 from nixfleet.model.wire import AppendRequest, AppendResponse, Entries, Offer, OfferAnswer, Proof
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
+from nixfleet.server.coordinator.journal import as_refusal
 from nixfleet.server.routes.bodies import APPEND_BYTES, OPEN_APPEND_BYTES, bounded, decoded
+from nixfleet.trust.replay.reach import keys_named
 
 Payloads = Literal["all", "mine", "none"]
 _LIMIT = 1_000
@@ -68,7 +68,8 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
         caller = await auth.log_reader(request)
         kind, subject, data = await log.payload(digest)
         if caller.person is None and kind == "device" and subject != caller.device:
-            raise Refused("a device reads no other device's statement")
+            what = "read another device's statement"
+            raise await auth.refuse(caller, what, f"to {what}")
         return Response(data, media_type="application/octet-stream")
 
     @get("/v1/log/inclusion")
@@ -86,17 +87,17 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     @get("/v1/audit")
     async def audit(request: AnyRequest, start: FromQuery[int] = 0, limit: FromQuery[int] = _LIMIT) -> Response[bytes]:
         """Give entries in the coordinator's words."""
-        await auth.person(request)
+        await auth.reader(request, "read the audit")
         said = await coordinator.store.log.said(bounded(start, 0, MAX_INT, "start"), bounded(limit, 1, _LIMIT, "limit"))
         body = b'{"entries":[%b],"size":%d}' % (b",".join(said), log.size)
         return Response(body, media_type="application/json")
 
     @get("/v1/audit/refusals")
     async def refusals(request: AnyRequest, limit: FromQuery[int] = _LIMIT) -> Refusals:
-        """List the newest statements that were refused, newest first."""
-        await auth.person(request)
-        rows = await coordinator.store.log.refused(bounded(limit, 1, _LIMIT, "limit"))
-        said = (Refusal(at=r.at, by=r.by, namespace=r.namespace, digest=r.sha256, reason=clean(r.reason)) for r in rows)
-        return Refusals(refusals=tuple(said))
+        """List the newest refusals, newest first: all to who may read everything, their own to others."""
+        reader = await auth.reader(request, "read what was refused")
+        by = None if reader.reach.everything else keys_named(coordinator.log.state, reader.reach.names)
+        rows = await coordinator.store.log.refused(bounded(limit, 1, _LIMIT, "limit"), by)
+        return Refusals(refusals=tuple(map(as_refusal, rows)))
 
     return [entries, payload, inclusion, consistency, audit, refusals]

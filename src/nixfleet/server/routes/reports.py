@@ -18,14 +18,15 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     @get("/v1/sync")
     async def sync(request: AnyRequest, size: FromQuery[int] = 0) -> Response[bytes]:
         """Give a device what is new since its log had `size` entries: a `Sync`."""
-        device = await auth.syncer(request)
+        caller = await auth.log_reader(request)
+        device = caller.device
         body = await coordinator.presence.poll(device, bounded(size, 0, MAX_INT, "size"))
         return Response(body, media_type="application/json")
 
     @get("/v1/rollouts/{rollout:str}/line")
     async def line(request: AnyRequest, rollout: FromPath[str]) -> LineAnswer:
         """Prove to the calling device its own line of a rollout's release, or that it has none."""
-        device, _ = await auth.device(request)
+        device, _ = await auth.device(request, "read a device's line of a rollout")
         return await coordinator.line(rollout, device)
 
     @post("/v1/reports", status_code=200, request_max_body_size=SIGNED_BYTES)
@@ -37,7 +38,7 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     @post("/v1/progress", status_code=200, request_max_body_size=PROGRESS_BYTES)
     async def progress(request: AnyRequest) -> Taken:
         """Take live progress; it may be dropped."""
-        device, body = await auth.device(request)
+        device, body = await auth.device(request, "tell a device's progress")
         coordinator.progress(device, decoded(body, Progress))
         return TAKEN
 

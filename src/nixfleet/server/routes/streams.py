@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 from litestar import Response, get
@@ -74,13 +75,15 @@ def stream_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     @get("/v1/agent/events", media_type="text/event-stream")
     async def agent_events(request: AnyRequest, size: FromQuery[int] = 0) -> StreamResponse:
         """Stream `sync` events to a device, the first at once."""
-        device, _ = await auth.device(request)
+        device, _ = await auth.device(request, "follow a device's events")
         return StreamResponse(coordinator.presence.stream(device, bounded(size, 0, MAX_INT, "size")))
 
     @get("/v1/events", media_type="text/event-stream")
     async def console_events(request: AnyRequest, since: FromQuery[int]) -> StreamResponse:
-        """Stream numbered deltas to a console."""
-        await auth.person(request)
-        return StreamResponse(coordinator.consoles.stream(bounded(since, 0, MAX_INT, "since")))
+        """Stream numbered deltas to a console, empty ones for what its key may not read."""
+        reader = await auth.reader(request, "follow what happens")
+        start = bounded(since, 0, MAX_INT, "since")
+        judge = partial(auth.reach, reader.key, reader.until)
+        return StreamResponse(coordinator.announcer.stream(start, reader.key, judge))
 
     return [agent_events, console_events]

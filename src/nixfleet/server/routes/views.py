@@ -6,7 +6,7 @@ from litestar.types import ControllerRouterHandler
 
 from nixfleet.model.answers import Releases, Rollouts
 from nixfleet.model.views import ReleaseView, RolloutDetail, Snapshot
-from nixfleet.server.auth import AnyRequest, Auth
+from nixfleet.server.auth import AnyRequest, Auth, Caller
 from nixfleet.server.coordinator.core import Coordinator
 
 
@@ -16,32 +16,36 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
 
     @get("/v1/rollouts")
     async def rollouts(request: AnyRequest) -> Rollouts:
-        """List the rollouts, newest first."""
-        await auth.person(request)
-        return Rollouts(rollouts=tuple(views.rollouts.all()))
+        """List the rollouts that the caller may see, newest first."""
+        reader = await auth.reader(request, "list the rollouts")
+        return Rollouts(rollouts=tuple(views.rollouts.all(reader.reach)))
 
     @get("/v1/rollouts/{rollout:str}")
     async def rollout_detail(request: AnyRequest, rollout: FromPath[str]) -> RolloutDetail:
-        """Show a rollout with its members, by digest or its start."""
-        await auth.person(request)
-        return views.rollouts.detail(views.rollouts.find(rollout))
+        """Show a rollout with the members that the caller may read of, by digest or its start."""
+        reader = await auth.reader(request, "read rollouts")
+        work = views.rollouts.find(rollout)
+        if views.rollouts.seen(work, reader.reach) is None:
+            what = f"read rollout {work.id[:12]}"
+            raise await auth.refuse(Caller(reader.key), what, f"to {what}, which touches no device within its grants")
+        return views.rollouts.detail(work, reader.reach)
 
     @get("/v1/releases")
     async def releases(request: AnyRequest) -> Releases:
         """List the releases, newest first."""
-        await auth.person(request)
+        await auth.reader(request, "list the releases")
         return Releases(releases=tuple(views.releases.all()))
 
     @get("/v1/releases/{release:str}")
     async def release_detail(request: AnyRequest, release: FromPath[str]) -> ReleaseView:
-        """Show a release with its lines, by digest, or the newest of a name."""
-        await auth.person(request)
-        return await views.releases.one(release)
+        """Show a release with the lines that the caller may read, by digest, or the newest of a name."""
+        reader = await auth.reader(request, "read releases")
+        return await views.releases.one(release, reader.reach)
 
     @get("/v1/snapshot")
     async def snapshot(request: AnyRequest) -> Snapshot:
-        """Show everything that a console shows, and the number of the last change in it."""
-        await auth.person(request)
-        return coordinator.snapshot()
+        """Show everything that a console shows and its key may read, and the number of the last change in it."""
+        reader = await auth.reader(request, "read everything at once")
+        return coordinator.snapshot(reader.key, reader.reach)
 
     return [rollouts, rollout_detail, releases, release_detail, snapshot]

@@ -1,6 +1,6 @@
-"""The log's tables: entries, release lines, and the journal of refused statements."""
+"""The log's tables: entries, release lines, and the journal of what was refused."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import delete, func, select
 
@@ -87,7 +87,7 @@ class LogTables:
             await many(connection, again, [values(line) for line in lines])
 
     async def refuse(self, row: RefusalRow) -> None:
-        """Note a refused statement; only the newest 10,000 are kept, and of one signer the newest 200."""
+        """Note a refused statement or request; only the newest 10,000 are kept, and of one signer the newest 200."""
         async with self._db.write() as connection:
             done = await connection.execute(_refusals.insert().values(values(row)).returning(_refusals.c.id))
             newest = done.scalar_one()
@@ -96,9 +96,12 @@ class LogTables:
             excess = kept.offset(_REFUSALS_OF_ONE).limit(1).scalar_subquery()
             await connection.execute(delete(_refusals).where(_refusals.c.by == row.by, _refusals.c.id <= excess))
 
-    async def refused(self, limit: int) -> list[RefusalRow]:
-        """Read the newest refused statements, newest first."""
+    async def refused(self, limit: int, by: Collection[str] | None = None) -> list[RefusalRow]:
+        """Read the newest refusals, of these keys alone if any are given, newest first."""
         columns = (_refusals.c.at, _refusals.c.by, _refusals.c.namespace, _refusals.c.sha256, _refusals.c.reason)
+        query = select(*columns).order_by(_refusals.c.id.desc()).limit(limit)
+        if by is not None:
+            query = query.where(_refusals.c.by.in_(sorted(by)))
         async with self._db.read() as connection:
-            found = await connection.execute(select(*columns).order_by(_refusals.c.id.desc()).limit(limit))
+            found = await connection.execute(query)
             return [RefusalRow(*row) for row in found]

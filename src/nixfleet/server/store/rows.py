@@ -112,7 +112,7 @@ class ClockRow:
 
 @dataclass(frozen=True, slots=True)
 class RefusalRow:
-    """A statement that was refused, for the journal."""
+    """A refused statement, by its namespace and digest, or a refused request, with its words in their place."""
 
     at: int
     by: str
