@@ -17,6 +17,7 @@ from nixfleet.client.bulk import BULK_FROM
 from nixfleet.client.enrolling import Wish, enroll_many, plan_of, sort_out
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, UserError
+from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Grant, Rule
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.replay import Valid, Waiting
@@ -193,7 +194,7 @@ async def test_who_may_not_hand_on_signs_each(tmp_path: Path, limits: dict[str, 
 def two_keys(**root: Any) -> Fleet:
     """Make a fleet whose root takes two signatures, in which `team` may enrol and hand on."""
     fleet = Fleet("a", "b", threshold=2, **root)
-    fleet.approve(fleet.fleet, "b")
+    fleet.approve(Digest(fleet.fleet), "b")
     granted(fleet, "team", "enroll", "grant", depth=1)
     return fleet
 
@@ -237,7 +238,7 @@ async def test_without_the_roots_threshold_many_are_refused_as_one_is(tmp_path: 
     """One of two root keys cannot hand on: nothing is a grant, and each enrolment waits for the other key."""
     fleet, signer = Fleet("admin", "other", threshold=2), Touched(key("admin"))
     fleet.now += 1
-    fleet.approve(fleet.fleet, "other")
+    fleet.approve(Digest(fleet.fleet), "other")
     async with at_work(tmp_path, fleet, signer) as (_, admin):
         acted = await enroll_many(admin, wishes(MANY))
     assert ({"1 more root signatures are needed"}, MANY) == ({one.waits for one in acted}, signer.touches)

@@ -78,7 +78,7 @@ class _One(click.Command):
 @click.option("--as", "called", metavar="NAME", help="Enrol it under another name than it asks for.")
 @click.option("--replace", is_flag=True, help="Move the name from the device that has it to this one.")
 @command_without_key
-async def admit(given: Globals, tags: tuple[str, ...], **options: Any) -> int | None:
+async def admit(given: Globals, /, tags: tuple[str, ...], **options: Any) -> int | None:
     """Let in devices that ask under NAME; a key to sign with is said before: nixfleet --key FILE enroll NAME."""
     choice = _choice(parse_tags(tags), **options)
     async with connected(given, catch_up=True) as fleet:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Final, TypeVar
@@ -243,7 +243,7 @@ def _done_many(given: Globals, acted: Sequence[Acted], names: Sequence[str], tex
     output.done({"devices": listed}, f"{text} once {waits}" if waits else text, json=given.json, quiet=given.quiet)
 
 
-def _done(given: Globals, acted: Acted, value: dict[str, object], text: str) -> None:
+def _done(given: Globals, acted: Acted, value: Mapping[str, object], text: str) -> None:
     """Tell that an act on a device is in the log, and what it still waits for."""
     output.done(
         {**value, "index": acted.index, "waits": acted.waits},
