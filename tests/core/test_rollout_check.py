@@ -60,7 +60,7 @@ _CASES: list[tuple[str, Course, tuple[Member, ...], list[Decision]]] = [
     ("is cancelled but Open", rollout(cancelled=True), _ONE, [Open(wave=1), _ALL]),
     ("is superseded but Start", rollout(clocks=_OPEN, superseded=True), _ONE, [_start(0)]),
     ("is halted but Start", rollout(clocks=_OPEN, halted="x"), _ONE, [_start(0)]),
-    ("is not ready but Start", rollout(clocks=_OPEN, ready=False), _ONE, [_start(0)]),
+    ("is not ready but Start", rollout(clocks=_OPEN, unready="more approvals"), _ONE, [_start(0)]),
     ("is not due but Start", rollout(clocks=_OPEN, not_before=NOON_S + 9_000), _ONE, [_start(0)]),
     ("is expired but Start", rollout(clocks=_OPEN, not_after=NOON_S), _ONE, [_start(0)]),
     ("without a signed resume", rollout(clocks=_OPEN, halted="x"), _ONE, [Resumed(excused=()), _ALL]),

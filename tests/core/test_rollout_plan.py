@@ -329,7 +329,7 @@ def test_an_advance_skips_no_soak() -> None:
         ({"paused": True}, r.Paused(), "paused"),
         ({"cancelled": True}, r.Cancelled(), "cancelled"),
         ({"superseded": True}, r.Superseded(), "superseded"),
-        ({"ready": False, "approvals_missing": 1}, r.Approvals(missing=1), "waiting"),
+        ({"unready": "2 more approvals"}, r.Unready(why="2 more approvals"), "waiting"),
         ({"not_before": NOON_S + 60}, r.NotBefore(not_before_wall_s=NOON_S + 60), "waiting"),
         ({"not_after": NOON_S - 1}, r.Expired(not_after_wall_s=NOON_S - 1), "expired"),
     ],

@@ -7,7 +7,6 @@ import msgspec
 
 from nixfleet.model.statements import Window
 from nixfleet.rollout.reasons import (
-    Approvals,
     Cancelled,
     Expired,
     NotBefore,
@@ -15,6 +14,7 @@ from nixfleet.rollout.reasons import (
     Reason,
     Superseded,
     UnknownZone,
+    Unready,
 )
 from nixfleet.rollout.types import Clock, Course, Member
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
@@ -31,8 +31,8 @@ def closed(rollout: Course, now: Clock) -> Reason | None:
         return Superseded()
     if now.wall_s > rollout.body.not_after:
         return Expired(not_after_wall_s=rollout.body.not_after)
-    if not rollout.ready:
-        return Approvals(missing=rollout.approvals_missing, needed=rollout.approvals_needed)
+    if rollout.unready:
+        return Unready(why=rollout.unready)
     if now.wall_s < rollout.body.not_before:
         return NotBefore(not_before_wall_s=rollout.body.not_before)
     return None

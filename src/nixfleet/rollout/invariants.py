@@ -115,7 +115,7 @@ def _stopped(rollout: Course, folded: Sequence[Member], decisions: Sequence[Deci
         (rollout.superseded, "superseded"),
         (rollout.paused, "paused"),
         (bool(rollout.halted) and not resumed, "halted"),
-        (not rollout.ready, "not ready"),
+        (bool(rollout.unready), "not ready"),
         (now.wall_s < rollout.body.not_before, "not due"),
         (now.wall_s > rollout.body.not_after, "expired"),
     ):

@@ -40,11 +40,10 @@ class NotBefore(_Reason, frozen=True, kw_only=True):
     not_before_wall_s: int
 
 
-class Approvals(_Reason, frozen=True, kw_only=True):
-    """The statement does not take effect before it is complete; `needed` is 0 where unknown."""
+class Unready(_Reason, frozen=True, kw_only=True):
+    """Devices do not follow it: a right, an approval or what a rule asks for is missing."""
 
-    missing: int
-    needed: int = 0
+    why: str
 
 
 class Paused(_Reason, frozen=True, kw_only=True):
@@ -146,7 +145,7 @@ Reason = (
     | Superseded
     | Expired
     | NotBefore
-    | Approvals
+    | Unready
     | Paused
     | Halted
     | NeedsAdvance
@@ -190,8 +189,8 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
             return f"expired since {utc(reason.not_after_wall_s)}"
         case NotBefore():
             return f"not before {utc(reason.not_before_wall_s)}"
-        case Approvals():
-            return _approvals(reason)
+        case Unready():
+            return reason.why
         case Paused():
             return "paused by a signed act"
         case Halted():
@@ -222,16 +221,6 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
             return f"in wave {reason.wave} nobody confirmed and {reason.failed} failed"
         case _:
             assert_never(reason)
-
-
-def _approvals(reason: Approvals) -> str:
-    """Count what is missing, of how many where that is known."""
-    if reason.missing < 1:
-        return "the statement is not complete yet"
-    verb = "is" if reason.missing == 1 else "are"
-    if reason.needed:
-        return f"{reason.missing} of {counted(reason.needed, 'approval')} {verb} missing"
-    return f"{counted(reason.missing, 'approval')} {verb} missing"
 
 
 def _counts(counts: Unfinished) -> str:

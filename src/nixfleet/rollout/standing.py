@@ -99,7 +99,7 @@ def status(rollout: Course, now: Clock) -> Status:
         return "finished"
     if now.wall_s > rollout.body.not_after:
         return "expired"
-    return "waiting" if not rollout.ready or now.wall_s < rollout.body.not_before else "running"
+    return "waiting" if rollout.unready or now.wall_s < rollout.body.not_before else "running"
 
 
 def halted(rollout: Course) -> bool:

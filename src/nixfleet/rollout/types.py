@@ -71,9 +71,8 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     body: Rollout
     index: int
-    ready: bool = True
-    approvals_missing: int = 0
-    approvals_needed: int = 0
+    unready: str = ""
+    """What it lacks of rights, approvals or the root's rules, in words; empty when it has them all."""
     paused: bool = False
     cancelled: bool = False
     superseded: bool = False

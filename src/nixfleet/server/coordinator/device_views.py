@@ -96,6 +96,8 @@ class DeviceViews:
         if live.report is not None:
             view = self._reported(view, live.report, live)
         work = self._planner.newest(device)
+        if work is None and statement.state != "retired":
+            view = msgspec.structs.replace(view, waits=self._planner.awaits(device))
         if work is not None and statement.state != "retired":
             view = msgspec.structs.replace(
                 view,

@@ -1,6 +1,6 @@
 """One entry judged by replay and described; pure, so that who follows sees what the one that appends saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import assert_never
 
@@ -108,14 +108,18 @@ def subject_of(statement: Statement, kind: LeafType, sha256: str) -> str:
             return sha256
 
 
-def check_lines(statement: Statement, lines: Sequence[str]) -> None:
-    """Compare a release's device lines with the root that its statement signs. Raises: UserError, Malformed."""
-    targets = statement.targets if isinstance(statement, Release) else None
+def check_lines(statement: Statement, submission: Submission) -> None:
+    """Compare a release's device lines with the root that its statement signs; an approval of one brings none.
+
+    Raises: UserError, Malformed.
+    """
+    approves = type_of(sshsig.parse(submission.signature).namespace) == "approve"
+    targets = statement.targets if isinstance(statement, Release) and not approves else None
     if targets is None:
-        if lines:
+        if submission.lines:
             raise UserError("target lines belong to a release that names their root")
         return
-    tree = LineTree.from_texts(lines)
+    tree = LineTree.from_texts(submission.lines)
     if tree.targets != targets:
         raise UserError("the target lines are not those whose root the release names")
 

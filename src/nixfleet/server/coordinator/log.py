@@ -246,7 +246,7 @@ class LogKeeper:
     def _submit(self, state: State, submission: Submission) -> Judged:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
-        check_lines(statement, submission.lines)
+        check_lines(statement, submission)
         if fault := admission.root_fault(statement, self._key.public):
             raise self._declined(state, submission, fault)
         leaf = Leaf(self._now(state), sshsig.message_digest(submission.payload), submission.signature)

@@ -49,6 +49,8 @@ REFRESH_S = 60
 """How often everything is looked at again: rights and rollouts end by time alone."""
 _REST = 8
 """A pass is followed by a rest of so many times its length, so that planning never takes the whole processor."""
+_PASSES = 3
+"""How often members and what is superseded are settled in one look at everything, before the next look goes on."""
 _CLOCKS = ("offered_s", "waiting_s", "overdue_s", "parked_s", "excused")
 _AWAITED = frozenset({Standing.IN_FLIGHT, Standing.PARKED, Standing.OVERDUE})
 """A started try that may still come to something: it may also mend its own failure, or confirm late."""
@@ -183,11 +185,15 @@ class Planner:
         self._precedence.forget()
         await self.take_up()
         supersede(list(self.works.values()), now)
-        for work in self.open():
-            for device in set(work.matched) | set(self._log.state.devices):
-                self._refresh(work, device, now)
-        if supersede(list(self.works.values()), now):
-            self._renew = True  # who is a member has decided what is superseded: once more
+        for _ in range(_PASSES):
+            for work in self.open():
+                for device in set(work.matched) | set(self._log.state.devices):
+                    self._refresh(work, device, now)
+            # Who is a member decides what is superseded: what comes back must have its members before it is planned.
+            if not supersede(list(self.works.values()), now):
+                break
+        else:
+            self._renew = True
             self._news.set()
         for work in self.works.values():
             self._tell_state(work, now)
@@ -236,13 +242,14 @@ class Planner:
         statement = self._log.device(device)
         if statement is None:
             return
-        winner = self._precedence.winner(self.works.values(), statement, now)
+        chosen = self._precedence.choose(self.works.values(), statement, now)
         work.set_member(
             statement,
             self._live.get(device),
             online=self._live.online(device, now.wall_s),
             now=now,
-            newer=winner != work.id,
+            newer=chosen.winner != work.id,
+            bar=chosen.barred.get(work.id),
             time_of=lambda index: self._log.times.get(index, 0),
         )
 
@@ -351,10 +358,17 @@ class Planner:
         """Give the newest rollout that a device is a member of."""
         return next((work for work in reversed(self.works.values()) if self._counts(work, device)), None)
 
+    def awaits(self, device: str) -> str:
+        """Say what signatures a rollout waits for that the device would follow once they are there, or nothing."""
+        waiting = (work for work in reversed(self.works.values()) if device in work.barred)
+        return next((self.waits_for(work, device) for work in waiting), "")
+
     @staticmethod
     def _counts(work: Work, device: str) -> bool:
         member = work.members.get(device)
-        return member is not None and (member.active or member.offered_s is not None)
+        if member is None or (device in work.barred and member.offered_s is None):
+            return False
+        return member.active or member.offered_s is not None
 
     def waits_for(self, work: Work, device: str) -> str:
         """Say why a device does not start, as a sentence; empty when it does not wait."""

@@ -84,7 +84,7 @@ class RolloutViews:
             state=word,
             waits="" if waits is None else sentence(None, waits, {}, len(clocks)),
             halted=state.halted if word == "halted" else "",
-            standing=word == "finished" and not work.superseded,
+            standing=word == "finished" and not work.superseded and not work.unready,
             waves=tuple(self._wave(work, number, *parts) for number, parts in numbered),
             total=total.total,
             confirmed=total.confirmed,

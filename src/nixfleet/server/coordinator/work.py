@@ -42,6 +42,14 @@ class Try:
         return cls(row, msgspec.json.decode(row.told, type=Attempt) if row.told else None)
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Why a device does not follow a rollout that covers it; `waits`: signatures of others could still let it."""
+
+    why: str
+    waits: bool
+
+
 RetryTimes = Callable[[int], int]
 """The log time of the entry at an index."""
 _EMPTY = Live()
@@ -75,6 +83,9 @@ class Work:
         self.standings: dict[str, Standing] = {}
         self.counts = Counts()
         self.wave_of: dict[str, int] = {}
+        self.barred: dict[str, Bar] = {}
+        """Devices that it covers and that do not follow it, and why; where a newer one won, that is why."""
+        self._unready: str | None = None
         self._lineup: tuple[tuple[str, ...], ...] | None = None
         self.take_row(row)
 
@@ -98,6 +109,7 @@ class Work:
             paused=logged.paused,
             cancelled=logged.cancelled,
             superseded=self.superseded,
+            unready=self.unready,
             advanced=logged.advanced,
             resumed=logged.resumed,
             halted=stored.halted,
@@ -106,6 +118,25 @@ class Work:
             waves=stored.waves,
             reconnect_s=reconnect_s,
         )
+
+    @property
+    def unready(self) -> str:
+        """Say what it lacks, or nothing.
+
+        While others could still sign for some member, nobody starts: waves keep their order. Where they could not,
+        the rest goes on, if there is any.
+        """
+        if self._unready is None:
+            self._unready = self._lacks()
+        return self._unready
+
+    def _lacks(self) -> str:
+        waiting = (bar.why for device, bar in self.barred.items() if bar.waits and self.members[device].active)
+        why = next(waiting, "")
+        active = (member.device for member in self.members.values() if member.active)
+        if not why and self.barred and all(device in self.barred for device in active):
+            why = next(iter(self.barred.values())).why
+        return why
 
     def lineup(self) -> tuple[tuple[str, ...], ...]:
         """Give the waves' members; kept until a device comes or goes."""
@@ -163,16 +194,25 @@ class Work:
         return run
 
     def set_member(
-        self, device: Device, live: Live | None, *, online: bool, now: Clock, newer: bool, time_of: RetryTimes
+        self,
+        device: Device,
+        live: Live | None,
+        *,
+        online: bool,
+        now: Clock,
+        newer: bool,
+        bar: Bar | None,
+        time_of: RetryTimes,
     ) -> None:
-        """Take up what is known of a device; `newer`: a newer rollout has taken it over."""
+        """Take up what is known of a device; `newer`: it follows another rollout, or `bar` says why not this one."""
         known = device.device in self.matched
         fits = device.state != "retired" and matches(self.logged.statement.select, device.tags)
         has_line = self.brings(device.device, device.tags) is not None
         held = self.members.get(device.device)
         if (held is None and not (fits or known)) or (not has_line and held is None):
             return
-        if held is None and not known and newer:
+        follows = not newer or (bar is not None and bar.waits)
+        if held is None and not known and not follows:
             return
         run = self.run_of(device.device, time_of)
         one = self.tries.get((device.device, run))
@@ -181,14 +221,19 @@ class Work:
         member = msgspec.structs.replace(
             member,
             tags=self.matched.get(device.device, device.tags),
-            active=fits and has_line and (begun or not newer),
+            active=fits and has_line and (begun or follows),
             late=not known,
             run=run,
             phase=_phase(live or _EMPTY, self.id, one),
         )
         if held is None:
             self._lineup = None
+        self._unready = None
         self.members[device.device] = member
+        if bar is not None and fits and has_line:
+            self.barred[device.device] = bar
+        else:
+            self.barred.pop(device.device, None)
 
     def take_try(self, row: AttemptRow, told: Attempt | None = None) -> None:
         """Take up a try as stored, or what has just been stored of it; `told` is what its row holds, where at hand."""
