@@ -36,7 +36,7 @@ class Views:
             log_size=self._log.size,
             log_root=self._log.state.tree.root().hex(),
             epoch=root.log.epoch,
-            root_keys=len(self._log.state.root_keys),
+            root_keys=len(self._log.state.root_keys.keys() - self._log.state.revoked_keys.keys()),
             protocol=root.protocol,
             server_time=self._clock.wall_s(),
             version=nixfleet.__version__,
