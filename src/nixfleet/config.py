@@ -25,11 +25,15 @@ MAX_CONFIG_BYTES = 1_048_576
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A fleet that this admin works with; `key` is a public key file or a ``SHA256:`` fingerprint."""
+    """A fleet that this admin works with; `key` is a key file or a ``SHA256:`` fingerprint.
+
+    `passphrase_file` holds the passphrase of a sealed key, for machines without a person; only its owner may read it.
+    """
 
     fleet: Hex64
     urls: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=URL)], ...], msgspec.Meta(min_length=1, max_length=16)]
     key: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    passphrase_file: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -258,6 +262,7 @@ def _as_toml(settings: Settings) -> str:
         urls = ", ".join(_quoted(url) for url in context.urls)
         lines += ["", f"[contexts.{_quoted(name)}]", f"fleet = {_quoted(context.fleet)}", f"urls = [{urls}]"]
         lines += [f"key = {_quoted(context.key)}"] if context.key else []
+        lines += [f"passphrase_file = {_quoted(context.passphrase_file)}"] if context.passphrase_file else []
     return "\n".join(lines).lstrip("\n") + "\n"
 
 

@@ -11,13 +11,13 @@ import time
 import tomllib
 from pathlib import Path
 
-import click
 import msgspec
 import pytest
 from tests.cli.commandline import Commands, free_port
 from tests.factories import device_id, key, store_path
 from tests.sshagent import make_key
 
+from nixfleet.cli import passphrases
 from nixfleet.cli.behind import Embedded
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -89,14 +89,14 @@ def test_init_that_cannot_be_leaves_nothing(nixfleet: Commands, argv: list[str],
 
 
 def test_a_new_key_is_asked_for_once_and_made_last(nixfleet: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One prompt (which repeats itself) seals the key; what cannot be is found before; a key left over can be named."""
+    """A passphrase said twice seals the key; what cannot be is found before; a key left over can be named."""
     asked: list[str] = []
 
-    def answer(text: str, **_: object) -> str:
+    def answer(text: str) -> str:
         asked.append(text)
         return "open sesame"
 
-    monkeypatch.setattr(click, "prompt", answer)
+    monkeypatch.setattr(passphrases, "ask_hidden", answer)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     key_file = nixfleet.home / "config" / "keys" / "acme.key"
     wrong = ("--url", "http://x:0"), ("--url", nixfleet.url, "--database", "mysql://a")
@@ -106,12 +106,13 @@ def test_a_new_key_is_asked_for_once_and_made_last(nixfleet: Commands, monkeypat
     (nixfleet.data / "log.key").write_text("left over")
     assert "already holds log.key" in nixfleet("init", "acme", "--key", "new", "--url", nixfleet.url, code=2).complaint
     assert ([], False) == (asked, key_file.exists())
-    nixfleet("init", "beta", "--key", "new", "--url", nixfleet.url)
-    assert ["Passphrase for the new key"] == asked
+    nixfleet("init", "beta", "--key", "new", "--url", nixfleet.url, "--yes")
+    twice = ["Passphrase for the new key: ", "The same again: "]
+    assert twice == asked
     (nixfleet.data / "log.key").unlink()
     sealed = nixfleet.home / "config" / "keys" / "beta.key"
-    nixfleet("init", "acme", "--key", str(sealed), "--url", nixfleet.url)
-    assert ["Passphrase for the new key", f"Passphrase of {sealed}"] == asked
+    nixfleet("init", "acme", "--key", str(sealed), "--url", nixfleet.url, "--yes")
+    assert [*twice, f"Passphrase of {sealed}: "] == asked
 
 
 def test_a_device_without_a_token_gets_its_lines_from_context_show(served: Commands, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Signers against a real ssh-agent and a real ssh-keygen, against agents that misbehave, and sealed files."""
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -165,6 +166,51 @@ def test_misbehaving_agents_are_caught(short_folder: Path, answer: bytes, error:
     """Whatever an agent answers, the result is a verified signature or one clear error."""
     with FakeAgent(short_folder / "fake", answer) as path, pytest.raises(error):
         AgentSigner(KEY.public, path, limit_s=20).sign(NAMESPACE, PAYLOAD)
+
+
+def security_key(flags: int) -> tuple[sshsig.PublicKey, bytes]:
+    """Give a security key made of software, and its agent's answer over the test's payload with these flags."""
+    kind = string(b"sk-ssh-ed25519@openssh.com")
+    public = sshsig.PublicKey.from_blob(kind + string(KEY.public.raw) + string(b"ssh:"))
+    told = bytes([flags]) + u32(7)
+    digest = hashlib.sha256(sshsig.to_sign(NAMESPACE, sshsig.message_digest(PAYLOAD))).digest()
+    raw = KEY.sign_raw(hashlib.sha256(b"ssh:").digest() + told + digest)
+    return public, kind + string(raw) + told
+
+
+@pytest.mark.parametrize(("flags", "touched"), [(0x01, True), (0x05, True), (0x00, False), (0x04, False)])
+def test_a_security_key_must_have_been_touched(short_folder: Path, flags: int, *, touched: bool) -> None:
+    """A signature without the touch flag, PIN or not, is refused where it is made, and says which key to use."""
+    public, answer = security_key(flags)
+    with FakeAgent(short_folder / "fake", string(bytes([14]) + string(answer))) as path:
+        signer = AgentSigner(public, path)
+        if touched:
+            assert public == sshsig.verify(signer.sign(NAMESPACE, PAYLOAD), PAYLOAD, NAMESPACE)
+        else:
+            with pytest.raises(Untrusted, match=r"without a touch.*'no-touch-required' key; use one made without"):
+                signer.sign(NAMESPACE, PAYLOAD)
+
+
+@pytest.mark.parametrize(("flags", "touched"), [(0x01, True), (0x00, False)])
+def test_ssh_keygen_with_an_untouched_key_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, *, touched: bool
+) -> None:
+    """What ssh-keygen signed with a security key is held to the same: no touch, no statement."""
+    public, answer = security_key(flags)
+    signature = tmp_path / "made"
+    signature.write_text(sshsig.armor(sshsig.pack(public, NAMESPACE, answer)))
+    program = tmp_path / "bin" / "ssh-keygen"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\ncp {signature} "$last.sig"\n')
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    file = tmp_path / "id_sk.pub"
+    file.write_text(public.text)
+    if touched:
+        assert public == sshsig.verify(KeygenSigner(file).sign(NAMESPACE, PAYLOAD), PAYLOAD, NAMESPACE)
+    else:
+        with pytest.raises(Untrusted, match="without a touch"):
+            KeygenSigner(file).sign(NAMESPACE, PAYLOAD)
 
 
 def test_genuine_fake_agent_signs(short_folder: Path) -> None:
@@ -371,13 +417,34 @@ def find(
     return signers.find_signer(key, key_file=key_file, ssh_auth_sock=ssh_auth_sock, passphrase=passphrase)
 
 
-def test_find_opens_a_sealed_file(tmp_path: Path, sealed_key: bytes) -> None:
-    """A sealed file is opened by asking once; without a way to ask, the error says so."""
-    path = tmp_path / "key.json"
+def test_a_sealed_file_asks_once_and_only_to_sign(tmp_path: Path, sealed_key: bytes) -> None:
+    """Its public key shows at once; the first signature asks for the passphrase, the next ones do not."""
+    path, asked = tmp_path / "key.json", []
     path.write_bytes(sealed_key)
-    assert MemorySigner(KEY) == find(KEY.public, key_file=path, passphrase=lambda: "zwölf")
-    with pytest.raises(UserError, match="no terminal"):
-        find(key_file=path)
+
+    def ask() -> str:
+        asked.append(1)
+        return "zwölf"
+
+    signer = find(KEY.public, key_file=path, passphrase=ask)
+    assert (KEY.public, []) == (signer.key, asked)
+    for _ in range(2):
+        assert KEY.sign(NAMESPACE, PAYLOAD) == signer.sign(NAMESPACE, PAYLOAD)
+    assert [1] == asked
+    assert "zwölf" not in repr(signer)
+    assert KEY.seed.hex() not in repr(signer)
+
+
+def test_a_sealed_file_that_cannot_be_opened_says_so(tmp_path: Path, sealed_key: bytes) -> None:
+    """A wrong passphrase names the file and asks anew next time; nobody to ask names the file for a passphrase."""
+    path, answers = tmp_path / "key.json", iter(["wrong", "zwölf"])
+    path.write_bytes(sealed_key)
+    signer = find(key_file=path, passphrase=lambda: next(answers))
+    with pytest.raises(UserError, match=rf"{re.escape(str(path))}: the passphrase does not open"):
+        signer.sign(NAMESPACE, PAYLOAD)
+    assert KEY.sign(NAMESPACE, PAYLOAD) == signer.sign(NAMESPACE, PAYLOAD)
+    with pytest.raises(UserError, match=r"no terminal to ask for its passphrase.*NIXFLEET_PASSPHRASE_FILE"):
+        find(key_file=path).sign(NAMESPACE, PAYLOAD)
     with pytest.raises(UserError, match="is needed"):
         find(OTHER.public, key_file=path, passphrase=lambda: "zwölf")
 

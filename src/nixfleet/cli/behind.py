@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from nixfleet.errors import UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings
-from nixfleet.trust.signers import KeygenSigner, Signer
+from nixfleet.trust.signers import KeygenSigner, SealedSigner, Signer
 from nixfleet.tui.foreground import Foreground, ForegroundSigner
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ class Behind:
 
     def __init__(self, given: Globals, name: str, context: Context, signer: Signer, listen: str | None) -> None:
         """Find who serves the fleet, so that a taken port is one line and not a screen. Raises: UserError."""
-        self.foreground, self.asks = Foreground(), isinstance(signer, KeygenSigner)
+        self.foreground, self.asks = Foreground(), isinstance(signer, KeygenSigner | SealedSigner)
         self._given = given
         self._context = context
-        self._signer = ForegroundSigner(signer, self.foreground) if self.asks else signer
+        self._signer = _on_terminal(signer, self.foreground)
         self._embedded, self._urls = _coordinator(coordinator_dir(name, given.env), context, listen)
         self._open = AsyncExitStack()
         self._ports: Ports | None = None
@@ -90,6 +91,18 @@ class Behind:
         finally:
             if self._embedded is not None:
                 await asyncio.to_thread(self._embedded.stop)
+
+
+def _on_terminal(signer: Signer, foreground: Foreground) -> Signer:
+    """Let a signer that asks have the terminal meanwhile: a sealed file asks once, ssh-keygen each time."""
+    if isinstance(signer, SealedSigner) and (ask := signer.passphrase) is not None:
+
+        def asked() -> str:
+            with foreground.lent():
+                return ask()
+
+        return replace(signer, passphrase=asked)
+    return ForegroundSigner(signer, foreground) if isinstance(signer, KeygenSigner) else signer
 
 
 def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["Embedded | None", tuple[str, ...]]:

@@ -93,7 +93,7 @@ async def _open(given: Globals, founder: Signer | None, look: Look, listen: str 
     from nixfleet.tui.app import run_async
 
     name, context = choose_context(given.context, given.env)
-    behind = Behind(given, name, context, founder or signer_of(given, context.key), listen)
+    behind = Behind(given, name, context, founder or signer_of(given, context.key, context.passphrase_file), listen)
     try:
         if behind.asks:
             await behind.connect()  # before the screen takes the terminal over

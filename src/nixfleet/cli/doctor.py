@@ -75,7 +75,7 @@ async def _findings(given: Globals) -> AsyncIterator[Finding]:
         )
     signer: Signer | None = None
     try:
-        signer = signer_of(given, context.key)
+        signer = signer_of(given, context.key, context.passphrase_file)
         yield Finding(check="key", verdict="ok", text=signer.key.fingerprint)
     except NixfleetError as error:
         yield _wrong("key", error)

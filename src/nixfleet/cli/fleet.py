@@ -17,6 +17,8 @@ import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import PORT, is_loopback, listen_for
+from nixfleet.cli.newkeys import NEW, key_file, make_key
+from nixfleet.cli.newkeys import second_key as chosen_second
 from nixfleet.cli.options import Globals, command, said_before
 from nixfleet.cli.session import now, signer_of
 from nixfleet.client.acts import create_root
@@ -24,19 +26,17 @@ from nixfleet.client.admin import sign
 from nixfleet.client.upstream import BUILT_IN
 from nixfleet.config import (
     Context,
-    admin_dirs,
     choose_context,
     coordinator_dir,
     put_context,
     read_admin,
-    write_atomic,
 )
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
 from nixfleet.model.typed import check_name, checked_url
-from nixfleet.trust.signers import MemorySigner, Signer, seal
-from nixfleet.trust.sshsig import SecretKey
+from nixfleet.trust.signers import MemorySigner, Signer
+from nixfleet.trust.sshsig import PublicKey, SecretKey
 
 
 def begin(
@@ -47,10 +47,12 @@ def begin(
     key: str,
     env: Mapping[str, str],
     database: str | None = None,
+    second: PublicKey | None = None,
 ) -> str:
-    """Make a fleet with one root key in this machine's data folder, and make it the current one; give its id.
+    """Make a fleet in this machine's data folder, and make it the current one; give its id.
 
-    With `database`, a URL, the log begins there, and the folder holds keys and cache alone.
+    Its root has the signer's key, and a person's `second` one where they have it. With `database`, a URL, the log
+    begins there, and the folder holds keys and cache alone.
 
     Raises:
         UserError: the name is malformed or taken, or folder or database cannot be written.
@@ -68,7 +70,7 @@ def begin(
         by=signer.key.fingerprint,
         at=now(),
         urls=urls,
-        principals=(Principal(name=_person(), keys=(signer.key.text,)),),
+        principals=(Principal(name=person(), keys=tuple(key.text for key in (signer.key, second) if key)),),
         log_key=log_key.public.text,
         caches=(CacheRef(url=BUILT_IN, key=cache_key.public),),
     )
@@ -103,7 +105,7 @@ def check_new(name: str, env: Mapping[str, str], database: str | None = None) ->
     ServerSettings(data_dir=folder, database_url=database).url()
 
 
-def _person() -> str:
+def person() -> str:
     """Name the root's first principal after who is logged in."""
     try:
         name = getpass.getuser().lower()
@@ -116,21 +118,29 @@ def _person() -> str:
 @click.argument("name")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="How devices reach the coordinator; repeatable.")
 @click.option("--database", metavar="URL", help="postgresql://…; by default SQLite in the data folder.")
+@click.option("--second-key", default="", metavar="FILE.pub|new|none", help="The root's second key, kept elsewhere.")
 @command
-async def init(given: Globals, name: str, urls: tuple[str, ...], database: str | None) -> None:
+async def init(given: Globals, name: str, urls: tuple[str, ...], database: str | None, second_key: str) -> None:
     """Create a fleet named NAME; --key FILE.pub says whose, --key new makes a sealed key for it."""
     check_new(name, given.env, database)
     urls = urls or (_ask_url(),)
     checked = tuple(checked_url(url) for url in urls)
     key, signer = signer_for_new(name, given.key or "", given)
-    fleet = begin(name, checked, signer, key=key, env=given.env, database=database)
+    second = chosen_second(given, name, second_key, signer.key)
+    fleet = begin(name, checked, signer, key=key, env=given.env, database=database, second=second)
     if given.json:
-        output.as_json({"name": name, "fleet": fleet, "urls": checked, "key": signer.key.fingerprint})
+        keys = [one.fingerprint for one in (signer.key, second) if one]
+        output.as_json({"name": name, "fleet": fleet, "urls": checked, "key": keys[0], "root_keys": keys})
         return
     if given.quiet:
         return
     click.echo(f"fleet {name} is made: {fleet}", err=True)
-    click.echo(f"its root key is {signer.key.fingerprint}; there is only this one: keep it safe", err=True)
+    click.echo(f"its root key is {signer.key.fingerprint}", err=True)
+    if second is not None:
+        click.echo(f"its second root key is {second.fingerprint}", err=True)
+    else:
+        add = f"nixfleet access root update --add-key {person()}=SECOND.pub"
+        click.echo(f"1 root key: if it is lost, so is the fleet's root; add a second one by '{add}'", err=True)
     for url in checked:
         if is_loopback(url):
             click.echo(f"only this machine can join: {url} is a loopback address", err=True)
@@ -154,25 +164,12 @@ def signer_for_new(name: str, key: str, given: Globals) -> tuple[str, Signer]:
 
     Gives how the context names the key, and the signer. Raises: UserError that says what to do.
     """
-    if key == "new":
-        path, signer = _new_key(name, given.env)
-        return str(path), signer
+    if key == NEW:
+        path = key_file(name, given)
+        return str(path), MemorySigner(make_key(path, "the new key", given))
     known = str(Path(key).expanduser().absolute()) if key and not key.startswith("SHA256:") else key
     signer = signer_of(replace(given, key=None), known)
     return known or signer.key.fingerprint, signer
-
-
-def _new_key(name: str, env: Mapping[str, str]) -> tuple[Path, Signer]:
-    """Make a sealed key for a fleet, and give it open. Raises: UserError when there is one already."""
-    path = admin_dirs(env)[0] / "keys" / f"{name}.key"
-    if path.exists():
-        raise UserError(f"{path} already holds a key; use it with --key {path}")
-    if not sys.stdin.isatty():
-        raise UserError("there is no terminal to ask for the new key's passphrase; use a key of yours: --key FILE.pub")
-    passphrase = click.prompt("Passphrase for the new key", hide_input=True, confirmation_prompt=True, err=True)
-    key = SecretKey.generate()
-    write_atomic(path, seal(key, passphrase))
-    return path, MemorySigner(key)
 
 
 @click.command()

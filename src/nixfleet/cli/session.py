@@ -65,7 +65,7 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
     Raises: UserError, Unreachable, Refused, Untrusted.
     """
     name, context = choose_context(given.context, given.env)
-    signer = signer_of(given, context.key)
+    signer = signer_of(given, context.key, context.passphrase_file)
     async with client_of(context.urls, context.fleet, None, given.timeout_s) as client:
         if coordinator_dir(name, given.env).exists():
             await _until_served(client, name, given)

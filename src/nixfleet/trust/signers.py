@@ -1,8 +1,8 @@
 """Where an admin's signature comes from: ssh-agent, ssh-keygen, a sealed file, or a key in memory.
 
-With `sshagent` the only IO in `trust`. Every signer verifies its own signature before it returns it, so that a
-confused agent is found here and not in the log. It must never see a passphrase of a key that ssh-keygen or an agent
-guards.
+With `sshagent` and `passphrase` the only IO in `trust`. Every signer verifies its own signature before it returns it,
+so that a confused agent is found here and not in the log. It must never see a passphrase of a key that ssh-keygen or
+an agent guards.
 """
 
 import os
@@ -16,12 +16,13 @@ from typing import Final, Protocol
 from nixfleet.errors import Unreachable, Untrusted, UserError
 from nixfleet.trust import opensshkey, sshagent, sshsig
 from nixfleet.trust.sealed import is_sealed, seal, sealed_public, unseal
-from nixfleet.trust.sshsig import PublicKey, SecretKey, parse_public_key
+from nixfleet.trust.sshsig import PublicKey, SecretKey, Touchless, parse_public_key
 
 __all__ = [
     "AgentSigner",
     "KeygenSigner",
     "MemorySigner",
+    "SealedSigner",
     "Signer",
     "find_signer",
     "is_sealed",
@@ -50,7 +51,12 @@ class Signer(Protocol):
 
 def _checked(blob: bytes, key: PublicKey, namespace: str, payload: bytes) -> bytes:
     """Return a signature that verifies under the key asked for. Raises: Untrusted."""
-    signer = sshsig.verify(blob, payload, namespace)
+    try:
+        signer = sshsig.verify(blob, payload, namespace)
+    except Touchless as error:
+        raise Untrusted(
+            f"{error}, which nobody accepts: it is a 'no-touch-required' key; use one made without that option"
+        ) from error
     if signer != key:
         raise Untrusted(f"signed with {signer.fingerprint} where {key.fingerprint} was asked for")
     return blob
@@ -70,6 +76,32 @@ class MemorySigner:
     def sign(self, namespace: str, payload: bytes) -> bytes:
         """Return an SSHSIG blob over the payload."""
         return _checked(self.secret.sign(namespace, payload), self.key, namespace, payload)
+
+
+@dataclass(slots=True)
+class SealedSigner:
+    """Signs with a sealed key file, opened once, at the first signature; a session's reads need no passphrase."""
+
+    path: Path
+    key: PublicKey
+    """As the file says it without its passphrase; opening proves it."""
+    data: bytes = field(repr=False)
+    passphrase: Callable[[], str] | None = field(repr=False)
+    _opened: SecretKey | None = field(default=None, init=False, repr=False)
+
+    def sign(self, namespace: str, payload: bytes) -> bytes:
+        """Return an SSHSIG blob; may ask for the passphrase. Raises: UserError when that does not open the file."""
+        if self._opened is None:
+            if self.passphrase is None:
+                raise UserError(
+                    f"{self.path} is sealed and there is no terminal to ask for its passphrase: name a file with it in"
+                    " NIXFLEET_PASSPHRASE_FILE, or as the context's passphrase_file"
+                )
+            try:
+                self._opened = unseal(self.data, self.passphrase())
+            except UserError as error:
+                raise UserError(f"{self.path}: {error}") from error
+        return _checked(self._opened.sign(namespace, payload), self.key, namespace, payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +224,8 @@ def find_signer(
 ) -> Signer:
     """Choose how to sign with `key` (or with the file's, or the agent's only one).
 
-    A sealed file is opened with `passphrase`; else an agent that holds the key signs; else ssh-keygen with the
-    private key file. Raises: UserError that says what to do when there is no way.
+    A sealed file is opened with `passphrase` at the first signature; else an agent that holds the key signs; else
+    ssh-keygen with the private key file. Raises: UserError that says what to do when there is no way.
     """
     if key_file is None:
         return _from_agent(key, ssh_auth_sock)
@@ -202,9 +234,7 @@ def find_signer(
     if key is not None and public != key:
         raise UserError(f"{key_file} holds {public.fingerprint}, but {key.fingerprint} is needed")
     if is_sealed(data):
-        if passphrase is None:
-            raise UserError(f"{key_file} is sealed and there is no terminal to ask for its passphrase")
-        return MemorySigner(unseal(data, passphrase()))
+        return SealedSigner(key_file, public, data, passphrase)
     if ssh_auth_sock and public in _keys_or_none(ssh_auth_sock):
         return AgentSigner(public, ssh_auth_sock)
     if opensshkey.is_private_key(data.decode("ascii", "replace")):

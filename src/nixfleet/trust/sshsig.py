@@ -24,6 +24,7 @@ __all__ = [
     "PublicKey",
     "SecretKey",
     "Signature",
+    "Touchless",
     "armor",
     "check",
     "dearmor",
@@ -48,6 +49,10 @@ _USER_PRESENT: Final = 0x01
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
 _ARMOR_COLUMNS: Final = 70
+
+
+class Touchless(Untrusted):
+    """A security key's signature that proves nobody's presence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ def check(signature: Signature, sha512: bytes) -> None:
         return
     # PROTOCOL.u2f: a touch must be proven; sshd demands it by default, we always do.
     if not signature.flags & _USER_PRESENT:
-        raise Untrusted("the security key signed without a touch")
+        raise Touchless("the security key signed without a touch")
     application = hashlib.sha256(signature.key.application).digest()
     told = bytes([signature.flags]) + u32(signature.counter)
     check_ed25519(signature.key.raw, application + told + hashlib.sha256(signed).digest(), signature.raw)
