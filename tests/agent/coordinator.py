@@ -21,6 +21,7 @@ from nixfleet.model.wire import (
     LineProof,
     Offer,
     OfferAnswer,
+    Proof,
     Signed,
     Submission,
     Sync,
@@ -132,6 +133,11 @@ class MadeUpClient:
         """Give the newest checkpoint."""
         await self._reach()
         return self._server.fleet.checkpoint
+
+    async def consistency(self, old: int, new: int) -> Proof:
+        """Prove that the log extends an older one, or a hostile one does not."""
+        await self._reach()
+        return Proof(hashes=tuple(self._server.fleet.tree.consistency(old, new)))
 
     async def offer(self, offer: Offer) -> OfferAnswer:
         """Take nothing back: a coordinator of before there were offers."""

@@ -195,11 +195,12 @@ class Link:
         async with self._taking:
             try:
                 taken = await self._verified(client, answer)
-            except Untrusted as error:
+            except Untrusted as unexplained:
+                error = await self.mirror.explained(client, answer.checkpoint, unexplained)
                 self.trouble = f"{self.mirror.verified}: {error}" if self.mirror.verified != "ok" else str(error)
                 log.error("the log does not hold, nothing will be started: %s", error)  # noqa: TRY400 - one line, no trace
                 self._distrusted()
-                raise
+                raise error from unexplained
             if taken is None:
                 return False
             self.trouble = ""

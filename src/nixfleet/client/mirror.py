@@ -18,9 +18,19 @@ from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
 from nixfleet.model.wire import Entry, Sync
 from nixfleet.trust.leaf import holds
+from nixfleet.trust.merkle import verify_consistency
 from nixfleet.trust.replay import State, Verdict, awaits, missing
 from nixfleet.trust.statements import digest
-from nixfleet.trust.view import ENTRIES_MAX, Behind, Extended, Fork, LogView
+from nixfleet.trust.view import (
+    ENTRIES_MAX,
+    BadEntry,
+    Behind,
+    Extended,
+    Fork,
+    LogView,
+    open_in_force,
+    rewritten,
+)
 from nixfleet.trust.words import entry_view
 
 Verified = Literal["ok", "behind", "fork", "untrusted"]
@@ -169,11 +179,34 @@ class Mirror:
                     raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
                 self._stage(start, answer.entries[: wanted - start])
             staged = self._unstage()[: max(0, wanted - before)]
-            if len(staged) >= _THREAD_FROM:
-                await asyncio.to_thread(self.extend, note, before, staged)
-            else:
-                self.extend(note, before, staged)
+            try:
+                if len(staged) >= _THREAD_FROM:
+                    await asyncio.to_thread(self.extend, note, before, staged)
+                else:
+                    self.extend(note, before, staged)
+            except Untrusted as error:
+                raise await self.explained(client, note, error) from error
             return self.size - before
+
+    async def explained(self, client: Client, note: bytes, error: Untrusted) -> Untrusted:
+        """Give the error that tells a rewritten log from spoiled entries: only a log that extends ours can prove it."""
+        if isinstance(error, Fork | Behind | BadEntry) or not self.size:
+            return error
+        try:
+            shown = open_in_force(note, self.state)
+        except Untrusted:
+            return error  # not by the log key: anybody's
+        if shown.size <= self.size:
+            return error
+        try:
+            proof = (await client.consistency(self.size, shown.size)).hashes
+            verify_consistency(self.size, bytes.fromhex(self.log_state.root), shown.size, shown.root, proof)
+        except Unreachable:
+            return error
+        except NixfleetError:
+            self.verified, self.why = "fork", rewritten(self.size)
+            return Fork(self.why)
+        return error
 
     def take(self, sync: Sync) -> Extended | None:
         """Take a sync answer or event; None while the coordinator says that `more` entries are to come.

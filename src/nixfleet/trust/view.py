@@ -29,6 +29,14 @@ class Behind(Untrusted):
     """The coordinator's log is shorter than the one known, and a true beginning of it: an old backup."""
 
 
+def rewritten(size: int) -> str:
+    """Say that a log is another one at a size that is known, and what to do."""
+    return (
+        f"the log has another root at {size} entries than the one known: it was rewritten, or somebody is shown another"
+        " log than others; trust no act since, and compare with other machines ('nixfleet audit verify' there)"
+    )
+
+
 class BadEntry(Untrusted):
     """An entry does not hold; `index` is the first bad one."""
 
@@ -139,10 +147,10 @@ class LogView:
         known = self.state.tree
         if checkpoint.size < known.size:
             if checkpoint.root != known.root(checkpoint.size):
-                raise Fork(f"the log has another root at {checkpoint.size} entries than the one known")
+                raise Fork(rewritten(checkpoint.size))
             raise Behind(f"the coordinator has {checkpoint.size} entries of the {known.size} known: an old backup")
         if checkpoint.size == known.size and checkpoint.root != known.root():
-            raise Fork(f"the log has another root at {checkpoint.size} entries than the one known")
+            raise Fork(rewritten(checkpoint.size))
         if checkpoint.size != frontier.size:
             raise Untrusted(f"the checkpoint is for {checkpoint.size} entries, but {frontier.size} are given")
         if checkpoint.root != frontier.root():

@@ -62,7 +62,7 @@ def follow(state: State, row: EntryRow) -> Judged:
     """
     if row.index != state.size:
         raise Untrusted("is missing")
-    if not holds(row.leaf, row.payload):
+    if not isinstance(row.payload, bytes) or not isinstance(row.leaf, bytes) or not holds(row.leaf, row.payload):
         raise Untrusted("has another payload than the one that was signed")
     leaf, statement = Leaf.unpack(row.leaf), parse(row.payload)
     kind, sha256 = type_of(sshsig.parse(leaf.sshsig).namespace), digest(row.payload)
