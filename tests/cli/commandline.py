@@ -154,8 +154,17 @@ class Commands:
 
         return self.on_wire(act)
 
-    def report(self, name: str, rollout: str, outcome: Outcome, *, protocol: int = 1, **fields: Any) -> None:
-        """Let a device report how an update ended, and the highest protocol that it replays."""
+    def report(
+        self,
+        name: str,
+        rollout: str,
+        outcome: Outcome,
+        *,
+        protocol: int = 1,
+        log: LogState | None = None,
+        **fields: Any,
+    ) -> None:
+        """Let a device report how an update ended, the highest protocol that it replays, and which log it knows."""
         self.seq += 1
         made: dict[str, Any] = {
             "v": 1,
@@ -163,7 +172,7 @@ class Commands:
             "device": device_id(name),
             "seq": self.seq,
             "at": now(),
-            "log": LogState(size=0, root=EMPTY),
+            "log": log or LogState(size=0, root=EMPTY),
             "protocol": protocol,
             "boot_id": "boot",
             "system": "/run/old",

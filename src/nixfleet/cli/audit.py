@@ -5,16 +5,14 @@ from pathlib import Path
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.audit_files import export, verify
 from nixfleet.cli.options import Count, Globals, Group, command
 from nixfleet.cli.session import connected, now
-from nixfleet.client.api import Client
 from nixfleet.client.export import export_entry
-from nixfleet.client.mirror import claimed_size
-from nixfleet.errors import Unreachable, UserError
+from nixfleet.errors import UserError
 from nixfleet.model.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
-from nixfleet.trust.view import first_void, verify_all
 
 
 @click.group(cls=Group)
@@ -108,33 +106,5 @@ async def show(given: Globals, index: int, out: Path | None) -> None:
     click.echo(clean(payload.decode()))
 
 
-@audit.command("verify")
-@command
-async def verify(given: Globals) -> None:
-    """Replay the whole log from zero as the coordinator serves it, and name the first bad entry if there is one."""
-    async with connected(given) as fleet:
-        note, entries = await fetch_all(fleet.client)
-        view = verify_all(fleet.context.fleet, note, entries)
-        # Our own copy is older: what it holds must be a part of what is served now (trust.md, step 1).
-        await fleet.mirror.catch_up(fleet.client)
-    void = first_void(fleet.context.fleet, entries)
-    if given.json:
-        found = None if void is None else {"index": void[0], "why": void[1]}
-        output.as_json({"size": view.size, "root": view.log.root, "fleet": view.fleet, "first_void": found})
-        return
-    click.echo(f"the log verifies: {view.size} entries of fleet {view.fleet}, root {view.log.root}")
-    if void is not None:
-        click.echo(f"entry {void[0]} is the first without effect: {void[1]}")
-
-
-async def fetch_all(client: Client) -> tuple[bytes, list[tuple[bytes, bytes | None]]]:
-    """Fetch the checkpoint and everything that it covers. Raises: Unreachable when less is served than it says."""
-    note = await client.checkpoint()
-    entries: list[tuple[bytes, bytes | None]] = []
-    size = claimed_size(note)
-    while len(entries) < size:
-        answer = await client.entries(len(entries), min(1_000, size - len(entries)), "all")
-        if answer.start != len(entries) or not answer.entries:
-            raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
-        entries += [(entry.leaf, entry.payload) for entry in answer.entries]
-    return note, entries
+audit.add_command(export)
+audit.add_command(verify)

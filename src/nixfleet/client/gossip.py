@@ -13,8 +13,8 @@ from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, Untrusted
-from nixfleet.model.statements import Device, LogState
-from nixfleet.trust.merkle import Tree
+from nixfleet.model.statements import Device
+from nixfleet.model.wire import Signed
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
 
@@ -34,47 +34,51 @@ class Witness:
     why: str = ""
 
 
+async def reports(client: Client, mirror: Mirror) -> list[tuple[str, Signed]]:
+    """Fetch every unretired device's newest report, unverified; a device that told nothing has none.
+
+    Devices whose reports this person may not read are left out. Raises: Unreachable, Untrusted.
+    """
+    devices = [device.device for device in _devices(mirror)]
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(device: str) -> Signed | None:
+        async with gate:
+            try:
+                return await client.device_report(device)
+            except (Unknown, Refused):
+                return None
+
+    told = await asyncio.gather(*map(one, devices))
+    return [(device, signed) for device, signed in zip(devices, told, strict=True) if signed is not None]
+
+
 async def witnesses(client: Client, mirror: Mirror) -> tuple[Witness, ...]:
     """Compare every unretired device's newest report with the log as verified here, which is brought up to date.
 
-    Raises: Unreachable, Untrusted. Devices whose reports this person may not read are left out.
+    Raises: Unreachable, Untrusted.
     """
     await mirror.catch_up(client)
-    devices = [record.statement for record in mirror.state.devices.values() if record.statement.state != "retired"]
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(device: Device) -> tuple[Device, LogState | str | None]:
-        async with gate:
-            return device, await _told(client, mirror, device)
-
-    told = await asyncio.gather(*(one(device) for device in devices))
+    told = dict(await reports(client, mirror))
     # A report may be newer than the log that was read before it.
     await mirror.catch_up(client)
-    return tuple(_witness(mirror.state.tree, device, log) for device, log in told if log != _KEPT_BACK)
+    return tuple(_witness(mirror, device, told.get(device.device)) for device in _devices(mirror))
 
 
-_KEPT_BACK: Final = "refused"
+def _devices(mirror: Mirror) -> list[Device]:
+    return [record.statement for record in mirror.state.devices.values() if record.statement.state != "retired"]
 
 
-async def _told(client: Client, mirror: Mirror, device: Device) -> LogState | str | None:
-    """Read what a device signed for: a log state, a sentence when the report does not hold, None when there is none."""
-    try:
-        signed = await client.device_report(device.device)
-    except Unknown:
-        return None
-    except Refused:
-        return _KEPT_BACK
-    try:
-        return open_report(signed, parse_public_key(device.key), fleet=mirror.fleet, device=device.device).log
-    except Untrusted as error:
-        return f"the report that the coordinator shows of {device.name} is not by its key: {error}"
-
-
-def _witness(tree: Tree, device: Device, log: LogState | str | None) -> Witness:
-    if log is None:
+def _witness(mirror: Mirror, device: Device, signed: Signed | None) -> Witness:
+    if signed is None:
         return Witness(device.device, device.name, "silent", 0)
-    if isinstance(log, str):
-        return Witness(device.device, device.name, "forged", 0, log)
+    try:
+        key = parse_public_key(device.key)
+        log = open_report(signed, key, fleet=mirror.fleet, device=device.device).log
+    except Untrusted as error:
+        why = f"the report that the coordinator shows of {device.name} is not by its key: {error}"
+        return Witness(device.device, device.name, "forged", 0, why)
+    tree = mirror.state.tree
     if log.size > tree.size:
         why = f"{device.name} signed for a log of {log.size} entries, and the coordinator shows {tree.size} of them"
         return Witness(device.device, device.name, "hidden", log.size, why)
