@@ -151,7 +151,8 @@ def test_a_second_agent_on_the_same_state_refuses(tmp_path: Path) -> None:
     with (tmp_path / "state/lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         done = agent(tmp_path, "run", "--once")
-    expected = f"nixfleet agent: another agent is running on {tmp_path}/state; stop it first\n"
+    remedy = "stop it first ('systemctl stop nixfleet-agent')"
+    expected = f"nixfleet agent: another agent is running on {tmp_path}/state; {remedy}\n"
     assert (2, expected) == (done.returncode, done.stderr)
 
 

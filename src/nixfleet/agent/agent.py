@@ -63,6 +63,7 @@ class Agent:
             admit=self._admit,
             synced=self._synced,
             distrusted=lambda: self.desk.note(self.link.trouble),
+            turned_away=self._turned_away,
             make_client=parts.make_client,
         )
         self._runner = Runner(
@@ -81,6 +82,7 @@ class Agent:
             failed_units=lambda: health.failed_units(parts.host, self._runner.run_tool),
             gather=self._facts,
             waits=lambda: self.desk.waits,
+            key=lambda: self._member.key,
         )
         self.desk = Desk(parts, self._member, self.link, self.service, self._reporter.want)
 
@@ -170,6 +172,10 @@ class Agent:
 
     async def _synced(self, sync: Sync) -> None:
         await self.desk.synced(sync)
+
+    def _turned_away(self, why: str) -> None:
+        """Note for who asks on the device that the coordinator admits it no longer: that is its word, not the log's."""
+        self.desk.note(why)
 
     async def _admit(self, link: Link) -> None:
         """Become a member first; from then on there is somebody to report to."""

@@ -13,7 +13,7 @@ from nixfleet.agent import decide, facts
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
 from nixfleet.agent.link import Link, backoff_s
 from nixfleet.agent.machine import BEFORE_SWITCH
-from nixfleet.agent.member import Member, Parts, note_waits
+from nixfleet.agent.member import RETIRED, Member, Parts, note_waits
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Held, Nudged, Offer, Offered, Withdrawn
 from nixfleet.errors import NixfleetError, Untrusted
@@ -64,6 +64,8 @@ class Desk:
             self._tell()
         if self._member.is_in():
             await self.consider()
+        elif self._member.is_retired():
+            self.note(RETIRED)
 
     async def consider(self) -> None:
         """Begin what the log wants of this device, or note why not; withdraw what it no longer wants."""

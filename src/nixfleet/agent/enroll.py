@@ -97,8 +97,6 @@ def request(
     identity: Identity, key: SecretKey, settings: Settings, *, name: str, now: int, facts: Facts, reason: str
 ) -> Signed:
     """Write the wish to be enrolled, signed by the key it names, for an admin to compare and sign."""
-    if identity.clone_of and not reason:
-        reason = f"this disk was in another machine, as device {identity.clone_of}"
     asked = EnrollRequest(
         v=1,
         fleet=identity.fleet,

@@ -7,6 +7,7 @@ The secret key is read from its file when needed; it must never enter the record
 
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from nixfleet.agent.host import Host
 from nixfleet.agent.journal import load
 from nixfleet.agent.settings import Settings, pinned
-from nixfleet.config import write_atomic
+from nixfleet.config import sync_folder, write_atomic
 from nixfleet.errors import UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.statements import LogState
@@ -23,6 +24,8 @@ from nixfleet.trust.sshsig import SecretKey
 
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 OWN_KEY = "device_key"
+IDENTITY = "identity.json"
+REPLACING = "replacing.json"
 MAX_TOKEN_BYTES = 16 << 10
 
 
@@ -41,29 +44,41 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses out of the token."""
     clone_of: str = ""
     """The device id that this disk had before it was found in another machine."""
+    key: str = ""
+    """The key's fingerprint when it was chosen; empty where an older agent wrote this."""
+    next_key_file: str = ""
+    """A new key that the log is to have in place of the present one (`agent.rekey`); empty when there is none."""
 
 
-def establish(host: Host, settings: Settings) -> tuple[Identity, SecretKey, JoinToken | None]:
-    """Read the identity, or make it on first start; the token is given as long as its file is there.
+def establish(
+    host: Host, settings: Settings, given: JoinToken | None = None
+) -> tuple[Identity, SecretKey, JoinToken | None]:
+    """Read the identity, or make it on first start; the token is `given`, or read as long as its file is there.
 
     Raises:
         UserError: nothing pins a fleet, a file cannot be read, or settings contradict what was recorded.
 
     """
     folder = Path(settings.state_dir)
-    token = read_token(host, settings)
-    found = load(folder / "identity.json", Identity)
+    token = given or read_token(host, settings)
+    finish_replacing(folder)
+    found = load(folder / IDENTITY, Identity)
     if found is None:
         found = _first(host, settings, token)
-        write_atomic(folder / "identity.json", msgspec.json.encode(found))
+        write(folder, found)
     _check_unchanged(found, settings)
     if found.machine_id and not host.machine_id():
         # No id is no other id: a file that is late or lost must not cost the device its membership.
         raise UserError("/etc/machine-id is missing or empty: whether this is the machine that joined cannot be told")
     if found.machine_id and found.machine_id != host.machine_id():
-        found = _cloned(host, folder, found)
-        write_atomic(folder / "identity.json", msgspec.json.encode(found))
+        found = _cloned(host, settings, found)
+        write(folder, found)
     return found, read_key(host, found), token
+
+
+def write(folder: Path, found: Identity) -> None:
+    """Record who this device is. Raises: UserError."""
+    write_atomic(folder / IDENTITY, msgspec.json.encode(found))
 
 
 def pin(folder: Path, found: Identity, state: LogState | None) -> Identity:
@@ -71,7 +86,7 @@ def pin(folder: Path, found: Identity, state: LogState | None) -> Identity:
     if state is None or state.size <= found.pin.size:
         return found
     found = msgspec.structs.replace(found, pin=state)
-    write_atomic(folder / "identity.json", msgspec.json.encode(found))
+    write(folder, found)
     return found
 
 
@@ -100,17 +115,19 @@ def read_token(host: Host, settings: Settings) -> JoinToken | None:
 
 def read_key(host: Host, identity: Identity) -> SecretKey:
     """Read the device's secret key. Raises: UserError, which names the file and nothing of its content."""
-    place = _key_place(host, identity.key_file)
+    return read_key_file(host, identity.key_file)
+
+
+def read_key_file(host: Host, key_file: str) -> SecretKey:
+    """Read a secret key's file. Raises: UserError, which names the file and nothing of its content."""
     try:
-        return SecretKey.from_openssh(place.read_text())
+        return SecretKey.from_openssh(_key_place(host, key_file).read_text())
     except OSError as error:
-        raise UserError(
-            f"{identity.key_file}: {error.strerror or error}; it is the key this device is known by"
-        ) from error
+        raise UserError(f"{key_file}: {error.strerror or error}; it is the key this device is known by") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{identity.key_file}: not an OpenSSH private key") from error
+        raise UserError(f"{key_file}: not an OpenSSH private key") from error
     except UserError as error:
-        raise UserError(f"{identity.key_file}: {error}") from error
+        raise UserError(f"{key_file}: {error}") from error
 
 
 def _first(host: Host, settings: Settings, token: JoinToken | None) -> Identity:
@@ -125,18 +142,25 @@ def _first(host: Host, settings: Settings, token: JoinToken | None) -> Identity:
     else:
         # A device never trusts on first use (trust.md, Log).
         raise UserError("no fleet is pinned: set token_file, or fleet and checkpoint (and urls), in agent.toml")
+    return made(host, settings, fleet, state, urls, by_token=token is not None)
+
+
+def made(
+    host: Host, settings: Settings, fleet: str, pin: LogState, urls: tuple[str, ...], *, by_token: bool
+) -> Identity:
+    """Make a new identity, and the key it needs. Raises: UserError."""
     key_file = settings.key_file or HOST_KEY
-    if token is not None and settings.key_file is None:
+    if by_token and settings.key_file is None:
         # Images clone host keys: a device that joins by token makes a key of its own.
-        key_file = str(Path(settings.state_dir) / OWN_KEY)
-        _make_key(Path(key_file))
+        key_file = new_key(Path(settings.state_dir))
     return Identity(
         device=secrets.token_hex(16),
         fleet=fleet,
-        pin=state,
+        pin=pin,
         key_file=key_file,
         machine_id=host.machine_id(),
         urls=urls,
+        key=read_key_file(host, key_file).public.fingerprint,
     )
 
 
@@ -153,24 +177,75 @@ def _check_unchanged(found: Identity, settings: Settings) -> None:
         )
 
 
-def _cloned(host: Host, folder: Path, found: Identity) -> Identity:
-    """Become somebody else: the disk was copied into another machine, and the first one keeps its identity."""
-    key_file = found.key_file
-    if Path(key_file).parent == folder:
-        key_file = str(folder / f"{OWN_KEY}-{secrets.token_hex(4)}")
-        _make_key(Path(key_file))
+def _cloned(host: Host, settings: Settings, found: Identity) -> Identity:
+    """Become somebody else: the disk was copied into another machine, and the first one keeps its identity.
+
+    The host key was copied with the disk, so the new device has a key of its own whatever it had; a path that
+    agent.toml names stays, but not with the first machine's key in it. Raises: UserError.
+    """
+    key_file = settings.key_file or new_key(Path(settings.state_dir))
+    key = read_key_file(host, key_file).public.fingerprint
+    if key == found.key:
+        raise UserError(
+            f"this disk was copied from another machine, and {key_file} holds that one's key: put another key there"
+            f" (ssh-keygen -t ed25519 -f {key_file}), or take key_file out of agent.toml"
+        )
     return msgspec.structs.replace(
         found,
         device=secrets.token_hex(16),
         key_file=key_file,
         machine_id=host.machine_id(),
         clone_of=found.device,
+        key=key,
+        next_key_file="",
     )
 
 
-def _make_key(path: Path) -> None:
-    if not os.path.lexists(path):
-        write_atomic(path, SecretKey.generate().to_openssh().encode())
+def new_key(folder: Path) -> str:
+    """Make a key in the state folder, under a name that none has there yet; give its path. Raises: UserError."""
+    path = folder / OWN_KEY
+    while os.path.lexists(path):
+        path = folder / f"{OWN_KEY}-{secrets.token_hex(4)}"
+    write_atomic(path, SecretKey.generate().to_openssh().encode())
+    return str(path)
+
+
+def replace_by(folder: Path, new: Identity) -> None:
+    """Let this device be another one from now on; what it had as the old one is put aside. Raises: UserError."""
+    # Once this is written every start goes on from here: no crash leaves the old one's memory with the new one.
+    write_atomic(folder / REPLACING, msgspec.json.encode(new))
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Go on with a replacement that was begun; every step may be done twice. Raises: UserError."""
+    new = load(folder / REPLACING, Identity)
+    if new is None:
+        return
+    old = load(folder / IDENTITY, Identity)
+    try:
+        if old is not None and old.device != new.device:
+            _put_aside(folder, old)
+        write(folder, new)
+        (folder / REPLACING).unlink(missing_ok=True)
+        sync_folder(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be changed: {error.strerror or error}") from error
+
+
+def _put_aside(folder: Path, old: Identity) -> None:
+    """Move the memory of the device that this one was into a folder of its own; only the last such is kept."""
+    aside = folder / f"before-{old.device[:8]}"
+    for other in folder.glob("before-*"):
+        if other != aside:
+            shutil.rmtree(other, ignore_errors=True)
+    aside.mkdir(mode=0o700, exist_ok=True)
+    write(aside, old)
+    own = [Path(old.key_file).name] if Path(old.key_file).parent == folder else []
+    for name in ("log", "journal.json", "waits", *own):
+        if (folder / name).exists():
+            (folder / name).replace(aside / name)
+    sync_folder(aside)
 
 
 def _key_place(host: Host, key_file: str) -> Path:

@@ -49,11 +49,13 @@ class Link:
         admit: Callable[["Link"], Awaitable[None]],
         synced: Callable[[Sync], Awaitable[None]],
         distrusted: Callable[[], None],
+        turned_away: Callable[[str], None] = lambda _: None,
         make_client: Callable[..., Client] = Client,
     ) -> None:
         """Prepare; `key` signs requests, `admit` is awaited until the device is a member, `synced` after each sync.
 
-        `distrusted` is called when the log does not hold.
+        `distrusted` is called when the log does not hold, `turned_away` with the coordinator's word when it admits this
+        device no longer.
         """
         self.mirror = mirror
         self.trouble = ""
@@ -67,6 +69,7 @@ class Link:
         self._admit = admit
         self._synced = synced
         self._distrusted = distrusted
+        self._turned_away = turned_away
         self._make_client = make_client
         self._client: Client | None = None
         self._used: tuple[str, ...] = ()
@@ -120,6 +123,8 @@ class Link:
                 await self.session()
             except NixfleetError as error:
                 log.warning("%s", error)
+                if isinstance(error, NotAdmitted):
+                    self._turned_away(str(error))
             # A session that held for a while was a success: a coordinator's restart is met with a short wait.
             failures = 0 if asyncio.get_running_loop().time() - begun > BACKOFF_MOST_S / 10 else failures + 1
             await asyncio.sleep(backoff_s(failures))

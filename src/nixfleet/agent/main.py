@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
+from nixfleet.agent import errands
 from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
@@ -32,8 +33,10 @@ from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.logfile import known_state
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import NixfleetError, Untrusted, UserError
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
+from nixfleet.model.device import JoinToken
 from nixfleet.nix import Nix
+from nixfleet.trust import token as tokens
 
 log = logging.getLogger("nixfleet.agent")
 
@@ -49,6 +52,10 @@ def main(argv: Sequence[str]) -> int:
                 return _status(settings, as_json=arguments.json)
             case "check":
                 return _check(settings)
+            case "join":
+                return _join(settings, arguments.token, replace=arguments.replace)
+            case "rekey":
+                return _rekey(settings)
             case _:
                 return _run(settings, once=arguments.once)
     except NixfleetError as error:
@@ -72,12 +79,16 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--config", type=Path, default=configs.DEFAULT_FILE, help="default: %(default)s")
     shared.add_argument("--state-dir", help="where the journal and the copy of the log are")
     shared.add_argument("--verbose", action="store_true", help="say more on standard error")
-    commands = parser.add_subparsers(dest="command", metavar="run|status|check")
+    commands = parser.add_subparsers(dest="command", metavar="run|status|check|join|rekey")
     run = commands.add_parser("run", parents=[shared], help="follow the log and bring updates (the default)")
     run.add_argument("--once", action="store_true", help="sync once, bring what is wanted to its end, and exit")
     status = commands.add_parser("status", parents=[shared], help="say where this device stands, without the network")
     status.add_argument("--json", action="store_true", help="as JSON")
     commands.add_parser("check", parents=[shared], help="check the settings, the key and the state folder")
+    join = commands.add_parser("join", parents=[shared], help="join a fleet by a token, the agent being stopped")
+    join.add_argument("token", nargs="?", metavar="TOKEN", help="a file with the token, - for standard input, or it")
+    join.add_argument("--replace", action="store_true", help="become a new device, pinned anew, whatever it was")
+    commands.add_parser("rekey", parents=[shared], help="change this device's key, the agent being stopped")
     parser.set_defaults(config=configs.DEFAULT_FILE, state_dir=None, verbose=False, once=False, json=False)
     return parser
 
@@ -101,8 +112,49 @@ def _run(settings: Settings, *, once: bool) -> int:
         return asyncio.run(_serve(_parts(settings, Host(), folder), once=once))
 
 
-def _parts(settings: Settings, host: Host, folder: Path) -> Parts:
-    found, key, token = identities.establish(host, settings)
+def _join(settings: Settings, text: str | None, *, replace: bool) -> int:
+    """Join by a token, or ask by what agent.toml pins; with `replace`, as a new device."""
+    host, folder = Host(), _state_folder(settings)
+    token = _token(text) if text is not None else identities.read_token(host, settings)
+    with _only_one(folder):
+        errands.begin_join(host, settings, folder, token, replace=replace)
+        parts = _parts(settings, host, folder, token)
+        member = asyncio.run(errands.join(parts))
+    print(f"joined as {' '.join(member.names())}, device {parts.identity.device}, key {member.key.public.fingerprint}")
+    return 0
+
+
+def _token(text: str) -> JoinToken:
+    """Read a token from a file or standard input; on the command line others could read it. Raises: UserError."""
+    if text.startswith(tokens.PREFIX):
+        log.warning("others on this machine can read a command line: a file with the token, or -, is safer")
+        return tokens.read(text)
+    try:
+        with nullcontext(sys.stdin.buffer) if text == "-" else Path(text).open("rb") as file:
+            data = file.read(identities.MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise UserError(f"{text}: {error.strerror or error}") from error
+    return tokens.read(data.decode("ascii", "replace"))
+
+
+def _rekey(settings: Settings) -> int:
+    """Change this device's key: the old one signs the new one, and is worth nothing once the log has that."""
+    host, folder = Host(), _state_folder(settings)
+    with _only_one(folder):
+        errands.begin_rekey(host, settings, folder)
+        parts = _parts(settings, host, folder)
+        try:
+            member = asyncio.run(errands.change_key(parts))
+        except Unreachable as error:
+            raise Unreachable(
+                f"{error}; the new key is made, and the agent changes to it once it is reached"
+            ) from error
+    print(f"this device is known by the key {member.key.public.fingerprint} now; the old one is worth nothing")
+    return 0
+
+
+def _parts(settings: Settings, host: Host, folder: Path, given: JoinToken | None = None) -> Parts:
+    found, key, token = identities.establish(host, settings, given)
     mirror = _open_log(folder, found)
     rate = settings.fetch.rate_bytes_s
     # Nix counts in KiB a second; versions without the setting warn and go on.
@@ -178,7 +230,9 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"another agent is running on {folder}; stop it first") from None
+            raise UserError(
+                f"another agent is running on {folder}; stop it first ('systemctl stop nixfleet-agent')"
+            ) from None
         yield
 
 

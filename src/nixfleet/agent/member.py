@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from nixfleet.agent import enroll
+from nixfleet.agent import enroll, rekey
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal
@@ -27,6 +27,7 @@ from nixfleet.trust.sshsig import SecretKey
 
 log = logging.getLogger("nixfleet.agent")
 
+RETIRED = "this device is retired: it runs on, and gets no updates; 'nixfleet agent join --replace' makes it a new one"
 ASKS_OFTEN = 20
 """Requests at the pace of polls; later ones come as rarely as reconnections."""
 
@@ -60,14 +61,23 @@ class Member:
     """A device on its way into the fleet."""
 
     def __init__(self, parts: Parts) -> None:
+        self.key = parts.key
+        """The key that this device is known by."""
         self._parts = parts
+        self._next = rekey.next_key(parts.host, parts.identity)
+        self._key_fault = ""
+        """Why the log does not have the new key; empty while nothing has tried."""
         self._joining = False
         self._token_spent = ""
         """Why the token does not work; empty while it may."""
 
     def is_in(self) -> bool:
         """Tell whether the log has this device."""
-        return enroll.is_member(self._parts.mirror.state, self._parts.identity, self._parts.key)
+        return enroll.is_member(self._parts.mirror.state, self._parts.identity, self.key)
+
+    def is_retired(self) -> bool:
+        """Tell whether the log has ended this device's membership."""
+        return enroll.is_retired(self._parts.mirror.state, self._parts.identity)
 
     def names(self) -> set[str]:
         """Give what the log calls this device."""
@@ -77,7 +87,7 @@ class Member:
     def request_key(self) -> SecretKey:
         """Give the key that signs requests: the device's own, or the token's while joining."""
         token = self._parts.token
-        return enroll.token_key(token) if self._joining and token is not None else self._parts.key
+        return enroll.token_key(token) if self._joining and token is not None else self.key
 
     async def admit(self, link: Link, told: Facts, *, once: bool) -> None:
         """Return once the log has this device; `told` goes with a request, and `once` waits for no admin.
@@ -86,8 +96,9 @@ class Member:
         """
         asked = 0
         while not await self._let_in(link):
-            if enroll.is_retired(self._parts.mirror.state, self._parts.identity):
-                raise Refused("this device is retired: it runs on, and gets no updates")
+            if self.is_retired():
+                note_waits(self._parts, RETIRED)
+                raise Refused(RETIRED)
             reason = await self._join(link)
             if reason is None:
                 continue
@@ -98,15 +109,59 @@ class Member:
             await asyncio.sleep(jittered(poll_s) if asked < ASKS_OFTEN else backoff_s(ASKS_OFTEN))
             asked += 1
 
+    async def rekey(self, link: Link) -> None:
+        """Bring the key that was made beside into the log. Raises: Refused when this device is no member."""
+        if not await self._let_in(link):
+            raise Refused("the log has no device with this key, so there is none to replace; it must be enrolled first")
+        if self._next is not None:
+            raise Refused(f"the new key is not in the log: {self._key_fault}")
+
     async def _let_in(self, link: Link) -> bool:
-        """Sync with the own key, unless the log has this device already."""
-        if self.is_in():
+        """Sync with the own key, unless the log has this device already; then finish a change of keys."""
+        if self.is_in() and self._next is None:
             return True
         try:
             await link.sync()
         except NotAdmitted as error:
             log.debug("%s", error)
+            if self._next is not None:
+                await self._sync_by_next(link)
+        if self._next is not None and self.is_in():
+            await self._change_key(link, self._next)
         return self.is_in()
+
+    async def _sync_by_next(self, link: Link) -> None:
+        """Try the new key: a crash may have come between its entry in the log and its use here."""
+        assert self._next is not None
+        old, self.key = self.key, self._next
+        try:
+            await link.sync()
+        except NotAdmitted as error:
+            log.debug("%s", error)
+        if self.is_in():
+            self._adopt()
+        else:
+            self.key = old
+
+    async def _change_key(self, link: Link, new: SecretKey) -> None:
+        """Append the new key by the old one's signature, and use it once the log has it."""
+        parts = self._parts
+        made = rekey.statement(
+            parts.mirror.state, parts.mirror.log_state, parts.identity, self.key, new, now=link.signing_s()
+        )
+        try:
+            await link.client.append([made])
+        except (Refused, UserError) as error:
+            # The old key is as good as before; the next connection tries again.
+            self._key_fault = str(error)
+            log.warning("the new key is not in the log: %s", error)
+            return
+        await self._sync_by_next(link)
+
+    def _adopt(self) -> None:
+        self._next = None
+        rekey.adopt(Path(self._parts.settings.state_dir), self.key)
+        log.info("this device is known by the key %s now", self.key.public.fingerprint)
 
     async def _join(self, link: Link) -> str | None:
         """Join by token; None when the statement is in the log, else the reason why that does not work."""
@@ -120,7 +175,7 @@ class Member:
                 parts.mirror.state,
                 parts.mirror.log_state,
                 parts.identity,
-                parts.key,
+                self.key,
                 parts.token,
                 parts.settings,
                 name=enroll.name_of(parts.settings, parts.host.hostname()),
@@ -134,7 +189,7 @@ class Member:
             return self._token_spent
         finally:
             self._joining = False
-            link.client.use_key(parts.key)
+            link.client.use_key(self.key)
         log.info("joined the fleet as %s", parts.identity.device)
         return None
 
@@ -142,8 +197,25 @@ class Member:
         parts = self._parts
         name = enroll.name_of(parts.settings, parts.host.hostname())
         asked = enroll.request(
-            parts.identity, parts.key, parts.settings, name=name, now=link.signing_s(), facts=told, reason=reason
+            parts.identity,
+            self.key,
+            parts.settings,
+            name=name,
+            now=link.signing_s(),
+            facts=told,
+            reason=reason or self._why(),
         )
         await link.client.enroll_request(asked)
         note_waits(parts, f"to be enrolled as {name}: an admin compares the key, and lets it in")
-        log.info("waiting to be enrolled as %s with the key %s", name, parts.key.public.fingerprint)
+        log.info("waiting to be enrolled as %s with the key %s", name, self.key.public.fingerprint)
+
+    def _why(self) -> str:
+        """Say why a device that was here before asks again, empty for a new one."""
+        identity, state = self._parts.identity, self._parts.mirror.state
+        if identity.clone_of:
+            record = state.devices.get(identity.clone_of)
+            name = record.statement.name if record is not None else "another device"
+            return f"another machine-id: this disk was in {name}, device {identity.clone_of}"
+        if identity.device in state.devices or (identity.key and identity.key != self.key.public.fingerprint):
+            return f"another key: {identity.key_file} holds another one than this device joined with"
+        return ""

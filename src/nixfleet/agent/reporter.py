@@ -22,6 +22,7 @@ from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
 from nixfleet.nix import Progress as Bytes
 from nixfleet.trust.reports import sign_report
+from nixfleet.trust.sshsig import SecretKey
 
 log = logging.getLogger("nixfleet.agent")
 
@@ -41,10 +42,11 @@ class Reporter:
         failed_units: Callable[[], Awaitable[tuple[str, ...]]],
         gather: Callable[[], Facts],
         waits: Callable[[], str],
+        key: Callable[[], SecretKey],
     ) -> None:
-        """Prepare; `gather` gives the facts, `waits` says why nothing begins."""
+        """Prepare; `gather` gives the facts, `waits` says why nothing begins, `key` signs."""
         self._parts, self._link, self._service = parts, link, service
-        self._failed_units, self._gather, self._waits = failed_units, gather, waits
+        self._failed_units, self._gather, self._waits, self._key = failed_units, gather, waits, key
         self._wanted = asyncio.Event()
         self._told: Facts | None = None
 
@@ -103,7 +105,7 @@ class Reporter:
             attempt=told,
             facts=None if _same(found, self._told) else found,
         )
-        return sign_report(report, parts.key)
+        return sign_report(report, self._key())
 
 
 class Ticker:

@@ -232,7 +232,7 @@ async def tag(given: Globals, words: tuple[str, ...]) -> None:
         _done_many(given, acted, named, f"{counted(len(found), 'device')} tagged")
         return
     told = tag_words(statements[0].tags) or "no tags"
-    value = {"name": statements[0].name, "tags": statements[0].tags}
+    value: dict[str, object] = {"name": statements[0].name, "tags": statements[0].tags}
     _done(given, acted[0], value, f"{statements[0].name} now has {told}")
 
 
