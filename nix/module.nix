@@ -206,8 +206,8 @@ in
       type = place;
       default = coordinatorDir;
       description = ''
-        Where the log key, the cache key, the built-in cache and the SQLite database live: the folder that
-        `nixfleet init` has made, owned by the user nixfleet.
+        Where the log key, the cache key, the built-in cache and the SQLite database live, owned by the user nixfleet.
+        While there is no fleet in it, the service says in its journal how to claim it (`nixfleet init --claim`).
       '';
     };
     metricsAnywhere = mkOption {

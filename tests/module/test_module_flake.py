@@ -235,7 +235,8 @@ def test_the_module_has_an_option_for_each_of_the_coordinators_settings(nix: dic
     assert words == argv
     assert "/srv/fleet" == unit["environment"]["NIXFLEET_DATA_DIR"]
     known = {field.name for field in dataclasses.fields(ServerSettings)}
-    assert {"listen", "database_url", "data_dir", "metrics_anywhere"} == known
+    # With a folder of its own a coordinator may be claimed: NIXFLEET_DATA_DIR says both.
+    assert {"listen", "database_url", "data_dir", "metrics_anywhere", "claimable"} == known
     assert [7171] == result["ports"]
     assert ["d /srv/fleet 0700 nixfleet nixfleet -"] == result["rules"]
     assert "StateDirectory" not in unit["serviceConfig"]

@@ -17,6 +17,7 @@ import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import PORT, is_loopback, listen_for
+from nixfleet.cli.claiming import Founding, claim_fleet
 from nixfleet.cli.newkeys import NEW, key_file, make_key
 from nixfleet.cli.newkeys import second_key as chosen_second
 from nixfleet.cli.options import Globals, command, said_before
@@ -35,6 +36,7 @@ from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import PRINCIPAL
 from nixfleet.model.statements import CacheRef, Principal
 from nixfleet.model.typed import check_name, checked_url
+from nixfleet.trust.claims import ClaimString
 from nixfleet.trust.signers import MemorySigner, Signer
 from nixfleet.trust.sshsig import PublicKey, SecretKey
 
@@ -70,7 +72,7 @@ def begin(
         by=signer.key.fingerprint,
         at=now(),
         urls=urls,
-        principals=(Principal(name=person(), keys=tuple(key.text for key in (signer.key, second) if key)),),
+        principals=(founder(signer, second),),
         log_key=log_key.public.text,
         caches=(CacheRef(url=BUILT_IN, key=cache_key.public),),
     )
@@ -114,20 +116,34 @@ def person() -> str:
     return name if re.fullmatch(PRINCIPAL, name) else "admin"
 
 
+def founder(signer: Signer, second: PublicKey | None) -> Principal:
+    """Give the root's first principal: who is logged in, with the signer's key and a second one where there is one."""
+    return Principal(name=person(), keys=tuple(key.text for key in (signer.key, second) if key))
+
+
 @click.command()
 @click.argument("name")
 @click.option("--url", "urls", multiple=True, metavar="URL", help="How devices reach the coordinator; repeatable.")
 @click.option("--database", metavar="URL", help="postgresql://…; by default SQLite in the data folder.")
 @click.option("--second-key", default="", metavar="FILE.pub|new|none", help="The root's second key, kept elsewhere.")
+@click.option("--claim", metavar="STRING", help="Begin it on a server: the string from its coordinator's log.")
 @command
-async def init(given: Globals, name: str, urls: tuple[str, ...], database: str | None, second_key: str) -> None:
+async def init(
+    given: Globals, name: str, urls: tuple[str, ...], database: str | None, second_key: str, claim: str | None
+) -> None:
     """Create a fleet named NAME; --key FILE.pub says whose, --key new makes a sealed key for it."""
+    claimed = _claim_of(claim, database)
     check_new(name, given.env, database)
     urls = urls or (_ask_url(),)
     checked = tuple(checked_url(url) for url in urls)
     key, signer = signer_for_new(name, given.key or "", given)
     second = chosen_second(given, name, second_key, signer.key)
-    fleet = begin(name, checked, signer, key=key, env=given.env, database=database, second=second)
+    if claimed is None:
+        fleet = begin(name, checked, signer, key=key, env=given.env, database=database, second=second)
+    else:
+        principals = (founder(signer, second),)
+        founding = Founding(name=name, urls=checked, signer=signer, key=key, principals=principals)
+        fleet = await claim_fleet(given, founding, claimed)
     if given.json:
         keys = [one.fingerprint for one in (signer.key, second) if one]
         output.as_json({"name": name, "fleet": fleet, "urls": checked, "key": keys[0], "root_keys": keys})
@@ -144,7 +160,19 @@ async def init(given: Globals, name: str, urls: tuple[str, ...], database: str |
     for url in checked:
         if is_loopback(url):
             click.echo(f"only this machine can join: {url} is a loopback address", err=True)
+    if claimed is not None:
+        click.echo("its coordinator serves it; next: 'nixfleet enroll token --tag k=v' lets devices join", err=True)
+        return
     click.echo("next: 'nixfleet coordinator' serves it, or 'nixfleet console' serves and shows it", err=True)
+
+
+def _claim_of(text: str | None, database: str | None) -> ClaimString | None:
+    """Read what --claim says. Raises: UserError."""
+    if text is None:
+        return None
+    if database is not None:
+        raise UserError("--database is for a fleet of this machine: the coordinator that is claimed has its own")
+    return ClaimString.parse(text)
 
 
 def proposed_url() -> str:
@@ -188,7 +216,8 @@ def coordinator(
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     for chatty in ("alembic", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if folder := os.environ.get("NIXFLEET_DATA_DIR"):
+    claimable = bool(folder := os.environ.get("NIXFLEET_DATA_DIR"))
+    if folder:
         data_dir, listen = Path(folder), listen or f"127.0.0.1:{PORT}"
     else:
         name, chosen = choose_context(context or said_before().get("context"))
@@ -196,6 +225,10 @@ def coordinator(
         if not data_dir.exists():
             raise UserError(f"the fleet {name} is not served from this machine: {data_dir} is not here")
     settings = ServerSettings(
-        data_dir=data_dir, listen=listen, database_url=database, metrics_anywhere=metrics_anywhere
+        data_dir=data_dir,
+        listen=listen,
+        database_url=database,
+        claimable=claimable,
+        metrics_anywhere=metrics_anywhere,
     )
     run_forever(settings, lambda address: click.echo(f"nixfleet: serving {data_dir.name} at {address}", err=True))

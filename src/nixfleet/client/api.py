@@ -17,6 +17,7 @@ from nixfleet.client.transport import BYTES, EVENTS, NARINFO, TEXT, Call, Transp
 from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model import answers
 from nixfleet.model.answers import Audit, Lines, PastAttempt, Reset
+from nixfleet.model.claiming import Claim, Claimed
 from nixfleet.model.views import (
     Delta,
     DeviceView,
@@ -161,6 +162,17 @@ class Client:
     async def consistency(self, old: int, new: int) -> Proof:
         """Read the RFC 6962 proof that the log of `new` entries extends that of `old`."""
         return await self._get("/v1/log/consistency", Proof, ("old", old), ("new", new))
+
+    # A coordinator without a fleet
+
+    async def claim_offer(self) -> Signed:
+        """Read the keys of a coordinator that waits for a fleet. Raises: Unknown when it has one."""
+        return await self._get("/v1/claim", Signed, signed=False)
+
+    async def claim(self, claim: Claim) -> Claimed:
+        """Begin a fleet there. Raises: Refused for a wrong code, Unknown when it has a fleet."""
+        call = Call("POST", "/v1/claim", body=msgspec.json.encode(claim), signed=False)
+        return self._decoded(await self._way.send(call), Claimed)
 
     # Devices speaking for themselves
 

@@ -8,8 +8,8 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.faults import Bound, refusal
-from nixfleet.server.routes.bodies import SIGNED_BYTES, TAKEN, decoded
+from nixfleet.server.faults import refusal
+from nixfleet.server.routes.bodies import TAKEN, decoded, whole
 
 PATH = "/v1/reports"
 
@@ -28,7 +28,7 @@ class Express:
             await self._app(scope, receive, send)
             return
         try:
-            body = await _whole(receive)
+            body = await whole(receive, "a signed report")
             if body is None:
                 return
             await self._coordinator.report(decoded(body, Signed))
@@ -39,18 +39,3 @@ class Express:
             await send({"type": "http.response.body", "body": text, "more_body": False})
         else:
             await TAKEN(scope, receive, send)
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    """Read a body; None when its sender has gone. Raises: Bound."""
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts.append(message["body"])
-        size += len(parts[-1])
-        if size > SIGNED_BYTES:
-            raise Bound(f"a signed report is longer than {SIGNED_BYTES} bytes")
-        if not message["more_body"]:
-            return b"".join(parts)

@@ -15,15 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 
 import uvicorn
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from nixfleet.errors import UserError
 from nixfleet.server.app import make_app
+from nixfleet.server.claim import Unclaimed, forget, wait_for_claim
 from nixfleet.server.coordinator.clock import Wall
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.lock import FolderLock, running
 from nixfleet.server.punctual import HEAD_BYTES, Punctual
 from nixfleet.server.settings import ServerSettings
-from nixfleet.server.setup import keep_private
+from nixfleet.server.setup import keep_private, make_folder
 
 __all__ = ["Server", "ServerSettings", "run_forever", "running"]
 
@@ -113,31 +115,86 @@ def _allow_files() -> None:
 
 
 async def serve(settings: ServerSettings, wall: Wall, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-    """Serve until `stop`; `ready` is called once requests are answered with more than 503."""
-    coordinator = Coordinator(settings, wall)
-    settings.check_database()  # an empty one made in its place would answer as another, empty fleet
+    """Serve until `stop`; `ready` is called once requests are answered with more than 503.
+
+    Where nobody has begun a fleet yet, and somebody may claim it, that is waited for first.
+    """
+    if settings.claimable:
+        make_folder(settings.data_dir)
+    coordinator = None if settings.claimable else _coordinator(settings, wall)
     with FolderLock(settings.data_dir) as lock:
         keep_private(settings.data_dir)
-        web = _Web(make_app(coordinator, settings))
+        claim = None
+        if coordinator is None:
+            claim = await wait_for_claim(settings, lambda: int(wall()), clock=time.monotonic)
+        if coordinator is None and claim is None:
+            coordinator = _coordinator(settings, wall)
+        front = _Front(claim or make_app(_there(coordinator), settings))
+        web = _Web(front)
         sockets, address = _listen(settings)
         serving = asyncio.create_task(web.serve(sockets=sockets))
         try:
             lock.tell(address)
-            await coordinator.start()
+            if claim is not None:
+                _tell_claim(claim, address)
+                await _first(serving, stop, claim.claimed)
+                if not claim.claimed.is_set():
+                    return
+                coordinator = _coordinator(settings, wall)
+                front.app = make_app(coordinator, settings)
+            await _there(coordinator).start()
             ready(address)
-            await _first(stop, serving)
+            await _first(serving, stop)
         finally:
-            coordinator.close_streams()
+            if coordinator is not None:
+                coordinator.close_streams()
             web.should_exit = True
             await serving
-            await coordinator.stop()
+            if coordinator is not None:
+                await coordinator.stop()
 
 
-async def _first(stop: asyncio.Event, serving: asyncio.Task[None]) -> None:
-    """Wait until told to stop, or until the web server ends by itself."""
-    waiting = asyncio.create_task(stop.wait())
-    await asyncio.wait({waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
-    waiting.cancel()
+def _coordinator(settings: ServerSettings, wall: Wall) -> Coordinator:
+    """Make the coordinator of the fleet that is there. Raises: UserError."""
+    coordinator = Coordinator(settings, wall)
+    settings.check_database()  # an empty one made in its place would answer as another, empty fleet
+    if settings.claimable:
+        forget(settings)
+    return coordinator
+
+
+def _there(coordinator: Coordinator | None) -> Coordinator:
+    assert coordinator is not None, "there is one, or a claim that ends with one"
+    return coordinator
+
+
+def _tell_claim(claim: Unclaimed, address: str) -> None:
+    """Say how to claim this coordinator, where whoever runs it reads: in its own log alone."""
+    text = (
+        "there is no fleet here yet; on an admin's own machine:\n"
+        f"  nixfleet init NAME --url URL --claim {claim.string.text}\n"
+        f"where URL is how devices and admins reach this coordinator, which listens at {address}"
+    )
+    _log.warning("%s", text)
+
+
+class _Front:
+    """The application that answers now: another one once the coordinator is claimed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on."""
+        await self.app(scope, receive, send)
+
+
+async def _first(serving: asyncio.Task[None], *events: asyncio.Event) -> None:
+    """Wait until one of these is set, or until the web server ends by itself."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait({serving, *waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 class _Web(uvicorn.Server):

@@ -12,6 +12,8 @@ CACHE_KEY = "cache.key"
 CACHE = "cache"
 DATABASE = "fleet.db"
 LOCK = "coordinator.lock"
+CLAIM = "claim.json"
+"""Keys and code of a coordinator that nobody has claimed yet; secret."""
 _SECRETS: Final = {"password", "sslpassword"}
 
 
@@ -23,6 +25,8 @@ class ServerSettings:
     listen: str = "127.0.0.1:7070"
     database_url: str | None = None
     """``postgresql://…``; None is SQLite in the data folder."""
+    claimable: bool = False
+    """Without a fleet, wait for somebody who claims it, instead of an error."""
     metrics_anywhere: bool = False
     """Serve ``/metrics`` to others than the loopback."""
 

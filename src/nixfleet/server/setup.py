@@ -18,6 +18,7 @@ from nixfleet.trust.sshsig import SecretKey
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OURS = (LOG_KEY, CACHE_KEY, CACHE, DATABASE)
+"""What makes a folder a fleet's."""
 
 
 def create_fleet(
@@ -74,9 +75,22 @@ def keep_private(data_dir: Path) -> None:
             raise UserError(f"{path} is open to others, and its mode cannot be changed: {error.strerror}") from error
 
 
+def make_folder(data_dir: Path) -> None:
+    """Make a data folder that only its owner may enter, where there is none. Raises: UserError."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{data_dir}: {error.strerror or error}") from error
+
+
+def begun(data_dir: Path) -> list[str]:
+    """Name what a folder holds of a fleet."""
+    return [name for name in _OURS if (data_dir / name).exists()]
+
+
 def check_empty(data_dir: Path) -> None:
     """Check that a folder holds nothing of a fleet. Raises: UserError."""
-    held = [name for name in _OURS if (data_dir / name).exists()]
+    held = begun(data_dir)
     if held:
         raise UserError(
             f"{data_dir} already holds {', '.join(held)}: a fleet, or what is left of one; move it away first"

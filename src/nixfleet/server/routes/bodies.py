@@ -7,6 +7,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from nixfleet.errors import UserError
+from nixfleet.server.faults import Bound
 
 T = TypeVar("T")
 
@@ -31,6 +32,21 @@ OPEN_APPEND_BYTES = 1 << 20
 """A larger append needs a signed request beside its signed statements."""
 PROGRESS_BYTES = 524_288
 """200 lines of 500 characters, escaped."""
+
+
+async def whole(receive: Receive, what: str) -> bytes | None:
+    """Read the body of something signed, past the framework; None when its sender has gone. Raises: Bound."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message["body"])
+        size += len(parts[-1])
+        if size > SIGNED_BYTES:
+            raise Bound(f"{what} is longer than {SIGNED_BYTES} bytes")
+        if not message["more_body"]:
+            return b"".join(parts)
 
 
 def decoded(body: bytes, shape: type[T]) -> T:
