@@ -81,7 +81,7 @@ def test_a_right_is_handed_on_within_what_one_has(served: Commands, people: Peop
         ("team", ["--action", "deploy", "--on", "env=prod", "--max-devices", "10"], "is limited to 9 devices"),
         ("team", ["--action", "deploy", "--on", "env=prod", "--depth", "1"], "has depth 1"),
         ("team", ["--action", "approve", "--on", "env=prod"], "given by the root alone"),
-        ("stranger", ["--action", "deploy"], "neither root nor a live grant names the key"),
+        ("stranger", ["--action", "deploy"], "neither root nor a grant names the key"),
     ],
 )
 def test_what_one_may_not_hand_on_is_said(

@@ -499,10 +499,10 @@ def test_what_was_kept_out_of_the_log_can_be_read(served: Commands) -> None:
     """`audit list --refused` shows the journal: when, whose, what and why."""
     assert "nothing was refused" in served("audit", "list", "--refused").err
     with contextlib.closing(sqlite3.connect(served.data / "fleet.db")) as database, database:
-        row = (int(time.time()), "SHA256:someone", "nixfleet-v1-device", "0" * 64, "the name web-01 is taken")
+        row = (int(time.time()), "SHA256:someone", "nixfleet-device-v1@0", "0" * 64, "the name web-01 is taken")
         database.execute("INSERT INTO refusals (at, by, namespace, sha256, reason) VALUES (?, ?, ?, ?, ?)", row)
     (line,) = served("audit", "list", "--refused").out.splitlines()[1:]
-    assert line.endswith("SHA256:someone  nixfleet-v1-device  the name web-01 is taken")
+    assert line.endswith("SHA256:someone  append a statement: device  the name web-01 is taken")
     (refusal,) = served("audit", "list", "--refused", "--json").json["refusals"]
     assert ("SHA256:someone", "the name web-01 is taken") == (refusal["by"], refusal["reason"])
 

@@ -226,7 +226,8 @@ async def test_a_rule_on_enrolments_holds_for_the_key_in_memory_too(tmp_path: Pa
     async with at_work(tmp_path, fleet, signer) as (_, admin):
         acted = await enroll_many(admin, wishes(MANY))
         assert {} == admin.state.devices
-    assert {"1 more approvals are needed, within the hour"} == {one.waits for one in acted}
+    needed = "1 more approval is needed, by another principal with the right to approve, within the hour"
+    assert {needed} == {one.waits for one in acted}
     assert 1 == signer.touches
     fleet.approve(acted[0].digest, "team")
     assert {} == fleet.state.devices
