@@ -16,6 +16,7 @@ from nixfleet.trust.replay.links import EVERYTHING, SHOWN, Over, lacking
 from nixfleet.trust.replay.rights import (
     Allowed,
     Denied,
+    all_names_of,
     approvals_missing,
     authorise_over,
     candidates,
@@ -51,14 +52,16 @@ def why_not(state: State, payload: bytes, key: Fingerprint, now: int) -> str:
         return f"the key {key} is revoked"
     if not unmet(state, payload, now):
         return "it waits for no signature"
-    signed = [one for one in signers(state, by, sha512) if one == key or names_of(state, one) & names_of(state, key)]
+    after = foresee(state, sha512, key, now)
+    if _lack(after, payload, statement, now) != _lack(state, payload, statement, now):
+        return ""
+    signed = [
+        one for one in signers(state, by, sha512) if one == key or names_of(state, one) & all_names_of(state, key)
+    ]
     if by in signed:
         return f"{who} has submitted it, and nobody approves what is their own"
     if signed:
         return f"{who} has signed it already"
-    after = foresee(state, sha512, key, now)
-    if _lack(after, payload, statement, now) != _lack(state, payload, statement, now):
-        return ""
     return _reason(state, payload, statement, key, now)
 
 
@@ -85,7 +88,7 @@ def _reason(state: State, payload: bytes, statement: Statement, key: Fingerprint
         if isinstance(allowed, Denied):
             return f"it waits for signatures of root principals, and {who} is none"
         for link in allowed.chain[1:]:
-            if names_of(state, Fingerprint(link.by)) & names_of(state, key):
+            if names_of(state, Fingerprint(link.by)) & all_names_of(state, key):
                 return f"{who} issued grant {link.id[:SHOWN]}, by which it is signed: somebody else has to approve it"
     return lacking(state, who, grants(state, key), _APPROVE, overs[0], now)
 

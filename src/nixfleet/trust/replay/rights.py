@@ -6,6 +6,7 @@ Rights are judged per device, by planner and agent alike; the right of a chain i
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from nixfleet.model.ids import MAX_INT, Fingerprint, Tags
 from nixfleet.model.statements import Action, Grant, Root, Rule
@@ -203,15 +204,30 @@ def approvals_missing(
     needed = max((rule.approvals for rule in rules(state, action, over)), default=0)
     if not needed:
         return 0
-    taken = set(names_of(state, signer))
-    for link in allowed.chain[1:]:  # an issuer below the root may not approve what it handed out
-        taken |= names_of(state, Fingerprint(link.by))
+    involved = involved_in(state, allowed, signer)
+    counted: set[str] = set()
     for key in signers(state, signer, sha512)[1:]:
+        # Who approves has a name by the root's hand (`fields`), and is one person under it.
         names = names_of(state, key)
-        if not names & taken and may_approve(state, key, over, now):
-            taken |= names
+        if not names & counted and not all_names_of(state, key) & involved and may_approve(state, key, over, now):
+            counted |= names
             needed -= 1
     return max(0, needed)
+
+
+def involved_in(state: State, allowed: Allowed, signer: Fingerprint) -> frozenset[str]:
+    """Name who may not approve an act: its submitter, and the issuers below the root of the chain that it stands on.
+
+    Each as they are in that chain and as the root knows them: what others call them elsewhere does not count, else
+    who may name keys at all could make two people one, and keep the one from approving for the other.
+    """
+    chain = allowed.chain
+    names = set(names_of(state, signer))
+    if chain:
+        names.add(state.grants[chain[-1].id].principal)
+    for above, link in pairwise(chain):
+        names |= {state.grants[above.id].principal, *names_of(state, Fingerprint(link.by))}
+    return frozenset(names)
 
 
 def may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
@@ -234,7 +250,15 @@ def note_missing(state: State, action: Action, over: Over, note: str | None) -> 
 
 
 def names_of(state: State, key: Fingerprint) -> frozenset[str]:
-    """Return every principal name that a key ever had, so that nobody counts twice under two names."""
+    """Return the names of a key by the root's own hand; where there is none, those that issuers below it gave."""
+    names = {record.principal for record in grants(state, key) if record.statement.parent is None}
+    if key in state.root_keys:
+        names.add(state.root_keys[key])
+    return frozenset(names) or all_names_of(state, key)
+
+
+def all_names_of(state: State, key: Fingerprint) -> frozenset[str]:
+    """Return every principal name that anybody gave a key."""
     names = {record.principal for record in grants(state, key)}
     if key in state.root_keys:
         names.add(state.root_keys[key])
@@ -245,8 +269,10 @@ def principal_of(state: State, key: Fingerprint) -> str:
     """Name a key's holder: by root, as ``issuer/name``, by its device, or by its fingerprint."""
     if key in state.root_keys:
         return state.root_keys[key]
-    for record in reversed(grants(state, key)):
-        return record.principal
+    held = grants(state, key)
+    if held:
+        # The newest name, but the root's before any that others gave: they could name any key.
+        return next((one for one in reversed(held) if one.statement.parent is None), held[-1]).principal
     device = state.device_of(key)
     return state.devices[device].statement.name if device is not None else key
 

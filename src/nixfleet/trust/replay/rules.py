@@ -6,7 +6,7 @@ that is done before. Rules are trust.md's, Statements.
 
 from typing import Final
 
-from nixfleet.model.ids import PROTOCOL, Fingerprint, Selector, covers, matches
+from nixfleet.model.ids import PROTOCOL, Fingerprint, Tags, matches
 from nixfleet.model.statements import Action, Device, Grant, Revoke, Root
 from nixfleet.model.text import counted
 from nixfleet.trust import fields
@@ -21,7 +21,19 @@ from nixfleet.trust.replay.links import (
     tag_words,
 )
 from nixfleet.trust.replay.rights import Allowed, Denied
-from nixfleet.trust.replay.state import DeviceRecord, GrantRecord, Place, State, Valid, Verdict, Void, Waiting, keys_of
+from nixfleet.trust.replay.select import rule_fault
+from nixfleet.trust.replay.state import (
+    DeviceRecord,
+    GrantRecord,
+    Place,
+    RolloutState,
+    State,
+    Valid,
+    Verdict,
+    Void,
+    Waiting,
+    keys_of,
+)
 
 _TOKEN: Final[tuple[Action, ...]] = ("enroll",)
 
@@ -175,9 +187,22 @@ def _end_key(state: State, at: Place, statement: Revoke, key: Fingerprint) -> Ve
 
 
 def _end_denied(state: State, at: Place, statement: Revoke, over: Over, *, permitted: bool) -> Verdict | None:
+    """Return None when a revocation may take effect; `permitted`: its signer stands where no right is needed."""
     if rights.note_missing(state, "revoke", over, statement.note):
         return Void("a rule asks for a note")
-    return None if permitted else _root_signed(state, at, statement, over)
+    if permitted:
+        return None
+    subject = statement.subject.key
+    if subject is None or subject not in state.root_keys:
+        # A right like others, so what rules ask for beyond it binds; the root's own comes with its threshold, below.
+        right = rights.authorise_over(
+            state, at.signer, "revoke", over, at.log_time, at.sha512, fits=lambda allowed: bool(allowed.chain)
+        )
+        if isinstance(right, Allowed):
+            return None
+        if right.waits and at.signer not in state.root_keys:
+            return Waiting(statement, right.reason)
+    return _root_signed(state, at, statement, over)
 
 
 def _leaves_no_root(state: State, key: Fingerprint) -> bool:
@@ -188,40 +213,25 @@ def _leaves_no_root(state: State, key: Fingerprint) -> bool:
 
 
 def _may_end_grant(state: State, at: Place, record: GrantRecord) -> bool:
-    """Tell whether somebody short of the root may end a grant: its holder, an issuer above, or `revoke` over it."""
-    return (
-        rights.holds(record, at.signer)
-        or _issuer_above(state, at, record)
-        or _has_revoke(state, at, record.statement.select)
-    )
+    """Tell whether a grant is its signer's own to end: its holder's, or an issuer's above."""
+    return rights.holds(record, at.signer) or _issuer_above(state, at, record)
 
 
 def _may_end_key(state: State, at: Place, key: Fingerprint) -> bool:
-    """Tell whether somebody short of the root may end a key, fleet-wide and for ever.
+    """Tell whether a key is its signer's own to end, fleet-wide and for ever.
 
-    The key itself; for a root key another key of that person and nobody else; for any other who has `revoke` over
-    everything. An issuer ends the grants that it made, never a key: a grant can name any key, a device's or the next
-    root's, and whether a key is a device's is not known to every party, so no rule may depend on it.
+    The key itself, or a root key of the same person. Others need `revoke` over everything, and a root key only the
+    root's threshold ends for others. An issuer ends the grants that it made, never a key: a grant can name any key,
+    a device's or the next root's, and whether a key is a device's is not known to every party, so no rule may
+    depend on it.
     """
-    if at.signer == key:
-        return True
-    if key in state.root_keys:
-        return state.root_keys.get(at.signer) == state.root_keys[key]
-    return _has_revoke(state, at, {})
+    same = key in state.root_keys and state.root_keys.get(at.signer) == state.root_keys[key]
+    return at.signer == key or same
 
 
 def _issuer_above(state: State, at: Place, record: GrantRecord) -> bool:
     above = (state.grants[link.id] for link in record.links[:-1])
     return any(rights.holds(link, at.signer) and rights.alive(state, link, at.log_time) for link in above)
-
-
-def _has_revoke(state: State, at: Place, select: Selector) -> bool:
-    return any(
-        "revoke" in record.statement.actions
-        and rights.alive(state, record, at.log_time)
-        and covers(record.statement.select, select)
-        for record in rights.grants(state, at.signer)
-    )
 
 
 def device(state: State, at: Place, statement: Device) -> Verdict:
@@ -292,17 +302,26 @@ def _only_key_changes(before: Device, after: Device) -> bool:
 
 
 def newly_covered(state: State, now: int, before: Device, after: Device) -> bool:
-    """Tell whether new tags bring a device under a rollout that could stand.
+    """Tell whether new tags bring a device under a rollout that could stand, and did not apply to it as it was.
 
-    Whether it was cancelled is left out: an agent need not know the controls of rollouts that did not cover it.
+    One that selected it by its old tags without a right, an approval or what a rule asks did not apply. Whether it
+    was cancelled is left out: an agent need not know the controls of rollouts that did not cover it.
     """
     return any(
-        rollout.statement.kind == "deploy"
-        and now <= rollout.statement.not_after
+        now <= rollout.statement.not_after
         and matches(rollout.statement.select, after.tags)
-        and not matches(rollout.statement.select, before.tags)
+        and not _applies(state, rollout, before.tags, now)
         for rollout in state.rollouts.values()
     )
+
+
+def _applies(state: State, one: RolloutState, tags: Tags, now: int) -> bool:
+    """Tell whether a rollout counts for devices with these tags, by what every party knows of it."""
+    if not matches(one.statement.select, tags) or rule_fault(state, one.statement, tags):
+        return False
+    place, over = one.place, Over(tags=(tags,))
+    right = rights.authorise_over(state, place.signer, one.statement.kind, over, now, place.sha512)
+    return isinstance(right, Allowed)
 
 
 def _set_device(state: State, at: Place, old: DeviceRecord | None, statement: Device) -> None:
