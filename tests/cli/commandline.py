@@ -141,6 +141,12 @@ class Commands:
             self.ask(name)
             self("enroll", name, "--key", key(name).public.fingerprint, "--tag", tag)
 
+    def enroll_as(self, private: str, *names: str) -> None:
+        """Enrol devices by fingerprint, as whoever has a key file."""
+        for name in names:
+            self.ask(name)
+            self("--key", private, "enroll", name, "--key", key(name).public.fingerprint, "--yes")
+
     def release(self, name: str, **systems: str) -> str:
         """Publish a release of made-up closures; give its digest. Device names have `_` for `-` here."""
         made = {device.replace("_", "-"): closure(system) for device, system in systems.items()}

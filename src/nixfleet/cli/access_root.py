@@ -45,7 +45,8 @@ async def show(given: Globals) -> None:
             click.echo("")
             show_proposal(fleet.state, *one)
     if behind:
-        click.echo(f"\n{counted(len(behind), 'device')} have not replayed this root yet: {_some(behind)}")
+        have = "has" if len(behind) == 1 else "have"
+        click.echo(f"\n{counted(len(behind), 'device')} {have} not replayed this root yet: {_some(behind)}")
 
 
 @root.command("update")

@@ -22,16 +22,19 @@ def audit() -> None:
 
 @audit.command("list")
 @click.option("--limit", type=Count(1), help="Only the newest so many.")
+@click.option("--by", metavar="NAME|SHA256:…", help="Only what this principal, or this key, signed.")
 @click.option("--refused", is_flag=True, help="Instead, what the coordinator kept out of the log: its word alone.")
 @command
-async def list_entries(given: Globals, limit: int | None, *, refused: bool) -> None:
+async def list_entries(given: Globals, limit: int | None, by: str | None, *, refused: bool) -> None:
     """List the log's entries: who did what to what, and whether it was valid."""
     if refused:
         await _list_refused(given, limit)
         return
     async with connected(given, catch_up=True) as fleet:
         size = fleet.mirror.size
-        chosen = fleet.mirror.entries(max(0, size - limit) if limit else 0, size)
+        chosen = fleet.mirror.entries(max(0, size - limit) if limit and not by else 0, size)
+    if by:
+        chosen = [entry for entry in chosen if by in {entry.by, entry.principal}][-(limit or size) :]
     if given.json:
         output.as_json({"entries": chosen, "size": size})
         return
@@ -49,7 +52,7 @@ async def list_entries(given: Globals, limit: int | None, *, refused: bool) -> N
             )
             for entry in chosen
         ],
-        "the log is empty",
+        f"nothing in the log is by {by}" if by else "the log is empty",
     )
 
 

@@ -18,6 +18,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
 from nixfleet.config import Context, choose_context, coordinator_dir, mirror_dir, session_file
 from nixfleet.errors import Unreachable
+from nixfleet.model.typed import is_url
 from nixfleet.trust.replay import State
 from nixfleet.trust.signers import Signer
 from nixfleet.trust.sshsig import SecretKey
@@ -58,6 +59,13 @@ def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper
     return SessionKeeper(signer, fleet=context.fleet, file=file, clock=now)
 
 
+def addresses(context: Context, state: State) -> tuple[str, ...]:
+    """List where to try: the context's addresses, then those that the root names, for a coordinator that has moved."""
+    root = state.root
+    named = dict.fromkeys((*context.urls, *(root.urls if root is not None else ())))
+    return tuple(url for url in named if is_url(url))
+
+
 @asynccontextmanager
 async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[Fleet]:
     """Connect to the chosen fleet with the person's session; with `catch_up` the newest log is verified first.
@@ -66,11 +74,11 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
     """
     name, context = choose_context(given.context, given.env)
     signer = signer_of(given, context.key, context.passphrase_file)
-    async with client_of(context.urls, context.fleet, None, given.timeout_s) as client:
+    mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
+    async with client_of(addresses(context, mirror.state), context.fleet, None, given.timeout_s) as client:
         if coordinator_dir(name, given.env).exists():
             await _until_served(client, name, given)
         await keeper_of(given, context, signer).attach(client)
-        mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
         if catch_up:
             await mirror.catch_up(client)
         yield Fleet(name=name, context=context, client=client, mirror=mirror, admin=Admin(client, mirror, signer, now))
