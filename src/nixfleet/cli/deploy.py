@@ -15,7 +15,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.closures import closures_of
 from nixfleet.cli.options import Globals, command, confirm
-from nixfleet.cli.plan import Plan, plan_options, preview, wishes
+from nixfleet.cli.plan import Plan, check_reach, plan_options, preview, wishes
 from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
@@ -91,6 +91,7 @@ async def deploy(
         else:
             targets = await _built(given, fleet, flake or ".", (*nix_args, *(NO_BUILD if no_build else ())), plan)
             closures = await closures_of(Nix(), targets.values())
+        check_reach(given, fleet, plan, targets)
         if dry_run:
             await preview(given, fleet, targets, plan)
             return None

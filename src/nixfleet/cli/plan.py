@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -12,7 +12,8 @@ from nixfleet.cli import output
 from nixfleet.cli.options import Count, Globals
 from nixfleet.cli.session import Fleet, now
 from nixfleet.cli.words import duration, parse_tags
-from nixfleet.client.acts import RolloutWishes, shape_of
+from nixfleet.client.acts import RolloutWishes, rollout_of, shape_of
+from nixfleet.client.reaching import unreached, unreached_words
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.text import counted
@@ -20,6 +21,8 @@ from nixfleet.model.typed import parse_duration
 from nixfleet.model.views import DeviceView
 
 MIN_TIMEOUT_S: Final = 10
+_NOT_YET: Final = "0" * 64
+"""Stands for a release that is about to be made."""
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -123,6 +126,17 @@ def wishes(plan: Plan) -> RolloutWishes:
         soak_s=plan.soak_s,
         device_timeout_s=plan.device_timeout_s,
     )
+
+
+def check_reach(given: Globals, fleet: Fleet, plan: Plan, members: Collection[str], release: str | None = None) -> None:
+    """Say, before anything is sent or signed, which of these devices it would not reach for lack of a right.
+
+    Without `release` the signer publishes one first. Raises: Refused when it would reach nobody.
+    """
+    made = rollout_of(fleet.admin.head(given.note), fleet.state, wishes(plan), release=release or _NOT_YET)
+    told = unreached_words(fleet.state, unreached(fleet.state, made, now(), members))
+    if told and not given.quiet:
+        click.echo(f"! {told}", err=True)
 
 
 async def preview(given: Globals, fleet: Fleet, targets: Mapping[str, str], plan: Plan) -> None:

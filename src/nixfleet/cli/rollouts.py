@@ -8,7 +8,7 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
-from nixfleet.cli.plan import Plan, plan_options, preview, wishes
+from nixfleet.cli.plan import Plan, check_reach, plan_options, preview, wishes
 from nixfleet.cli.rollout_tables import head, listing, members, state_of, waves, word
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun, follow
@@ -49,6 +49,7 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         view = await fleet.client.release(digest)
         check_lines(view, fleet.state)
         lines = _chosen(fleet, view, plan)
+        check_reach(given, fleet, plan, lines, release=None if plan.names else digest)
         asked = sys.stdin.isatty() and not given.yes
         if dry_run or asked:
             await preview(given, fleet, {device: line.path for device, line in lines.items()}, plan)

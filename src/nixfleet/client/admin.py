@@ -15,10 +15,11 @@ from nixfleet.client.api import Client
 from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
 from nixfleet.client.mirror import Mirror
+from nixfleet.client.reaching import unreached
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
-from nixfleet.model.statements import CacheRef, Closure, Device, SelectLine, Source, Statement, Verb
+from nixfleet.model.statements import CacheRef, Closure, Device, Rollout, SelectLine, Source, Statement, Verb
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Submission
 from nixfleet.trust import token
@@ -377,10 +378,13 @@ class Admin:
         return made.digest
 
     async def rollout(self, release: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
-        """Start a rollout of a release, given by name (its newest), digest or prefix."""
+        """Start a rollout of a release, given by name (its newest), digest or prefix.
+
+        Raises: Refused before it is signed when its signer lacks the right to all of its devices.
+        """
 
         def build(head: Head, state: State) -> list[Act]:
-            return [Act(acts.rollout_of(head, state, wishes, release=acts.find_release(state, release)))]
+            return [_reaching(state, acts.rollout_of(head, state, wishes, release=acts.find_release(state, release)))]
 
         (acted,) = await self.act(build, note=note)
         return acted
@@ -389,7 +393,7 @@ class Admin:
         """Take a rollout back: each device that confirmed it returns to the system it had before."""
 
         def build(head: Head, state: State) -> list[Act]:
-            return [Act(acts.rollout_of(head, state, wishes, of=acts.find_rollout(state, of)))]
+            return [_reaching(state, acts.rollout_of(head, state, wishes, of=acts.find_rollout(state, of)))]
 
         (acted,) = await self.act(build, note=note)
         return acted
@@ -419,3 +423,9 @@ class Admin:
         """End a grant (by id) or a key (by fingerprint)."""
         (acted,) = await self.act(lambda head, _: [Act(acts.revoke_of(head, grant=grant, key=key))], note=note)
         return acted
+
+
+def _reaching(state: State, made: Rollout) -> Act:
+    """Give a rollout that somebody would follow. Raises: Refused."""
+    unreached(state, made, made.at)
+    return Act(made)
