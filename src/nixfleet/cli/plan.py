@@ -128,10 +128,13 @@ def wishes(plan: Plan) -> RolloutWishes:
     )
 
 
-def check_reach(given: Globals, fleet: Fleet, plan: Plan, members: Collection[str], release: str | None = None) -> None:
+def check_reach(
+    given: Globals, fleet: Fleet, plan: Plan, members: Collection[str] | None, release: str | None = None
+) -> None:
     """Say, before anything is sent or signed, which of these devices it would not reach for lack of a right.
 
-    Without `release` the signer publishes one first. Raises: Refused when it would reach nobody.
+    None is every device that the plan selects. Without `release` the signer publishes one first.
+    Raises: Refused when it would reach nobody.
     """
     made = rollout_of(fleet.admin.head(given.note), fleet.state, wishes(plan), release=release or _NOT_YET)
     told = unreached_words(fleet.state, unreached(fleet.state, made, now(), members))

@@ -48,8 +48,7 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         digest = find_release(fleet.state, release)
         view = await fleet.client.release(digest)
         check_lines(view, fleet.state)
-        lines = _chosen(fleet, view, plan)
-        check_reach(given, fleet, plan, lines, release=None if plan.names else digest)
+        lines = _chosen(given, fleet, view, plan)
         asked = sys.stdin.isatty() and not given.yes
         if dry_run or asked:
             await preview(given, fleet, {device: line.path for device, line in lines.items()}, plan)
@@ -63,10 +62,15 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         return await begun(given, fleet, acted, release=digest, wait=wait if watch else "none")
 
 
-def _chosen(fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, ReleaseLineView]:
-    """Give the line of each device that the rollout is for, by device id. Raises: UserError when it is for none."""
+def _chosen(given: Globals, fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, ReleaseLineView]:
+    """Give the line of each device that the rollout is for, by device id.
+
+    Raises: UserError when it is for none, Refused when the signer has a right to none.
+    """
     lines = members_of(release, fleet.state, wishes(plan).select or {})
     wanted = {find_device(fleet.state, name) for name in plan.names}
+    # First: who may not update a device is not shown its line either.
+    check_reach(given, fleet, plan, wanted or lines or None, release=None if wanted else release.id)
     for device in sorted(wanted - set(lines)):
         raise UserError(f"release {release.name} has nothing for {fleet.state.devices[device].statement.name}")
     chosen = {device: line for device, line in lines.items() if not wanted or device in wanted}
