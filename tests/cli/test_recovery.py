@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +25,11 @@ from nixfleet.trust.sshsig import parse_public_key
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recovery.md"
 
 
-def commands(number: int) -> list[str]:
-    """Give a section's commands on an admin's machine, in order."""
+def commands(number: int, prompt: str = "$") -> list[str]:
+    """Give a section's commands on an admin's machine, in order; with the prompt ``#`` those on a device."""
     section = re.split(r"^## ", DOCUMENT.read_text(), flags=re.MULTILINE)[number]
     assert section.startswith(f"{number}. ")
-    return re.findall(r"^\$ nixfleet (.*)$", section, flags=re.MULTILINE)
+    return re.findall(rf"^{re.escape(prompt)} nixfleet (.*)$", section, flags=re.MULTILINE)
 
 
 class Person:
@@ -64,6 +66,16 @@ class Person:
             await Admin(client, mirror, signer, now).release(name, devices={device: closure(name)})
 
         self.nixfleet.on_wire(act)
+
+
+def join(folder: Path, token: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Join a fleet on a device whose state is in a folder, as root there would."""
+    (folder / "token").write_text(token)
+    (folder / "agent.toml").write_text(f'name = "web-09"\nvolatile_state = true\nstate_dir = "{folder}/state"\n')
+    argv = ["agent", "join", str(folder / "token"), *options, "--config", str(folder / "agent.toml")]
+    return subprocess.run(
+        [sys.executable, "-m", "nixfleet", *argv], capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @contextmanager
@@ -189,6 +201,7 @@ def test_4_the_last_root_key_is_lost(nixfleet: Commands, tmp_path: Path) -> None
         ops = str(person.keys["OPS"].with_suffix(".pub"))
         may = ("--action", "deploy", "--action", "release")
         person.as_("ROOT", "access", "grant", "ops", "--to", ops, *may, "--yes")
+        old = person.as_("ROOT", "enroll", "token", "--yes").out
         person.keys["ROOT"].unlink()
         person.release("OPS", "v1", "web-01")
         assert person.as_("OPS", "rollout", "start", "v1", "--yes").out.strip()
@@ -205,7 +218,15 @@ def test_4_the_last_root_key_is_lost(nixfleet: Commands, tmp_path: Path) -> None
         server = Server(ServerSettings(data_dir=data, listen=person.words["URL2"].removeprefix("http://")))
         server.start()
         try:
-            assert person(token).out.startswith("nixfleet-join-1.")
+            made = person(token).out
+            assert 0 == join(tmp_path, old).returncode
+            # On the device the line reads the same; a file with the token keeps it from other eyes.
+            (line,) = commands(4, prompt="#")
+            assert "agent join TOKEN --replace" == line
+            said = join(tmp_path, made, "--replace")
+            assert ("joined as web-09", 0) == (said.stdout.partition(",")[0], said.returncode)
+            listed = nixfleet("--context", "next", "device", "list", "--json").json["devices"]
+            assert ["web-09"] == [one["name"] for one in listed]
         finally:
             server.stop()
 
