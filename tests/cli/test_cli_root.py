@@ -1,6 +1,7 @@
 """`nixfleet access root`: what is shown, proposed and co-signed by different people over time, and what is refused."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,18 @@ def test_a_protocol_is_raised_when_each_device_says_so_itself(
     monkeypatch.setattr(Client, "device_report", honest)
     assert "root 2 is in force" in served(*raising).err
     assert 2 == served("access", "root", "show", "--json").json["root"]["protocol"]
+
+
+def test_software_that_is_too_old_says_so_and_signs_nothing(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the protocol is above what this machine follows, each command says that it shows an old state of things."""
+    with monkeypatch.context() as newer:
+        for module in ("client.roots", "trust.replay.rules", "server.coordinator.admission"):
+            newer.setattr(f"nixfleet.{module}.PROTOCOL", 2)
+        served("access", "root", "update", "--protocol", "2", "--yes")
+    shutil.rmtree(served.home / "state" / "mirrors")
+    too_old = "this nixfleet follows protocol 1, and the fleet's root says 2: update it"
+    assert f"! {too_old}; what came later is not judged here" in served("audit", "list").err
+    assert too_old in served("enroll", "token", "--yes", code=2).err
 
 
 def test_a_coordinator_takes_no_root_that_it_could_not_serve(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import click
+
 from nixfleet.cli import output
 from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals
 from nixfleet.cli.signing import signer_of
-from nixfleet.client.admin import Admin
+from nixfleet.client.admin import Admin, too_old
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
@@ -81,6 +83,8 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
         await keeper_of(given, context, signer).attach(client)
         if catch_up:
             await mirror.catch_up(client)
+        if mirror.state.stopped_at is not None and mirror.state.root is not None:
+            click.echo(f"! {too_old(mirror.state.root.protocol)}; what came later is not judged here", err=True)
         yield Fleet(name=name, context=context, client=client, mirror=mirror, admin=Admin(client, mirror, signer, now))
 
 

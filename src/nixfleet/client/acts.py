@@ -51,18 +51,22 @@ _ACTIVATION: Final = Activation()
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The header of what is signed next: fleet, the signer's fingerprint, now (unix seconds), base and note."""
+    """The header of what is signed next: fleet, the signer's fingerprint, now (unix seconds), base and note.
+
+    `v` is the protocol of the root in force, above which statements are void for everybody.
+    """
 
     fleet: str
     by: str
     at: int
     base: LogState
     note: str | None = None
+    v: int = 1
 
     def fields(self) -> dict[str, Any]:
         """Give the header as the fields that every statement starts with."""
         return {
-            "v": PROTOCOL,
+            "v": self.v,
             "fleet": self.fleet,
             "by": self.by,
             "at": self.at,

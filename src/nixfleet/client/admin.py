@@ -64,6 +64,11 @@ class Unread(Refused):
 Build = Callable[[Head, State], Sequence[Act]]
 
 
+def too_old(protocol: int) -> str:
+    """Say that this software cannot judge what the log says by now, and so signs nothing on it."""
+    return f"this nixfleet follows protocol {PROTOCOL}, and the fleet's root says {protocol}: update it"
+
+
 def sign(signer: Signer, statement: Statement) -> tuple[bytes, bytes]:
     """Give a statement's payload and the signature over it; may wait for a person."""
     payload = encode(statement)
@@ -189,15 +194,26 @@ class Admin:
         if digest(payload) != of:
             raise Untrusted(f"{self._client.url} sent another payload than that of {of[:12]}")
         await self._mirror.catch_up(self._client)
+        self._check_current()
         signature = await asyncio.to_thread(self._signer.sign, NAMESPACE_APPROVE, payload)
         (acted,) = await self._append([Submission(payload=payload, signature=signature)], None)
         return acted
 
     def _head(self, note: str | None) -> Head:
-        if self._mirror.state.root is None:
+        state = self._mirror.state
+        if state.root is None:
             raise Untrusted("the log has no root in force yet")
+        self._check_current()
         fingerprint = self._signer.key.fingerprint
-        return Head(self._mirror.fleet, fingerprint, self._clock(), self._mirror.log_state, note or None)
+        return Head(
+            self._mirror.fleet, fingerprint, self._clock(), self._mirror.log_state, note or None, state.root.protocol
+        )
+
+    def _check_current(self) -> None:
+        """Sign nothing on what this software cannot judge (trust.md, Versions). Raises: UserError."""
+        state = self._mirror.state
+        if state.stopped_at is not None and state.root is not None:
+            raise UserError(too_old(state.root.protocol))
 
     def _signed(self, built: Sequence[Act]) -> list[Submission]:
         submissions = []
@@ -270,7 +286,7 @@ class Admin:
         assert root is not None
         return token.make(
             JoinToken(
-                v=PROTOCOL,
+                v=1,
                 urls=tuple(urls) or root.urls,
                 fleet=self._mirror.fleet,
                 log=self._mirror.log_state,

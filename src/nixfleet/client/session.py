@@ -14,7 +14,6 @@ from nixfleet.client.api import Client
 from nixfleet.config import write_atomic
 from nixfleet.errors import Untrusted
 from nixfleet.model.device import Session
-from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
 from nixfleet.trust.reports import NAMESPACE_SESSION, SESSION_MAX_S, session_payload
 from nixfleet.trust.signers import MemorySigner, Signer
@@ -75,7 +74,7 @@ class SessionKeeper:
 
     async def _open(self, client: Client, key: SecretKey, at: int) -> None:
         session = Session(
-            v=PROTOCOL,
+            v=1,
             fleet=self._fleet,
             by=self._signer.key.fingerprint,
             key=key.public.text,

@@ -234,6 +234,9 @@ def envelope_fault(state: State, place: Place, subject: Subject, statement: Stat
         return "" if FleetId(digest(payload)) == state.fleet else "it is not the root that the fleet id names"
     if statement.fleet != state.fleet:
         return "it is for another fleet"
+    if state.log_root is not None and statement.v > state.log_root.protocol:
+        # trust.md, Versions: void for all software, the newest too, until a root raises the protocol.
+        return f"version {statement.v} is newer than the log's protocol {state.log_root.protocol}"
     if not -AT_AFTER_MAX_S <= place.log_time - statement.at <= AT_BEFORE_MAX_S:
         return "it was signed more than 24 h before its log time, or more than 5 min after"
     if not 0 <= place.index - statement.base.size <= BASE_WINDOW:
