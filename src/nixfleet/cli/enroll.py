@@ -14,8 +14,13 @@ from nixfleet.cli.options import Count, Globals, command, command_without_key, w
 from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.enrolling import Asked, judged, live_tokens
+from nixfleet.model.statements import Grant
 from nixfleet.model.text import utc
 from nixfleet.model.views import EnrollView
+from nixfleet.trust import token as tokens
+from nixfleet.trust.replay import State
+from nixfleet.trust.replay.state import Pending
+from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.words import select_words
 
 COMMANDS: Final = ("list", "token", "drop")
@@ -107,14 +112,30 @@ async def token(given: Globals, tags: tuple[str, ...], uses: int, days: int) -> 
     chosen = parse_tags(tags)
     async with connected(given) as fleet:
         made = await fleet.admin.make_token(chosen, uses, days, note=given.note)
-        root = fleet.state.root
+        root, held = fleet.state.root, _held(fleet.state, made)
     urls = root.urls if root is not None else ()
     if given.json:
-        output.as_json({"token": made})
+        output.as_json({"token": made, "waits": "" if held is None else held.waits})
     else:
         click.echo(made)
+    if held is not None and held.digest is not None and not given.quiet:
+        click.echo(f"it lets nobody join yet: {held.waits}; they run: nixfleet approve {held.digest[:12]}", err=True)
     if all(is_loopback(url) for url in urls) and not given.quiet:
         click.echo(f"only this machine can join: the fleet's address is {' '.join(urls)}", err=True)
+
+
+def _held(state: State, made: str) -> Pending | None:
+    """Find the token's grant among what waits for signatures, None when it is in force."""
+    public = SecretKey.from_seed(bytes.fromhex(tokens.read(made).seed)).public.text
+    return next(
+        (
+            one
+            for waiting in state.pending.values()
+            for one in waiting
+            if isinstance(one.statement, Grant) and public in one.statement.to.keys
+        ),
+        None,
+    )
 
 
 @enroll.command("drop")
