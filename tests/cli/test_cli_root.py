@@ -61,6 +61,22 @@ def test_a_second_principal_signs_later(served: Commands, bob: Path) -> None:
     assert "no root version waits" in served("access", "root", "sign", code=2).complaint
 
 
+def test_of_two_versions_that_wait_one_comes_in_force(served: Commands, bob: Path) -> None:
+    """The second proposal is warned of the first; once one is signed, the other is shown as what can never be."""
+    served("access", "root", "update", "--add-principal", f"bob={public(bob)}", "--threshold", "2", "--yes")
+    served("--key", str(bob), "access", "root", "sign", "--yes")
+    first = served("access", "root", "update", "--url", "http://a", "--yes", "--json").json["digest"]
+    second = served("--key", str(bob), "access", "root", "update", "--url", "http://b", "--yes")
+    assert f"! root 3 ({first[:12]}) waits for signatures already; only one can come in force" in second.err
+    assert "2 root versions wait for signatures; say which" in served("access", "root", "sign", code=2).complaint
+    served("--key", str(bob), "access", "root", "sign", first, "--yes")
+    shown = served("access", "root", "show")
+    assert "root 3 is superseded: root 3 is in force; it can never take effect" in shown.out
+    (late,) = served("access", "root", "show", "--json").json["waiting"]
+    refused = served("access", "root", "sign", late["digest"], "--yes", code=3)
+    assert "is superseded: root 3 is in force; propose it anew with 'nixfleet access root update'" in refused.err
+
+
 def test_who_is_no_principal_proposes_and_signs_nothing(served: Commands, bob: Path, tmp_path: Path) -> None:
     """A key of neither version is refused before anything is asked of the coordinator; the log has nothing of it."""
     eve = make_key(tmp_path / "eve").with_suffix("")

@@ -62,6 +62,10 @@ async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
             await _check_followers(fleet, new.protocol)
         if not given.json or dry_run:
             changes_shown(given, state, old, new)
+        for each, waiting in proposals_of(fleet):
+            if not waiting.superseded:
+                already = f"! root {waiting.root.version} ({each[:12]}) waits for signatures already"
+                click.echo(f"{already}; only one can come in force", err=True)
         if set(old.urls) - set(new.urls) and (late := await behind_root(fleet.client, state)):
             click.echo(f"! {counted(len(late), 'device')} do not know root {old.version} yet: {_some(late)}", err=True)
         if dry_run:
