@@ -40,7 +40,7 @@ def recorded() -> Recording:
     """Make the log: two root principals and their rules first, then people, devices, updates, faults, and the end."""
     fleet = Fleet("admin", "second", threshold=2, at=T0)
     found = []
-    for part in (_roots, _grants, _devices, _updates, _faults, _envelopes, _ends):
+    for part in (_roots, _grants, _devices, _updates, _bounds, _faults, _envelopes, _ends):
         part(fleet)
         found.append({"size": fleet.size, "now": fleet.now, "devices": choices(fleet.state, fleet.now)})
     return Recording(fleet, tuple(found))
@@ -59,6 +59,7 @@ def _roots(fleet: Fleet) -> None:
     rules = (
         Rule(select={"env": ("prod",)}, actions=("deploy", "device", "control"), approvals=1, note_required=True),
         Rule(select={"env": ("prod",)}, actions=("deploy",), max_in_flight=2, min_soak_s=60),
+        Rule(select={"env": ("prod",)}, actions=("revoke",), approvals=1),
     )
     in_force = fleet.root_statement
     loser = fleet.root("admin", urls=("http://loser",))
@@ -172,9 +173,30 @@ def _updates(fleet: Fleet) -> None:
     fleet.control(waved, "cancel", by="admin", note="T-3")
 
 
+def _bounds(fleet: Fleet) -> None:
+    """Go to where rights end: names that others gave, tags that bring a rollout, a revocation that rules bind."""
+    lab = both(fleet, fleet.grant("lab", "release", "deploy", "grant", select={"env": ["lab"]}, depth=1))
+    fleet.grant("two", by="lab", parent=lab, select={"env": ["lab"]}, to=principal("two", "ops", "checker"))
+    release, _ = fleet.release("v3", by="ops")
+    usual: dict[str, Any] = {"max_in_flight": 1, "soak_s": 60, "note": "T-5"}
+    fleet.approve(fleet.rollout(release, "ops", select={"env": ("prod",)}, **usual), "checker")
+    both(fleet, fleet.grant("tagger", "device"))
+    lab_release, _ = fleet.release("lab", by="lab")
+    fleet.rollout(lab_release, "lab")
+    fleet.device("dev-06", by="tagger", tags={"env": "lab"})
+    fleet.device("dev-06", by="tagger", tags={"site": "oslo"})
+    fleet.device("dev-06", by="ops", tags={"env": "lab"})
+    fleet.device("dev-06", by="ops", tags={})
+    both(fleet, fleet.grant("short", "deploy", select=PROD))
+    short = next(id_ for id_, one in fleet.state.grants.items() if one.principal == "short")
+    fleet.approve(fleet.revoke(grant=short, by="ops"), "checker")
+    both(fleet, fleet.grant("short", "deploy", select={"env": ["dev"]}))
+    fleet.revoke(grant=list(fleet.state.grants)[-1], by="ops")
+
+
 def _faults(fleet: Fleet) -> None:
     """Append what is void by its leaf: none, no signature, a wrong namespace, a stranger, a repeat, time back."""
-    again = fleet.entries[-2]
+    again = fleet.entries[-1]
     sha512 = hashlib.sha512(b"{}").digest()
     fleet.append_leaf(b"no  leaf" + sha512, b"{}")
     fleet.append_leaf(Leaf(fleet.now, sha512, b"no signature").pack(), b"{}")
@@ -239,7 +261,7 @@ def _ends(fleet: Fleet) -> None:
     fleet.revoke(key_name="later", by="later")
     fleet.revoke(key_name="second", by="admin")
     fleet.revoke(key_name="elsewhere", by="auditor")
-    fleet.revoke(key_name="ci", by="ops")
+    fleet.approve(fleet.revoke(key_name="ci", by="ops"), "checker")
     fleet.revoke(key_name="ci", by="ops")
     both(fleet, fleet.revoke(key_name="checker", by="spare"))
     fleet.now += 100_000
