@@ -17,6 +17,7 @@ from nixfleet.model.ids import Digest, store_name
 from nixfleet.model.statements import CacheRef, Closure, Rollout, TargetLine
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 from nixfleet.trust import replay as logs
+from nixfleet.trust.epochs import epoch_at, lowest_index
 from nixfleet.trust.gate import Gate, fresh, open_gate
 from nixfleet.trust.replay import Denied, Follow, Hold, Idle, RolloutState
 from nixfleet.trust.sshsig import PublicKey
@@ -149,10 +150,8 @@ def gated(gates: Sequence[bytes], log_key: PublicKey, fleet: str, device: str) -
 
 
 def _choose(log: logs.State, me: Me, state: State, lines: Lines) -> logs.Choice:
-    epoch = log.log_root.log.epoch if log.log_root is not None else 0
-
     def covers(one: RolloutState) -> bool | None:
-        if _journalled(state, one, epoch):
+        if _journalled(state, one, epoch_at(log, one.index)):
             return True
         if one.statement.kind == "rollback":
             # Only a device that confirmed it has something to go back from.
@@ -160,8 +159,7 @@ def _choose(log: logs.State, me: Me, state: State, lines: Lines) -> logs.Choice:
         release = one.statement.release
         return None if release is None or release not in lines else lines[release] is not None
 
-    attempted_index = state.attempted[1] if state.attempted[0] == epoch else -1
-    return logs.choose(log, me.device, me.wall_s, attempted_index, covers)
+    return logs.choose(log, me.device, me.wall_s, lowest_index(log, state.attempted), covers)
 
 
 def _follow(
@@ -244,10 +242,8 @@ def _window(statement: Rollout, me: Me, log: logs.State) -> Wait | None:
 
 def _offer(log: logs.State, me: Me, state: State, lines: Lines, choice: Follow) -> Offer | None:
     one = choice.rollout
-    root = log.root
-    assert root is not None, "nothing is chosen before the first root"
     closure = choice.closure or lines.get(one.statement.release or "")
-    base = _limits(one.statement, me, root.log.epoch, one, choice.run)
+    base = _limits(one.statement, me, epoch_at(log, one.index), one, choice.run)
     if choice.release is not None and closure is not None:
         return _bringing(base, closure, logs.caches_for(log, choice.release.statement))
     kept = _kept(state, one)

@@ -231,12 +231,21 @@ class Link:
         except Behind:
             # An event that a newer answer has overtaken looks like an old backup; asking again tells them apart.
             answer = await client.sync(self.mirror.next_index)
+        except Untrusted:
+            if not await self.mirror.succeed(client):
+                raise
+            log.warning("the log was lost, and goes on under the root's next epoch from entry %d on", self.mirror.size)
+            answer = await client.sync(self.mirror.next_index)
         try:
             return self.mirror.take(answer)
-        except Behind:
+        except Behind as behind:
             log.warning("the coordinator runs an old backup: it is offered what this device holds of the log")
-            await give_back(client, self.mirror)
-            return self.mirror.take(await client.sync(self.mirror.next_index))
+            try:
+                await give_back(client, self.mirror)
+                answer = await client.sync(self.mirror.next_index)
+            except NixfleetError as error:
+                raise behind from error  # that it is behind is what counts
+            return self.mirror.take(answer)
 
     async def _tell_what_is_lost(self, client: Client) -> None:
         """Offer a coordinator that does not know this device what it may have known once: its own enrolment, too.

@@ -6,7 +6,9 @@ machine may share a folder: each takes over what another has appended. It must n
 
 import base64
 import fcntl
+import itertools
 import os
+import shutil
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
@@ -16,11 +18,12 @@ from typing import Final, Self
 
 import msgspec
 
-from nixfleet.config import write_atomic
+from nixfleet.config import sync_folder, write_atomic
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import MAX_LEAF_BYTES, MAX_PAYLOAD_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Entry
+from nixfleet.trust.view import Carried
 
 _LEAF: Final = struct.Struct(">H")
 _PAYLOAD: Final = struct.Struct(">II")
@@ -54,6 +57,8 @@ class LogFile:
     def open(cls, folder: Path, fleet: str) -> Self:
         """Open or make the files. Raises: UserError for another fleet's or an unusable folder; Untrusted if damaged."""
         try:
+            if not folder.exists() and _next(folder).exists():
+                _next(folder).rename(folder)  # a crash between the two renames of `succeed`
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             file = cls(folder, Meta(fleet=fleet))
             with file._locked():
@@ -62,6 +67,36 @@ class LogFile:
         except OSError as error:
             raise UserError(f"{folder} cannot be used: {error.strerror or error}") from error
         return file
+
+    def succeed(
+        self, carried: Sequence[Carried], checkpoint: bytes, log: LogState, entries: Sequence[Entry]
+    ) -> "LogFile":
+        """Put the log of a later epoch in place of this one, which is kept beside it, whole or not at all.
+
+        Raises: UserError.
+        """
+        place = _next(self.folder)
+        try:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True, mode=0o700)
+            write_atomic(place / "carried.json", msgspec.json.encode(tuple(carried)))
+            LogFile.open(place, self.meta.fleet).append(checkpoint, log, 0, entries)
+            self.folder.rename(_free(self.folder))
+            place.rename(self.folder)
+            sync_folder(self.folder.parent)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be replaced: {error.strerror or error}") from error
+        return LogFile.open(self.folder, self.meta.fleet)
+
+    def carried(self) -> tuple[Carried, ...]:
+        """Read what was revoked in lost logs that this one takes up. Raises: Untrusted."""
+        path = self.folder / "carried.json"
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=tuple[Carried, ...])
+        except FileNotFoundError:
+            return ()
+        except (OSError, msgspec.MsgspecError) as error:
+            raise Untrusted(f"{path} is damaged ({error})") from error
 
     def leaf(self, index: int) -> bytes:
         """Read a leaf. Raises: IndexError."""
@@ -219,6 +254,19 @@ class LogFile:
             yield
         finally:
             os.close(handle)
+
+
+def _next(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.next")
+
+
+def _free(folder: Path) -> Path:
+    """Name a place for a log that is over: it may be evidence."""
+    return next(
+        place
+        for number in itertools.count()
+        if not (place := folder.with_name(f"{folder.name}.lost-{number}")).exists()
+    )
 
 
 def known_state(folder: Path, fleet: str) -> LogState | None:

@@ -17,6 +17,7 @@ from nixfleet.model.ids import MAX_NOTE_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
 from nixfleet.model.wire import Entry, Sync
+from nixfleet.trust.epochs import claims_later, succeed
 from nixfleet.trust.leaf import holds
 from nixfleet.trust.merkle import verify_consistency
 from nixfleet.trust.replay import State, Verdict, awaits, missing
@@ -71,7 +72,7 @@ class Mirror:
         the payloads that it needs. Raises: UserError when the folder is another fleet's or cannot be used;
         Untrusted when what is on disk does not verify.
         """
-        mirror = cls(LogFile.open(folder, fleet), LogView(fleet, pin, device), device=device)
+        mirror = cls(*_opened(folder, fleet, pin, device), device=device)
         mirror._replay()
         return mirror
 
@@ -81,7 +82,7 @@ class Mirror:
 
         Raises: UserError when the folder is another fleet's or cannot be used.
         """
-        mirror = cls(LogFile.open(folder, fleet), LogView(fleet), device=None)
+        mirror = cls(*_opened(folder, fleet, None, None), device=None)
         mirror._loaded = not mirror._file.meta.size
         return mirror
 
@@ -152,13 +153,63 @@ class Mirror:
         try:
             return await self._caught_up(client)
         except Behind as behind:
-            try:
-                lacks = (await give_back(client, self)).lacks
-            except NixfleetError as error:
-                raise self._behind(f"{behind}; what it lacks could not be given back: {error}") from error
-            if lacks:
-                raise self._behind(f"{behind}; {_lacks(len(lacks))}") from behind
-            return await self._caught_up(client)
+            return await self._given_back(client, behind)
+        except Untrusted:
+            if not await self.succeed(client):
+                raise
+            return 0
+
+    async def _given_back(self, client: Client, behind: Behind) -> int:
+        """Give an old backup what it lacks, and catch up with it then. Raises: Behind when it lacks more than that."""
+        try:
+            lacks = (await give_back(client, self)).lacks
+        except NixfleetError as error:
+            raise self._behind(f"{behind}; what it lacks could not be given back: {error}") from error
+        if lacks:
+            raise self._behind(f"{behind}; {_lacks(len(lacks))}") from behind
+        return await self._caught_up(client)
+
+    async def succeed(self, client: Client) -> bool:
+        """Take up the log of a later epoch in place of a lost one, where that is what the coordinator serves.
+
+        False when it is not, or cannot be had whole. Raises: Fork for one that the root's threshold does not put in
+        its place; UserError.
+        """
+        try:
+            note = await client.checkpoint()
+            entries = await self._whole(client, note) if claims_later(note, self._view) else []
+        except NixfleetError:
+            return False
+        if not entries:
+            return False
+        try:
+            view, extended = succeed(self._view, note, [(entry.leaf, entry.payload) for entry in entries])
+        except Untrusted as error:
+            self.verified, self.why = _kind(error), str(error)
+            raise
+        self._file = self._file.succeed(view.carried, note, view.log, entries)
+        self._view, self._checkpoint, self._verdicts = view, note, list(extended.verdicts)
+        self._unstage()
+        self._unsaved.clear()
+        self.verified, self.why = "ok", ""
+        return True
+
+    async def _whole(self, client: Client, note: bytes) -> list[Entry]:
+        """Fetch everything from entry 0 on; nothing when it is more than may be held unproven."""
+        wanted = claimed_size(note)
+        entries: list[Entry] = []
+        while len(entries) < wanted:
+            answer = await client.entries(len(entries), min(_BATCH, wanted - len(entries)), self._wanted)
+            if answer.start != len(entries) or not answer.entries:
+                return []
+            entries += answer.entries[: wanted - len(entries)]
+            if _bytes(entries) > self._staged_max_bytes:
+                return []
+        return entries
+
+    @property
+    def _wanted(self) -> Payloads:
+        return "all" if self._device is None else "mine"
 
     def _behind(self, why: str) -> Behind:
         self.verified, self.why = "behind", why
@@ -172,8 +223,7 @@ class Mirror:
             before = self.size
             while self.size + len(self._staged) < wanted:
                 start = self.size + len(self._staged)
-                payloads: Payloads = "all" if self._device is None else "mine"
-                answer = await client.entries(start, min(_BATCH, wanted - start), payloads)
+                answer = await client.entries(start, min(_BATCH, wanted - start), self._wanted)
                 if answer.start != start or not answer.entries:
                     self._unstage()
                     raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
@@ -339,6 +389,14 @@ class Mirror:
 def _bytes(entries: Sequence[Entry]) -> int:
     """Count the bytes of leaves and payloads; an entry costs something even where its leaf is empty."""
     return sum(max(128, len(entry.leaf)) + len(entry.payload or b"") for entry in entries)
+
+
+def _opened(folder: Path, fleet: str, pin: LogState | None, device: str | None) -> tuple[LogFile, LogView]:
+    file = LogFile.open(folder, fleet)
+    carried = file.carried()
+    # What was pinned in a log that is lost may not be part of the one that takes it up; where that begins is.
+    pin = LogState(size=carried[-1].size, root=carried[-1].root) if carried else pin
+    return file, LogView(fleet, pin, device, carried)
 
 
 def _lacks(count: int) -> str:

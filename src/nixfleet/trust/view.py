@@ -7,8 +7,10 @@ where known a log state, are pinned before the first byte.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import MAX_LEAF_BYTES, FleetId
+from nixfleet.model.ids import MAX_LEAF_BYTES, Fingerprint, FleetId
 from nixfleet.model.statements import LogState
 from nixfleet.trust.leaf import Leaf, holds, subject_of
 from nixfleet.trust.merkle import Frontier
@@ -55,14 +57,34 @@ class Extended:
     checkpoint: Checkpoint
 
 
+class Carried(msgspec.Struct, frozen=True, kw_only=True):
+    """What a log lost for good had revoked, fingerprints and grant ids, beyond the state that its next epoch takes up.
+
+    It holds from there on: `size` and `root` are that state's.
+    """
+
+    size: int
+    root: str
+    keys: tuple[str, ...] = ()
+    grants: tuple[str, ...] = ()
+
+
 class LogView:
     """A log as far as it is verified; `extend` moves it on or leaves it as it was."""
 
-    def __init__(self, fleet: str, pin: LogState | None = None, own: str | None = None) -> None:
+    def __init__(
+        self,
+        fleet: str,
+        pin: LogState | None = None,
+        own: str | None = None,
+        carried: tuple[Carried, ...] = (),
+    ) -> None:
         """Start from a fleet id and, from a token or agent.toml, a state that the log must extend.
 
         `own` is the device that replays: an extension that withholds the payload of one of its statements is refused.
+        `carried` comes from lost logs that this one takes up (`trust.epochs`), in their order.
         """
+        self.carried = carried
         self.state = State(FleetId(fleet), own)
         self.checkpoint: Checkpoint | None = None
         self._pin = pin
@@ -102,12 +124,19 @@ class LogView:
         risky = not before or any(_may_turn(leaf, payload, self.state.own) for leaf, payload in new)
         state = self.state.copy() if risky else self.state
         checkpoint = None if risky else self._open(note, state, frontier)
-        verdicts = tuple(replay(state, state.size, leaf, payload) for leaf, payload in new)
+        verdicts = tuple(self._replay(state, leaf, payload) for leaf, payload in new)
         if checkpoint is None:
             _check_replayed(state, before, verdicts)
             checkpoint = self._open(note, state, frontier)
         self.state, self._frontier, self.checkpoint = state, frontier, checkpoint
         return Extended(before, verdicts, checkpoint)
+
+    def _replay(self, state: State, leaf: bytes, payload: bytes | None) -> Verdict:
+        for one in self.carried:
+            if one.size == state.size:
+                state.revoked_keys.update((Fingerprint(key), one.size) for key in one.keys)
+                state.revoked_grants.update((grant, one.size) for grant in one.grants)
+        return replay(state, state.size, leaf, payload)
 
     def supply(self, payload: bytes) -> Verdict:
         """Take a release or control payload that came later than its leaf."""

@@ -1,0 +1,90 @@
+"""A log that was lost for good and is taken up under a later epoch (trust.md, Starting); pure.
+
+The root's threshold says where: the root with the next epoch names a state of the lost log, `from`, which its base is.
+Whoever knew more of the lost log keeps what was revoked there. It must never follow a log that does not begin with
+that state, nor let an epoch go back.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from nixfleet.errors import Untrusted
+from nixfleet.model.ids import MAX_NOTE_BYTES
+from nixfleet.model.statements import LogState, Root
+from nixfleet.trust import sshsig
+from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.replay.state import State, Valid
+from nixfleet.trust.statements import parse
+from nixfleet.trust.view import Carried, Entries, Extended, Fork, LogView, rewritten
+
+
+def epoch_at(state: State, index: int) -> int:
+    """Give the epoch that an entry belongs to: that of the newest root at or before it."""
+    return max((epoch for first, _, epoch in state.log_keys if first - 1 <= index), default=0)
+
+
+def lowest_index(state: State, attempted: tuple[int, int]) -> int:
+    """Give the lowest index whose rollout is not below one that was attempted; order is (epoch, index)."""
+    epoch, index = attempted
+    later = [first - 1 for first, _, one in state.log_keys if one > epoch]
+    return min(index, *later) if later else index
+
+
+def claims_later(note: bytes, view: LogView) -> bool:
+    """Tell whether a checkpoint says, unproven, that it is of a later epoch than the one known."""
+    root = view.state.log_root
+    fleet, _, epoch = note[:MAX_NOTE_BYTES].partition(b"\n")[0].rpartition(b"/")
+    known = root is not None and fleet == f"nixfleet/{view.fleet}".encode()
+    return known and epoch.isdigit() and len(epoch) <= 16 and int(epoch) > _epoch(view)
+
+
+def succeed(old: LogView, note: bytes, entries: Entries) -> tuple[LogView, Extended]:
+    """Verify a whole log that takes up the one in `old` under a later epoch; what `old` knew beyond stays revoked.
+
+    Raises: Fork when it does not begin with a state of `old`, or nobody with the root's right says so; Untrusted.
+    """
+    for taken in _taken_up(entries, _epoch(old) + 1):
+        if taken.size > old.size or old.state.tree.root(taken.size).hex() != taken.root:
+            continue
+        view = LogView(old.fleet, own=old.state.own, carried=(*_before(old, taken), _carried(old.state, taken)))
+        extended = view.extend(note, 0, entries)
+        if any(_says(verdict, taken) for verdict in extended.verdicts):
+            return view, extended
+    raise Fork(rewritten(old.size))
+
+
+def _epoch(view: LogView) -> int:
+    root = view.state.log_root
+    return 0 if root is None else root.log.epoch
+
+
+def _taken_up(entries: Entries, epoch: int) -> Iterator[LogState]:
+    """Find what roots of an epoch claim to take up; whether they hold is the replay's to say."""
+    for data, payload in entries:
+        try:
+            subject = subject_of(sshsig.parse(Leaf.unpack(data).sshsig).namespace)
+            statement = (
+                parse(payload) if payload is not None and subject is not None and subject.type == "root" else None
+            )
+        except Untrusted:
+            continue
+        if isinstance(statement, Root) and statement.log.epoch == epoch and statement.log.from_ is not None:
+            yield statement.log.from_
+
+
+def _says(verdict: object, taken: LogState) -> bool:
+    statement = verdict.statement if isinstance(verdict, Valid) else None
+    return isinstance(statement, Root) and statement.log.from_ == taken
+
+
+def _before(old: LogView, taken: LogState) -> Sequence[Carried]:
+    return [one for one in old.carried if one.size <= taken.size]
+
+
+def _carried(state: State, taken: LogState) -> Carried:
+    """Collect what was revoked after the state that is taken up."""
+    return Carried(
+        size=taken.size,
+        root=taken.root,
+        keys=tuple(key for key, index in state.revoked_keys.items() if index >= taken.size),
+        grants=tuple(grant for grant, index in state.revoked_grants.items() if index >= taken.size),
+    )
