@@ -12,7 +12,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import DeviceId
-from nixfleet.model.statements import LogKey, LogState
+from nixfleet.model.statements import LogKey
 from nixfleet.model.wire import Entry
 from nixfleet.trust.epochs import claims_later, epoch_at, lowest_index, succeed
 from nixfleet.trust.replay import Void
@@ -28,11 +28,11 @@ def lost() -> Fleet:
     return fleet
 
 
-def taken_up(fleet: Fleet, by: str = "admin", *, epoch: int = 1, **log: LogState | None) -> Fleet:
+def taken_up(fleet: Fleet, by: str = "admin", *, epoch: int = 1, says: bool = True) -> Fleet:
     """Take a log up as it is, under the next epoch and a new log key."""
     other = copy.deepcopy(fleet)
     new = key(f"log-{epoch}")
-    other.root(by, log=LogKey(**{"key": new.public.text, "epoch": epoch, "from_": other.log, **log}))
+    other.root(by, log=LogKey(key=new.public.text, epoch=epoch, from_=other.log if says else None))
     other.log_key, other.epoch = new, epoch
     return other
 
@@ -107,7 +107,7 @@ def test_nobody_else_can_take_a_log_up(lie: str) -> None:
         case "an epoch too far":
             other = taken_up(fleet, epoch=2)
         case _:
-            other = taken_up(fleet, from_=None)
+            other = taken_up(fleet, says=False)
     with pytest.raises(Untrusted) as told:
         succeed(old, other.checkpoint, other.entries)
     assert longer.log == old.log

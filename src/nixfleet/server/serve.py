@@ -150,6 +150,7 @@ async def serve(settings: ServerSettings, wall: Wall, ready: Callable[[str], Non
                 coordinator.close_streams()
             web.should_exit = True
             await serving
+            web.drop()
             if coordinator is not None:
                 await coordinator.stop()
 
@@ -218,6 +219,11 @@ class _Web(uvicorn.Server):
             backlog=_BACKLOG,
         )
         super().__init__(config)
+
+    def drop(self) -> None:
+        """Hang up on who is still there after the grace: agents come back faster than connections end."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
