@@ -46,6 +46,7 @@ class Member:
         host_key = root / "etc/ssh/ssh_host_ed25519_key"
         host_key.parent.mkdir(parents=True)
         host_key.write_text(key(name).to_openssh())
+        self.agent: Agent | None = None
         self.identity, _, _ = identities.establish(self.machine.host, self.settings)
 
     def enrol(self) -> None:
@@ -63,20 +64,19 @@ class Member:
         return path, self.one.fleet.rollout(release, **rollout), tree.texts
 
     async def deployed(self, system: str) -> str:
-        """Deploy and wait until the device runs it; give the rollout."""
-        path, rollout, lines = self.deploy(system)
+        """Deploy and wait until the device runs it and has confirmed it; give the rollout."""
+        _, rollout, lines = self.deploy(system)
         async with self.one.client("admin") as admin:
             answer = await self.one.send(admin, lines)
         assert isinstance(answer, AppendResponse)
-        await self.runs(path)
+        async with asyncio.timeout(30):
+            while rollout not in self.confirmed():  # noqa: ASYNC110 - what is waited for spans processes
+                await asyncio.sleep(0.02)
         return rollout
 
-    async def runs(self, path: str) -> None:
-        """Wait until the device runs a system, and keeps it."""
-        host = self.machine.host
-        async with asyncio.timeout(30):
-            while (path, path) != (host.current_system(), host.profile_system()):  # noqa: ASYNC110 - spans processes
-                await asyncio.sleep(0.02)
+    def confirmed(self) -> list[str]:
+        """List the rollouts that the device has confirmed."""
+        return [entry.rollout for entry in self.agent.service.state.confirmed] if self.agent is not None else []
 
     def parts(self) -> Parts:
         """Put an agent's parts together, as `main` does."""
@@ -97,7 +97,7 @@ class Member:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Agent]:
         """Run an agent beside the test."""
-        agent = Agent(self.parts())
+        agent = self.agent = Agent(self.parts())
         task = asyncio.create_task(agent.run())
         try:
             yield agent

@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "doctor": "nixfleet.cli.doctor:doctor",
     "enroll": "nixfleet.cli.enroll:enroll",
     "init": "nixfleet.cli.fleet:init",
+    "log": "nixfleet.cli.log:log",
     "release": "nixfleet.cli.releases:release",
     "rollout": "nixfleet.cli.rollouts:rollout",
 }

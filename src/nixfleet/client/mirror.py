@@ -120,6 +120,11 @@ class Mirror:
         return self._view.fleet
 
     @property
+    def folder(self) -> Path:
+        """Where it is on disk."""
+        return self._file.folder
+
+    @property
     def size(self) -> int:
         """How many entries are verified and held."""
         return self._view.size

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import stat
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +14,14 @@ from nixfleet.config import sync_folder
 from nixfleet.errors import Conflict, NixfleetError, UserError
 from nixfleet.server.coordinator.judging import first_entry
 from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
-from nixfleet.server.store import EntryRow, Store
+from nixfleet.server.store import Store
 from nixfleet.trust.sshsig import SecretKey
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OURS = (LOG_KEY, CACHE_KEY, CACHE, DATABASE)
 """What makes a folder a fleet's."""
+
+Write = Callable[[Store], Awaitable[None]]
 
 
 def create_fleet(
@@ -40,6 +43,15 @@ def create_fleet(
     """
     wall = int(time.time()) if now is None else now  # noqa: TID251 - the edge where a fleet begins
     row, fleet = first_entry(root_payload, signature, log_key.public, wall)
+    lay_down(data_dir, log_key, cache_key, lambda store: store.log.append([row]), database_url)
+    return fleet
+
+
+def lay_down(data_dir: Path, log_key: SecretKey, cache_key: str, write: Write, database_url: str | None = None) -> None:
+    """Write keys (mode 0600) and what `write` puts into a new database, all or nothing.
+
+    Raises: UserError when the folder or the database holds a fleet already, or cannot be written.
+    """
     check_empty(data_dir)
     building = data_dir.parent / f".{data_dir.name}.{secrets.token_hex(4)}"
     try:
@@ -48,17 +60,16 @@ def create_fleet(
         _secret(building / CACHE_KEY, cache_key.strip() + "\n")
         (building / CACHE).mkdir()
         if database_url is None:
-            _append(ServerSettings(data_dir=building), row)
+            _fill(ServerSettings(data_dir=building), write)
         keep_private(building)
         moved = _move(building, data_dir)
         if database_url is not None:
             # Keys first: a log whose key was never written down would be lost.
-            _append_or_undo(ServerSettings(data_dir=data_dir, database_url=database_url), row, moved)
+            _fill_or_undo(ServerSettings(data_dir=data_dir, database_url=database_url), write, moved)
     except OSError as error:
         raise UserError(f"{data_dir}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return fleet
 
 
 def keep_private(data_dir: Path) -> None:
@@ -106,25 +117,25 @@ def _secret(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
-def _append(settings: ServerSettings, row: EntryRow) -> None:
-    """Write the first entry from a loop of its own: the caller may be in one."""
+def _fill(settings: ServerSettings, write: Write) -> None:
+    """Write into the database from a loop of its own: the caller may be in one."""
     url = settings.url()
 
-    async def write() -> None:
+    async def fill() -> None:
         store = Store(url)
         try:
             await store.open()
-            await store.log.append([row])
+            await write(store)
         finally:
             await store.close()
 
     with ThreadPoolExecutor(1, "nixfleet-create") as thread:
-        thread.submit(asyncio.run, write()).result()
+        thread.submit(asyncio.run, fill()).result()
 
 
-def _append_or_undo(settings: ServerSettings, row: EntryRow, moved: list[Path]) -> None:
+def _fill_or_undo(settings: ServerSettings, write: Write, moved: list[Path]) -> None:
     try:
-        _append(settings, row)
+        _fill(settings, write)
     except Conflict as error:
         _remove(moved)
         raise UserError("the database already holds a fleet's log: give the new fleet one of its own") from error
