@@ -31,7 +31,7 @@ class Desk:
 
     def new(self) -> People:
         """Make them anew on the same store."""
-        log = cast("LogKeeper", SimpleNamespace(fleet=FLEET, device=lambda _: None))
+        log = cast("LogKeeper", SimpleNamespace(fleet=FLEET, device=lambda _: None, former={}))
         clock = cast("RunClock", SimpleNamespace(wall_s=self.wall_s))
         journal = Journal(self.store, self.wall_s)
         return People(self.store, log, clock, journal, lambda view: self.dropped.append(view.device))

@@ -177,7 +177,7 @@ async def test_retired_device_may_not_ask_any_more(tmp_path: Path) -> None:
         await device.sync(0)
         one.fleet.device("web-01", state="retired")
         await one.send(admin)
-        with pytest.raises(Untrusted):
+        with pytest.raises(Refused, match="web-01 is retired"):
             await device.sync(0)
         with pytest.raises(Untrusted):
             await device.report(one.report("web-01"))

@@ -14,6 +14,7 @@ from litestar import Request
 from nixfleet.errors import Refused, Untrusted
 from nixfleet.model.ids import Fingerprint, Tags
 from nixfleet.model.statements import Root
+from nixfleet.server.coordinator.bygone import ended_token
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.trust.holdings import lacks
 from nixfleet.trust.httpsig import Head, verify_head
@@ -38,6 +39,8 @@ class Caller:
     joining: bool = False
     until: int | None = None
     """When the session ends whose key signed (unix seconds)."""
+    bygone: str = ""
+    """What became of a key that was a device's or a join token's, and is nobody's now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,10 @@ class Auth:
         head = self._head(request, headers, key)
         if caller.device is None and caller.person is None and not caller.joining:
             # Before its body is read: this key had rights once, and has none now.
-            raise await self.refuse(caller, f"ask for {request.url.path}", "to ask anything")
+            what = f"ask for {request.url.path}"
+            if caller.key is not None and caller.bygone:
+                raise await self._coordinator.journal.refused(caller.key, what, caller.bygone)
+            raise await self.refuse(caller, what, "to ask anything")
         body = await request.body()
         head.digest.check(body)
         return caller, body
@@ -152,6 +158,10 @@ class Auth:
             return session.key, Caller(session.by, person=session.by, until=session.not_after)
         if was_person(log.state, signer):
             return _key_of(log.state, signer), Caller(signer)
+        if former := log.former.get(signer):
+            return former.key, Caller(signer, bygone=former.words(log.state))
+        if ended := ended_token(log.state, signer, now):
+            return ended[0], Caller(signer, bygone=ended[1])
         return None, Caller()
 
 

@@ -30,11 +30,13 @@ _encoder = msgspec.json.Encoder()
 class Flag:
     """A wake-up call that can be missed by nobody and heard once; also says when listening is over."""
 
-    __slots__ = ("_event", "closed")
+    __slots__ = ("_event", "closed", "farewell")
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self.closed = False
+        self.farewell = False
+        """Whether the listener still gets what is new before listening is over."""
 
     def wake(self) -> None:
         """Wake the listener, now or when it next waits."""
@@ -229,9 +231,10 @@ class AgentHub:
         for flag in self._flags.values():
             flag.wake()
 
-    def drop(self, device: str) -> None:
-        """End a device's stream: it may not listen any more."""
+    def drop(self, device: str, *, farewell: bool = False) -> None:
+        """End a device's stream: it may not listen any more; with `farewell` it is told why, by the log."""
         if flag := self._flags.get(device):
+            flag.farewell = farewell
             flag.close()
 
     def close(self) -> None:

@@ -197,7 +197,7 @@ class Coordinator:
             self.desk.forget(statement.device)
             self.agents.drop(statement.device)
         if statement.state == "retired":
-            self.agents.drop(statement.device)
+            self.agents.drop(statement.device, farewell=True)
         if before is not None and before.tags != statement.tags:
             self.announcer.retagged(statement.device, before.tags)
         if self.people.request(statement.device) is not None:

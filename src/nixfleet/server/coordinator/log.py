@@ -15,6 +15,7 @@ from nixfleet.model.statements import Device, Rollout, Root
 from nixfleet.model.text import clean
 from nixfleet.model.wire import AppendRequest, AppendResponse, Proof, Submission
 from nixfleet.server.coordinator import admission
+from nixfleet.server.coordinator.bygone import FormerKey
 from nixfleet.server.coordinator.judging import (
     MEND,
     Judged,
@@ -68,6 +69,8 @@ class LogKeeper:
         """Roots at sizes that devices have signed for: what is appended never changes them."""
         self._keys: dict[str, PublicKey] = {}
         self._devices_of: dict[str, str] = {}
+        self.former: dict[Fingerprint, FormerKey] = {}
+        """Keys that devices had, and have no more."""
         self.fleet = FleetId("")
         self.name = ""
         """What the first root was noted as."""
@@ -291,8 +294,13 @@ class LogKeeper:
         if old is not None and self._devices_of.get(old.fingerprint) == device:
             del self._devices_of[old.fingerprint]
         if record is not None and record.statement.state != "retired":
-            self._keys[device] = sshsig.parse_public_key(record.statement.key)
+            key = self._keys[device] = sshsig.parse_public_key(record.statement.key)
             self._devices_of[record.key] = device
+            self.former.pop(record.key, None)
+            if old is not None and old != key:
+                self.former[Fingerprint(old.fingerprint)] = FormerKey(old, device, given_up=True)
+        elif old is not None:
+            self.former[Fingerprint(old.fingerprint)] = FormerKey(old, device, given_up=False)
 
     def device(self, device: str) -> Device | None:
         """Give a device's newest statement."""

@@ -79,9 +79,15 @@ class People:
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
+        former = self._log.former.get(Fingerprint(sshsig.parse_public_key(request.key).fingerprint))
+        if former is not None and former.given_up:
+            raise Refused(former.words(self._log.state))
         if held is not None and held.key != request.key:
             # Who asked first stays: nobody can put their key under a device id that somebody is about to approve.
-            raise Refused("another key asks to be enrolled under this device id; an admin has to forget it first")
+            raise Refused(
+                "another key asks to be enrolled under this device id; an admin has to drop that first:"
+                f" nixfleet enroll drop {held.name}"
+            )
         if held is not None and now - held.seen_at < REPEAT_S:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)

@@ -125,6 +125,9 @@ class Syncs:
                     if self._due(device, size, sent_at):
                         break
                     yield PING
+            if flag.farewell and size < self._log.size:
+                body, _ = await self.sync(device, size)
+                yield b"event: sync\ndata: %b\n\n" % body
         finally:
             hub.leave(device, flag)
 
