@@ -8,7 +8,7 @@ from tests.cli.commandline import Commands, now
 from tests.factories import device_id, fingerprint, key
 
 from nixfleet.client.bulk import BULK_FROM
-from nixfleet.model.device import EnrollRequest, Facts
+from nixfleet.model.device import CLONE, EnrollRequest, Facts
 from nixfleet.trust import token as tokens
 from nixfleet.trust.reports import sign_enroll
 from nixfleet.trust.sshsig import parse_public_key
@@ -196,6 +196,25 @@ def test_a_taken_name_is_shown_with_the_commands_that_solve_it(served: Commands)
     served("enroll", "web-02", "--key", fingerprint("newer"), "--replace")
     assert fingerprint("newer") == fingerprint_of(served, "web-02")
     assert "retired" == served("device", "show", device_id("new"), "--json").json["state"]
+
+
+def test_a_copied_disk_is_not_offered_the_name_of_the_first_machine(served: Commands) -> None:
+    """Moving the name would retire the machine that has it: the list gives the other command."""
+    served.enroll("web-01")
+    reason = f"{CLONE}: this disk was in web-01, device {device_id('web-01')}"
+    made = EnrollRequest(
+        v=1,
+        fleet=served.fleet,
+        device=device_id("copy"),
+        name="web-01",
+        key=key("copy").public.text,
+        at=now(),
+        reason=reason,
+    )
+    served.on_wire(lambda client: client.enroll_request(sign_enroll(made, key("copy"))))
+    (asked,) = served("enroll", "list", "--json").json["requests"]
+    assert asked["words"].startswith(f"{reason}; the name web-01 is taken by device")
+    assert "nixfleet enroll web-01 --as another name" == asked["command"]
 
 
 def fingerprint_of(nixfleet: Commands, name: str) -> str:

@@ -74,7 +74,7 @@ async def test_taken_name_is_refused_and_noted(tmp_path: Path) -> None:
             await _append(one, _statement(one, "new", name="web-01"))
         assert str(refused.value) == (
             f"the name web-01 is taken by device {device_id('web-01')[:12]}; "
-            "an admin decides: nixfleet enroll web-01 --replace"
+            "an admin decides: nixfleet enroll web-01 --replace, or --as another name"
         )
         assert _journal(one) == [str(refused.value)]
         (noted,) = await admin.refusals()

@@ -11,6 +11,7 @@ from nixfleet.errors import Refused, UserError
 from nixfleet.model.device import SHORT_CHARS, EnrollRequest, Facts, JoinToken
 from nixfleet.model.ids import NAME, Fingerprint, Tags
 from nixfleet.model.statements import Device, Grant, LogState
+from nixfleet.model.text import utc
 from nixfleet.model.wire import Signed, Submission
 from nixfleet.trust import reports, statements
 from nixfleet.trust.replay import State
@@ -60,7 +61,10 @@ def join(
     signer = token_key(token)
     grant = _grant(state, Fingerprint(signer.public.fingerprint), now)
     if any(other != identity.device for other in state.named(name)):
-        raise Refused(f"the name {name} is taken by another device; an admin decides")
+        raise Refused(
+            f"the name {name} is taken by another device; an admin decides: nixfleet enroll {name} --replace, or --as"
+            " another name"
+        )
     statement = Device(
         v=1,
         fleet=identity.fleet,
@@ -113,10 +117,15 @@ def request(
 
 def _grant(state: State, signer: Fingerprint, now: int) -> Grant:
     """Find the token's grant; whether it is live is judged in the log, this only tells a spent token early."""
-    now = max(now, state.last_time)
+    now, why = max(now, state.last_time), "is not in this fleet's log"
     for record in reversed(state.grants_of.get(signer, ())):
         grant = record.statement
-        gone = grant.id in state.revoked_grants or signer in state.revoked_keys or now > grant.not_after
-        if "enroll" in grant.actions and not gone:
+        if "enroll" not in grant.actions:
+            continue
+        if grant.id in state.revoked_grants or signer in state.revoked_keys:
+            why = "was revoked"
+        elif now > grant.not_after:
+            why = f"has ended ({utc(grant.not_after)})"
+        else:
             return grant
-    raise Refused("the join token is no longer good: its grant has ended or was revoked; ask for another one")
+    raise Refused(f"the join token {why}: ask for another one")

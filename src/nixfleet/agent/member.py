@@ -22,7 +22,7 @@ from nixfleet.agent.settings import Settings
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, UserError
-from nixfleet.model.device import Facts, JoinToken
+from nixfleet.model.device import CLONE, Facts, JoinToken
 from nixfleet.trust.sshsig import SecretKey
 
 log = logging.getLogger("nixfleet.agent")
@@ -217,7 +217,7 @@ class Member:
         if identity.clone_of:
             record = state.devices.get(identity.clone_of)
             name = record.statement.name if record is not None else "another device"
-            return f"another machine-id: this disk was in {name}, device {identity.clone_of}"
+            return f"{CLONE}: this disk was in {name}, device {identity.clone_of}"
         if identity.device in state.devices or (identity.key and identity.key != self.key.public.fingerprint):
             return f"another key: {identity.key_file} holds another one than this device joined with"
         return ""

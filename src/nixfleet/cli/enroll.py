@@ -13,10 +13,9 @@ from nixfleet.cli.asking import Wanted, key_of, pick
 from nixfleet.cli.options import Count, Globals, command, command_without_key, write_commands
 from nixfleet.cli.session import connected, now
 from nixfleet.cli.words import parse_tags
-from nixfleet.client.enrolling import Asked, judged, live_tokens
+from nixfleet.client.enrolling import judged, live_tokens
 from nixfleet.model.statements import Grant
 from nixfleet.model.text import utc
-from nixfleet.model.views import EnrollView
 from nixfleet.trust import token as tokens
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import Pending
@@ -71,7 +70,7 @@ async def list_requests(given: Globals) -> None:
                 request.fingerprint,
                 output.age(request.asked_at, time),
                 (request.facts.model or request.facts.architecture) if request.facts else "",
-                why_of(request, one),
+                f"{one.words}: {one.command}" if one.command else one.words,
             )
             for request, one in zip(requests, asked, strict=True)
         ],
@@ -93,13 +92,6 @@ async def list_requests(given: Globals) -> None:
             ],
             "",
         )
-
-
-def why_of(request: EnrollView, asked: Asked) -> str:
-    """Say why a device asks: what the log knows of it and the command that solves it, else its own word."""
-    if not asked.words:
-        return request.reason
-    return f"{asked.words}: {asked.command}" if asked.command else asked.words
 
 
 @enroll.command("token")

@@ -15,6 +15,7 @@ from nixfleet.client.admin import Act, Acted, Admin
 from nixfleet.client.bulk import Bulk, Job
 from nixfleet.client.checks import check_request
 from nixfleet.errors import UserError
+from nixfleet.model.device import CLONE
 from nixfleet.model.ids import Fingerprint, Tags
 from nixfleet.model.statements import Device, Grant
 from nixfleet.model.views import EnrollView
@@ -38,7 +39,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request held against the log: `words` say what is out of the ordinary, `command` what solves it."""
+    """A request held against the log: `words` say why it asks, `command` what solves what is out of the ordinary."""
 
     kind: Kind
     words: str = ""
@@ -62,8 +63,12 @@ def judged(request: EnrollView, state: State) -> Asked:
     holders = state.named(request.name)
     if holders:
         words = f"the name {request.name} is taken by device {holders[0][:_SHOWN]}"
-        return Asked(Kind.TAKEN, words, f"nixfleet enroll {request.name} --replace, or --as another name")
-    return Asked(Kind.NEW)
+        command = f"nixfleet enroll {request.name}"
+        if request.reason.startswith(CLONE):
+            # The one with the name is most likely there: moving the name would retire it.
+            return Asked(Kind.TAKEN, f"{request.reason}; {words}", f"{command} --as another name")
+        return Asked(Kind.TAKEN, words, f"{command} --replace, or --as another name")
+    return Asked(Kind.NEW, request.reason)
 
 
 def owner_of(state: State, fingerprint: str) -> str:

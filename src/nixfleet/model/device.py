@@ -144,6 +144,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     lines: Annotated[tuple[Line, ...], msgspec.Meta(max_length=200)] = ()
 
 
+CLONE: Final = "another machine-id"
+"""How the reason of a device begins whose disk was copied from another machine."""
+
+
 class EnrollRequest(Wire, frozen=True, kw_only=True):
     """A device that asks to be enrolled, signed by its own key (namespace ``nixfleet-enroll-v1``)."""
 

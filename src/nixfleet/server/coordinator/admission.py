@@ -96,5 +96,6 @@ def _device(state: State, statement: Device, before: Device | None) -> str:
 
 def _name_taken(name: str, holder: str, *, joins: bool) -> str:
     taken = f"the name {name} is taken by device {holder[:_SHOWN]}"
-    remedy = f"an admin decides: nixfleet enroll {name} --replace" if joins else "rename or retire that one first"
+    moves = f"an admin decides: nixfleet enroll {name} --replace, or --as another name"
+    remedy = moves if joins else "rename or retire that one first"
     return f"{taken}; {remedy}"
