@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.factories import key
 from tests.server.harness import Rig, rig
@@ -111,7 +112,7 @@ async def _replace(one: Rig, old: str, new: str, public: str) -> None:
     """Do as `nixfleet enroll web-01 --replace` does."""
     async with one.client("admin") as admin:
         payload = await _own_payload(one, old)
-        fields = {"by": key("admin").public.fingerprint, "at": int(one.now), "note": None}
+        fields: dict[str, Any] = {"by": key("admin").public.fingerprint, "at": int(one.now), "note": None}
         entries = (await admin.entries(0)).entries
         for entry in entries[one.fleet.size :]:
             one.fleet.append_leaf(entry.leaf, entry.payload or b"")
@@ -125,7 +126,7 @@ async def _replace(one: Rig, old: str, new: str, public: str) -> None:
         await admin.append(signed)
 
 
-async def _own_payload(one: Rig, device: str) -> dict[str, object]:
+async def _own_payload(one: Rig, device: str) -> dict[str, Any]:
     """Give the fields of a device's newest statement, as the coordinator replayed it."""
     async with one.client("admin") as admin:
         view = await admin.device(device)
