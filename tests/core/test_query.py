@@ -163,6 +163,7 @@ STATUS_CASES: list[tuple[Status, dict[str, object]]] = [
     ("ok", {}),
     ("retired", {"state": "retired", "log_state": "fork"}),
     ("fork", {"log_state": "fork", "outcome": Outcome.FAILED}),
+    ("cloned", {"cause": "cloned", "outcome": Outcome.FAILED, "phase": Phase.FETCHING}),
     ("failed", {"outcome": Outcome.FAILED, "phase": Phase.FAILED, "online": False}),
     ("refused", {"outcome": Outcome.REFUSED, "phase": Phase.REFUSED}),
     ("reverted", {"outcome": Outcome.REVERTED, "phase": Phase.REVERTED}),

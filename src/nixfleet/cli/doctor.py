@@ -113,6 +113,19 @@ async def _coordinator(
         return
     yield Finding(check="log", verdict="ok", text=f"{mirror.size} entries verify")
     yield _rights(mirror.state, Fingerprint(signer.key.fingerprint))
+    async for finding in _devices(client):
+        yield finding
+
+
+async def _devices(client: Client) -> AsyncIterator[Finding]:
+    """Name the devices whose key two machines use, of those that this person may read of."""
+    try:
+        cloned = await client.devices("status:cloned")
+    except NixfleetError as error:
+        yield _wrong("devices", error)
+        return
+    for device in cloned:
+        yield Finding(check="devices", verdict="warning", text=f"{device.name}: {device.reason}")
 
 
 def _rights(state: State, key: Fingerprint) -> Finding:

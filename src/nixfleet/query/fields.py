@@ -10,6 +10,7 @@ from nixfleet.model.views import DeviceView
 
 Status = Literal[
     "fork",
+    "cloned",
     "failed",
     "refused",
     "reverted",
@@ -41,6 +42,8 @@ def status_of(device: DeviceView) -> Status:
         return "retired"
     if device.log_state == "fork":
         return "fork"
+    if device.cause == "cloned":
+        return "cloned"
     if device.phase in _RESTING:
         if device.outcome in _ENDED:
             return _ENDED[device.outcome]

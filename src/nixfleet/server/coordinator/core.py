@@ -25,6 +25,7 @@ from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.reports import ReportDesk
 from nixfleet.server.coordinator.restoring import Restoring
 from nixfleet.server.coordinator.sync import WAKING, Syncs
+from nixfleet.server.coordinator.twins import Twins
 from nixfleet.server.coordinator.views import Views
 from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
@@ -71,11 +72,21 @@ class Coordinator:
             wake=self.agents.wake,
         )
         self.syncs = Syncs(self.log, self.planner, self.live, self.clock)
-        self.views = Views(self.log, self.live, self.planner, self.releases, self.clock)
+        self.twins = Twins()
+        self.views = Views(self.log, self.live, self.planner, self.releases, self.clock, self.twins)
         self.announcer = Announcer(self.consoles, self.log, self.live, self.planner, self.views)
         self.journal = Journal(self.store, self.clock.wall_s)
         self.people = People(self.store, self.log, self.clock, self.journal, self.announcer.request_gone)
-        self.desk = ReportDesk(self.store, self.log, self.live, self.clock, self.planner.knows, self._heard)
+        self.desk = ReportDesk(
+            self.store,
+            self.log,
+            self.live,
+            self.clock,
+            self.twins,
+            known=self.planner.knows,
+            heard=self._heard,
+            cloned=self._cloned,
+        )
         self.presence = Presence(
             self.store, self.agents, self.live, self.syncs, self.clock, self.announcer, self.planner.device_changed
         )
@@ -218,6 +229,13 @@ class Coordinator:
         self.planner.heard(report, row)
         self.announcer.stale(devices=[report.device], rollouts=[row.rollout] if row is not None else [])
 
+    def _cloned(self, device: str) -> None:
+        """Tell that two machines use a device's key, or do no more."""
+        statement = self.log.device(device)
+        name = statement.name if statement is not None else device
+        _log.warning("%s: %s", name, self.twins.words(device, name) or "one machine alone uses its key again")
+        self.announcer.stale(devices=[device])
+
     def progress(self, device: str, progress: Progress) -> None:
         """Take unsigned progress: memory only, sampled to consoles, dropped when nothing is known of the rollout."""
         live = self.live.get(device)
@@ -274,6 +292,8 @@ class Coordinator:
             except NixfleetError as error:
                 _log.warning("the running clock is not written: %s", error)
             self.presence.look()
+            for device in self.twins.ended(self.wall_s()):
+                self._cloned(device)
             with contextlib.suppress(NixfleetError):
                 await self._open_again()
 

@@ -14,6 +14,7 @@ from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews
 from nixfleet.server.coordinator.sync import WAKING
+from nixfleet.server.coordinator.twins import CAUSE, Twins
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow
 from nixfleet.server.text import clean_facts
@@ -26,13 +27,20 @@ class DeviceViews:
     """Makes views of devices; `touch` says that one has changed."""
 
     def __init__(
-        self, log: LogKeeper, live: LiveDevices, planner: Planner, releases: ReleaseViews, clock: RunClock
+        self,
+        log: LogKeeper,
+        live: LiveDevices,
+        planner: Planner,
+        releases: ReleaseViews,
+        clock: RunClock,
+        twins: Twins,
     ) -> None:
         self._log = log
         self._live = live
         self._planner = planner
         self._releases = releases
         self._clock = clock
+        self._twins = twins
         self._devices: dict[str, DeviceView] = {}
 
     def touch(self, devices: Iterable[str]) -> None:
@@ -114,6 +122,9 @@ class DeviceViews:
                 phase = Phase.IDLE if why else Phase.OFFERED
                 waits = why or view.waits
                 view = msgspec.structs.replace(view, phase=phase, outcome=None, cause="", reason=why, waits=waits)
+        if twins := self._twins.words(device, statement.name):
+            # Whatever else it says may be the other machine's word.
+            view = msgspec.structs.replace(view, cause=CAUSE, reason=twins)
         return view
 
     def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:

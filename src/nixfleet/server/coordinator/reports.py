@@ -12,6 +12,7 @@ from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.groups import GroupWriter
 from nixfleet.server.coordinator.live import Live, LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.twins import Twins
 from nixfleet.server.store import AttemptRow, DeviceRow, Forget, Store, Told
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import PublicKey
@@ -31,11 +32,23 @@ class ReportDesk:
     """Takes reports in."""
 
     def __init__(
-        self, store: Store, log: LogKeeper, live: LiveDevices, clock: RunClock, known: Known, heard: Heard
+        self,
+        store: Store,
+        log: LogKeeper,
+        live: LiveDevices,
+        clock: RunClock,
+        twins: Twins,
+        *,
+        known: Known,
+        heard: Heard,
+        cloned: Callable[[str], None],
     ) -> None:
+        """Take in nothing yet; `cloned` is told of a device whose key two machines use, or do no more."""
         self._log = log
         self._live = live
         self._clock = clock
+        self._twins = twins
+        self._cloned = cloned
         self._known = known
         self._heard = heard
         self._group = GroupWriter[Told | Forget](store.status.save)
@@ -43,6 +56,8 @@ class ReportDesk:
     async def take(self, signed: Signed) -> None:
         """Verify and store a report; a seq that is not above the last is dropped. Raises: Untrusted, Busy."""
         report, key = self._open(signed)
+        if self._twins.heard(report, self._clock.wall_s()):
+            self._cloned(report.device)
         live = self._live.get(report.device)
         if report.seq <= live.seq:
             return
@@ -68,6 +83,7 @@ class ReportDesk:
     def forget(self, device: str) -> None:
         """Let go of a device's former key's reports, those that wait to be written too; what comes after it stays."""
         self._live.forget(device)
+        self._twins.forget(device)
         self._group.add(Forget(device))
 
     async def close(self) -> None:

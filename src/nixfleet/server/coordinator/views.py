@@ -12,18 +12,25 @@ from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.rollout_views import RolloutViews
+from nixfleet.server.coordinator.twins import Twins
 
 
 class Views:
     """Views of everything, by kind."""
 
     def __init__(
-        self, log: LogKeeper, live: LiveDevices, planner: Planner, releases: Releases, clock: RunClock
+        self,
+        log: LogKeeper,
+        live: LiveDevices,
+        planner: Planner,
+        releases: Releases,
+        clock: RunClock,
+        twins: Twins,
     ) -> None:
         self._log = log
         self._clock = clock
         self.releases = ReleaseViews(log, releases)
-        self.devices = DeviceViews(log, live, planner, self.releases, clock)
+        self.devices = DeviceViews(log, live, planner, self.releases, clock, twins)
         self.rollouts = RolloutViews(log, live, planner, self.releases, clock)
 
     def fleet(self) -> FleetView:

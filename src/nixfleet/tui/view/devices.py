@@ -27,6 +27,7 @@ from nixfleet.tui.view.text import (
 
 GLYPHS: Final[dict[Status, tuple[str, Role]]] = {
     "fork": ("‼", "bad"),
+    "cloned": ("⧉", "bad"),
     "failed": ("✗", "bad"),
     "refused": ("⊘", "bad"),
     "reverted": ("↺", "bad"),
@@ -60,7 +61,7 @@ _TRACK: Final = (Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.ACTIVAT
 """The phases that every update passes one after the other, as far as a person tells them apart."""
 _TALKING: Final = frozenset({Phase.ACTIVATING, Phase.CHECKING, Phase.CONFIRMING, Phase.REVERTING})
 """The phases whose own output a device's last line is; before them it is that of an earlier update."""
-_ILL: Final = frozenset[Status]({"failed", "refused", "reverted", "unhealthy", "drifted"})
+_ILL: Final = frozenset[Status]({"cloned", "failed", "refused", "reverted", "unhealthy", "drifted"})
 
 
 def when(at: int) -> str:
