@@ -4,16 +4,16 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.factories import T0, fingerprint, key
+from tests.factories import T0, device_id, fingerprint, key
 from tests.server.harness import Rig, rig
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted
-from nixfleet.model.device import Session
+from nixfleet.model.device import EnrollRequest, Session
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.journal import AGAIN_S, STRANGER, Journal
 from nixfleet.server.store import Store
-from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload
+from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 
 
 def _session(one: Rig, by: str) -> Signed:
@@ -84,7 +84,7 @@ async def test_sessions_of_keys_without_rights_are_noted_when_truly_signed(tmp_p
         told = [(by, what) for by, what, _ in await _told(admin)]
         assert [
             (fingerprint("ended"), "open a session"),
-            ("", f"open a session for the key {fingerprint('stranger')}"),
+            ("", f"open a session by the key {fingerprint('stranger')}"),
         ] == told
 
 
@@ -148,3 +148,23 @@ async def test_journal_that_cannot_be_written_refuses_all_the_same(
         assert isinstance(await journal.refused("a", "x", "no"), Refused)
     await asyncio.gather(*(journal.refused("a", "x", "no") for _ in range(5)))
     assert len(await store.log.refused(10)) == 1
+
+
+async def test_second_key_under_a_device_id_that_asks_is_noted(tmp_path: Path) -> None:
+    """Who tries to come in under another's device id is refused, and an admin can see it."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin, one.client(None) as anybody:
+        for name in ("first", "thief"):
+            made = EnrollRequest(
+                v=1, fleet=one.fleet.fleet, device=device_id("web-01"), name="web-01", key=key(name).public.text,
+                at=int(one.now),
+            )  # fmt: skip
+            signed = sign_enroll(made, key(name))
+            if name == "first":
+                await anybody.enroll_request(signed)
+                continue
+            with pytest.raises(Refused, match="another key asks"):
+                await anybody.enroll_request(signed)
+        ((by, what, why),) = await _told(admin)
+        asked = f"ask to be enrolled as web-01 ({device_id('web-01')[:12]}) by the key {fingerprint('thief')}"
+        assert (by, what) == ("", asked)
+        assert why.startswith("another key asks to be enrolled under this device id")

@@ -189,5 +189,5 @@ def _change(view: DeviceView | None, path: str) -> str:
 
 def _link(view: DeviceView | None, time: int) -> str:
     if view is None:
-        return "unknown to the coordinator"
+        return "your grants do not cover it"
     return "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"

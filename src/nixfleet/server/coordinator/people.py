@@ -84,10 +84,7 @@ class People:
             raise Refused(former.words(self._log.state))
         if held is not None and held.key != request.key:
             # Who asked first stays: nobody can put their key under a device id that somebody is about to approve.
-            raise Refused(
-                "another key asks to be enrolled under this device id; an admin has to drop that first:"
-                f" nixfleet enroll drop {held.name}"
-            )
+            raise await self._refuse_other(request, held.name)
         if held is not None and now - held.seen_at < REPEAT_S:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
@@ -102,6 +99,22 @@ class People:
         self._requests.pop(request.device, None)
         self._requests[request.device] = view
         return view, held
+
+    async def _refuse_other(self, request: EnrollRequest, held: str) -> Refused:
+        """Note that a second key asks for a device id: somebody may be trying to come in as another."""
+        by = Fingerprint(sshsig.parse_public_key(request.key).fingerprint)
+        what = f"ask to be enrolled as {request.name} ({request.device[:12]})"
+        reason = (
+            "another key asks to be enrolled under this device id; an admin has to drop that first:"
+            f" nixfleet enroll drop {held}"
+        )
+        return await self._refused(by, what, reason)
+
+    async def _refused(self, by: Fingerprint, what: str, reason: str) -> Refused:
+        """Note a refusal: of a key that the log names under its name, of any other in the strangers' place."""
+        if is_named(self._log.state, by):
+            return await self._journal.refused(by, what, reason)
+        return await self._journal.refused(STRANGER, f"{what} by the key {by}", reason)
 
     async def _make_room(self, device: str, peer: str, now: int) -> None:
         """Let go of who is silent, and of who was heard longest ago where one more is too many."""
@@ -152,9 +165,7 @@ class People:
         now = self._clock.wall_s()
         session = open_session(signed, fleet=self._log.fleet, now=now)
         if not may_delegate(self._log.state, by := Fingerprint(session.by), now):
-            known = by if is_named(self._log.state, by) else STRANGER
-            what = "open a session" if known else f"open a session for the key {by}"
-            raise await self._journal.refused(known, what, lacks(self._log.state, by, "to open a session", now))
+            raise await self._refused(by, "open a session", lacks(self._log.state, by, "to open a session", now))
         key = sshsig.parse_public_key(session.key)
         row = SessionRow(key.fingerprint, key.text, session.by, session.not_after)
         await self._store.people.save_session(row, now, most=SESSIONS_MAX, most_of_one=SESSIONS_OF_ONE)
