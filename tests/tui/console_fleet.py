@@ -8,12 +8,18 @@ import msgspec
 
 from nixfleet.model.device import Facts, Outcome, Phase
 from nixfleet.model.views import (
+    AccessView,
     DeviceView,
     EnrollView,
     EntryView,
+    GrantView,
+    PendingView,
+    PrincipalView,
     ReleaseLineView,
     ReleaseView,
     RolloutView,
+    RootView,
+    RuleView,
     Transfer,
     WaveView,
 )
@@ -124,9 +130,9 @@ def device(name: str, role: str, site: str, env: str = "prod") -> DeviceView:
         release=f"{role}-{version.rpartition('.')[2]}",
         rollout=DONE if role == "nas" else "",
         healthy=True,
-        log_size=1_204,
+        log_size=42,
         log_root=digest("root"),
-        log_state="same",
+        log_state="ok",
         protocol=1,
         facts=facts(role, name),
         enrolled_at=NOW - chance.randint(20, 300) * 86_400,
@@ -180,7 +186,7 @@ def fleet_devices() -> list[DeviceView]:
         )
     change("kiosk-oslo-05", phase=Phase.ACTIVATING, waits="", lines=KIOSK_LOG)
     change("kiosk-berlin-07", phase=Phase.CHECKING, waits="")
-    change("kiosk-oslo-04", online=False, seen_at=NOW - 3 * 3_600 - 120, log_size=1_180)
+    change("kiosk-oslo-04", online=False, seen_at=NOW - 3 * 3_600 - 120, log_size=40, log_state="behind")
     change(
         "web-berlin-01",
         rollout=HALTED,
@@ -206,7 +212,7 @@ def fleet_devices() -> list[DeviceView]:
     )
     change("web-oslo-03", system=system("web", "25.11.dirty"), phase=Phase.IDLE, outcome=None)
     change("nas-oslo-01", state="held", held_until=NOW + 5 * 86_400, phase=Phase.IDLE, outcome=None)
-    change("web-berlin-06", online=False, seen_at=NOW - 6 * 86_400, log_size=1_121)
+    change("web-berlin-06", online=False, seen_at=NOW - 6 * 86_400, log_size=31, log_state="behind")
     change("web-oslo-02", healthy=False, reason="check http://localhost:8080/health answers 503")
     change("nas-berlin-04", phase=Phase.REBOOT_PENDING, outcome=None, waits="set for the next boot; window opens 02:00")
     return list(made.values())
@@ -365,6 +371,70 @@ def fleet_requests() -> list[EnrollView]:
             reason="the name is taken by an active device: nixfleet enroll nas-berlin-02 --replace moves it",
         ),
     ]
+
+
+def fleet_access() -> AccessView:
+    """Make a root of two people, a tree of grants in every state, a token, and two things that wait."""
+    day = 86_400
+
+    def grant(name: str, actions: str, on: dict[str, tuple[str, ...]], days: int, **more: object) -> GrantView:
+        fields = {
+            "id": digest(f"grant {name}")[:32], "parent": "", "name": name, "keys": (fingerprint(name),),
+            "actions": tuple(actions.split()), "select": on, "not_before": NOW - 40 * day,
+            "not_after": NOW + days * day, "depth": 0, "max_devices": None, "max_uses": None, "uses": 0,
+            "by": fingerprint("ops"), "by_name": "ops", "index": 3, "note": "", "state": "live", "why": "", **more,
+        }  # fmt: skip
+        return msgspec.convert(fields, GrantView)
+
+    berlin: dict[str, tuple[str, ...]] = {"site": ("berlin",)}
+    oncall = grant("oncall", "deploy rollback control grant", berlin, 158, depth=1, note="FLEET-201", index=2)
+    below = {"parent": oncall.id, "by": fingerprint("oncall"), "by_name": "oncall"}
+    return AccessView(
+        root=RootView(
+            version=3,
+            protocol=1,
+            threshold=2,
+            epoch=0,
+            log_key=fingerprint("log"),
+            urls=("https://fleet.acme.example",),
+            caches=("/cache",),
+            principals=(
+                PrincipalView(
+                    name="ops", keys=(fingerprint("ops"), fingerprint("ops old")), revoked=(fingerprint("ops old"),)
+                ),
+                PrincipalView(name="security", keys=(fingerprint("security"),)),
+                PrincipalView(name="founder", keys=(fingerprint("founder"),)),
+            ),
+            rules=(
+                RuleView(
+                    select={"env": ("prod",)}, actions=("deploy", "rollback"), approvals=1, note_required=True,
+                    max_in_flight=5, min_soak_s=1_800,
+                ),
+            ),
+        ),
+        grants=(
+            oncall,
+            grant("oncall/night", "deploy", {"env": ("test",), **berlin}, 12, max_devices=4, **below),
+            grant("oncall/trainee", "deploy", berlin, -3, state="expired", why="it ended 2026-07-22", **below),
+            grant("release-ci", "release", {}, 158),
+            grant("auditor", "", {}, 300),
+            grant("contractor", "device enroll", {"site": ("oslo",)}, 20, state="revoked", why="it was revoked"),
+            grant("token-5f3c1a20", "enroll", {"role": ("kiosk",), "site": ("oslo",)}, 5, max_uses=20, uses=7),
+            grant("token-90bb41de", "enroll", {"role": ("nas",)}, 2, max_uses=4, uses=4, why="it is used up"),
+        ),
+        pending=(
+            PendingView(
+                digest=HALTED, type="rollout", subject="deploy web-2304 to role=web", by=fingerprint("oncall"),
+                by_name="oncall", at=NOW - 3_000, index=38, note="FLEET-320", waits="1 more approval is needed",
+                signed=("oncall",),
+            ),
+            PendingView(
+                digest=digest("root 4"), type="root", subject="set root 4: ops, security, founder, 2 signatures",
+                by=fingerprint("security"), by_name="security", at=NOW - 86_400, index=34, note="a second office key",
+                waits="1 more root signature is needed", signed=("security",),
+            ),
+        ),
+    )  # fmt: skip
 
 
 def fleet_entries() -> list[EntryView]:

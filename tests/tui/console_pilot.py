@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from tests.tui.console_fleet import NOW
-from tests.tui.console_ports import FakeActs, FakeSource, FakeVerifier, connect
+from tests.tui.console_ports import FakeActs, FakeAuthority, FakeSource, FakeVerifier, connect
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -62,11 +62,12 @@ async def console(
     source: FakeSource | None = None,
     acts: FakeActs | None = None,
     verifier: FakeVerifier | None = None,
+    authority: FakeAuthority | None = None,
     options: Options | None = None,
 ) -> AsyncIterator[Driven]:
     """Open the console, headless, with everything loaded and verified."""
     source, acts, verifier = source or FakeSource(), acts or FakeActs(), verifier or FakeVerifier()
-    desk = Desk(connect(source, acts, verifier), options or Options(clock=lambda: NOW))
+    desk = Desk(connect(source, acts, verifier, authority), options or Options(clock=lambda: NOW))
     app = ConsoleApp(desk)
     app.animation_level = "none"
     async with app.run_test(size=size, notifications=True) as pilot:

@@ -17,6 +17,7 @@ from tests.tui.console_fleet import (
     SIGNATURE,
     digest,
     fingerprint,
+    fleet_access,
     fleet_devices,
     fleet_entries,
     fleet_releases,
@@ -26,35 +27,48 @@ from tests.tui.console_fleet import (
     system,
 )
 
-from nixfleet.errors import Unreachable
-from nixfleet.model.statements import ACTIONS, Verb
+from nixfleet.errors import Unreachable, UserError
+from nixfleet.model.statements import ACTIONS, Action, Verb
 from nixfleet.model.views import (
+    AccessView,
     Delta,
     DeviceView,
     EnrollView,
     EntryView,
     FleetView,
     MemberView,
+    PendingView,
     ReleaseView,
     RolloutDetail,
     RolloutView,
     Snapshot,
 )
+from nixfleet.trust.replay import Chain, Explanation, Link
 from nixfleet.tui.desk import Options
 from nixfleet.tui.ports import (
     Acts,
     AttemptView,
+    Authority,
     Connect,
     Deployment,
     EntryProof,
+    GrantWish,
     Identity,
     LogCheck,
     OutputLines,
     Ports,
+    RefusedView,
     Reset,
+    Secret,
     Source,
+    Stop,
+    Subject,
+    TokenWish,
     Verifier,
 )
+
+TOKEN = "nixfleet-join-1." + "QWxsIHRoZSB3b3JsZCBpcyBhIHN0YWdl" * 8
+"""What a token looks like: a long line."""
 
 
 class FakeSource:
@@ -170,6 +184,15 @@ class FakeSource:
         held = self.devices[device].lines
         return OutputLines(next=len(held), lines=held)
 
+    async def refused(self) -> Sequence[RefusedView]:
+        """Give two refusals."""
+        return [
+            RefusedView(
+                at=NOW - 900, by="oncall", what="rollout", why="oncall lacks the right to deploy to web-oslo-01"
+            ),
+            RefusedView(at=NOW - 9_000, by=fingerprint("stranger"), what="control", why="no key that the log names"),
+        ]
+
     async def history(self, device: str) -> Sequence[AttemptView]:
         """Give two past attempts."""
         record = self.devices[device]
@@ -202,6 +225,10 @@ class FakeVerifier:
         self.after = check or LogCheck(state="valid", size=len(fleet_entries()), root=digest("root"))
         self.check = LogCheck(state="checking")
         self.entries: list[EntryView] = []
+
+    def root_at(self, size: int) -> str:
+        """Give one root for every size that the made-up devices stand at."""
+        return digest("root") if size else ""
 
     async def catch_up(self) -> LogCheck:
         """Verify everything at once."""
@@ -239,7 +266,7 @@ class FakeActs:
 
     def __init__(self, identity: Identity | None = None) -> None:
         self.identity = identity or Identity(
-            principal="ops", role="root", key=fingerprint("ops"), may=frozenset(ACTIONS)
+            principal="ops", root=True, role="root", key=fingerprint("ops"), may=frozenset(ACTIONS)
         )
         self.done: list[tuple[object, ...]] = []
         self.broken: Exception | None = None
@@ -262,9 +289,33 @@ class FakeActs:
         """Note a control."""
         return self._do(verb, rollout, wave)
 
-    async def enroll(self, request: EnrollView) -> str:
+    async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:
         """Note an enrolment."""
-        return self._do("enroll", request.device)
+        return self._do("replace" if replace else "enroll", request.device)
+
+    async def enroll_many(self, requests: Sequence[EnrollView]) -> str:
+        """Note an enrolment of several."""
+        return self._do("enroll_many", *(request.device for request in requests))
+
+    async def renew_key(self, request: EnrollView) -> str:
+        """Note another key of a device."""
+        return self._do("renew", request.device)
+
+    async def make_token(self, wish: TokenWish) -> Secret:
+        """Note a token."""
+        return Secret(said=self._do("token", wish), text=TOKEN)
+
+    async def grant(self, wish: GrantWish) -> str:
+        """Note a grant."""
+        return self._do("grant", wish)
+
+    async def revoke(self, subject: Subject) -> str:
+        """Note the end of a right."""
+        return self._do("revoke", subject.grant or subject.key)
+
+    async def approve(self, digest: str) -> str:
+        """Note a further signature."""
+        return self._do("approve", digest)
 
     async def forget_request(self, device: str) -> str:
         """Note that a request is dropped."""
@@ -275,9 +326,72 @@ class FakeActs:
         return self._do(state, device, until)
 
 
-def connect(source: Source, acts: Acts | None = None, verifier: Verifier | None = None) -> Connect:
+class FakeAuthority:
+    """The rights of the made-up fleet, with one question answered yes and all others no."""
+
+    def __init__(self) -> None:
+        self.view = fleet_access()
+        self.unsigned: dict[int, str] = {}
+        """Why the person who sits here may not sign what waits, by its entry."""
+        self.denied = ""
+        """Why the person who sits here may act on no device."""
+
+    def access(self) -> AccessView:
+        """Give what there is."""
+        return self.view
+
+    def explain(self, key: str, action: Action, device: str) -> Explanation:
+        """Let root keys do everything, and others fail at their grant's devices."""
+        name = next(record.name for record in fleet_devices() if record.id == device)
+        assert self.view.root is not None
+        for person in self.view.root.principals:
+            if key in person.keys:
+                chain = Chain((Link(person.name, "", ok=True, why=""),), allowed=True, why="")
+                said = f"{person.name} may {action} to {name}, by the root"
+                return Explanation(allowed=True, waits=False, sentence=said, chains=(chain,))
+        grant = next(one for one in self.view.grants if key in one.keys)
+        why = "covers site=berlin only"
+        links = (Link("root", "", ok=True, why=""), Link(grant.name, grant.id, ok=False, why=why))
+        said = f"{grant.name} lacks the right to {action} to {name}: its grant {grant.id[:12]} {why}"
+        return Explanation(allowed=False, waits=False, sentence=said, chains=(Chain(links, allowed=False, why=why),))
+
+    def stops(self, subject: Subject, _rollouts: Sequence[RolloutView]) -> Sequence[Stop]:
+        """Let a rollout depend on the first grant, and nothing on the others."""
+        if subject.grant != self.view.grants[0].id:
+            return ()
+        return (
+            Stop(kind="rollout", name="nas-2219", why="its signer has no other right"),
+            Stop(kind="grant", name="oncall/night", why="it was handed on from it"),
+        )
+
+    def why_not_sign(self, pending: PendingView) -> str:
+        """Give the one reason there is against each."""
+        return self.unsigned.get(pending.index, "")
+
+    def why_not(self, _action: Action, devices: Sequence[DeviceView]) -> str:
+        """Give the one reason there is."""
+        return self.denied if devices else ""
+
+    def public_key(self, text: str) -> tuple[str, str]:
+        """Take what looks like a key."""
+        if not text.startswith("ssh-ed25519 AAAA"):
+            raise UserError("give a public key: its line 'ssh-ed25519 AAAA…', or a .pub file")
+        return text, fingerprint(text)
+
+
+def connect(
+    source: Source,
+    acts: Acts | None = None,
+    verifier: Verifier | None = None,
+    authority: Authority | None = None,
+) -> Connect:
     """Give what a console connects to: these ports, at once."""
-    ports = Ports(source=source, acts=acts or FakeActs(), verifier=verifier or FakeVerifier())
+    ports = Ports(
+        source=source,
+        acts=acts or FakeActs(),
+        verifier=verifier or FakeVerifier(),
+        authority=authority or FakeAuthority(),
+    )
 
     async def at_once() -> Ports:
         return ports

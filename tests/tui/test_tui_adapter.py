@@ -19,7 +19,8 @@ from nixfleet.model.statements import CacheRef, Closure, LogState, Release, Sele
 from nixfleet.model.views import Delta, ReleaseLineView, ReleaseView
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import Place, ReleaseRecord, State
-from nixfleet.tui.adapter import AdminActs, ClientSource
+from nixfleet.tui.acting import AdminActs
+from nixfleet.tui.adapter import ClientSource
 from nixfleet.tui.ports import Deployment, Reset
 
 NAMES = ("web-01", "web-02", "web-03")

@@ -23,11 +23,21 @@ PAGES: dict[str, tuple[str, ...]] = {
     "rollout": ("2", "j", "enter"),
     "rollout-halted": ("2", "enter"),
     "enroll": ("3",),
+    "enroll-taken": ("3", "A"),
+    "token": ("3", "T"),
     "audit": ("4",),
+    "witnesses": ("4", "d"),
+    "refused": ("4", "f"),
     "audit-void": ("4", "v"),
     "entry": ("4", "j", "enter"),
     "releases": ("5",),
     "release": ("5", "enter"),
+    "access": ("6", *"jjjjjjjjj"),
+    "right": ("6", *"jjjjjjjjjj", "enter"),
+    "revoke": ("6", *"jjjjjjjjj", "X"),
+    "sign": ("6", "A"),
+    "grant": ("6", "N", *"ci", "down", *"ssh-ed25519 AAAAC3", "down", *"deploy release", "down", *"site=oslo"),
+    "explain": ("6", *"jjjjjjjjj", "e", *"nas-oslo-02"),
     "help": ("question_mark",),
     "menu": ("a",),
     "calls": ("at",),
@@ -61,7 +71,7 @@ def test_no_golden_is_left_over() -> None:
     assert expected == {path.name for path in GOLDENS.iterdir()}
 
 
-@pytest.mark.parametrize("page", ["devices", "device", "rollout", "audit", "enroll"])
+@pytest.mark.parametrize("page", ["devices", "device", "rollout", "audit", "enroll", "access"])
 async def test_readme_picture(page: str) -> None:
     """The pictures in the README are what the console draws."""
     size = (110, 30)

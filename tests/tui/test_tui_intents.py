@@ -10,6 +10,9 @@ from tests.tui.console_fleet import (
     ROLLOUT,
     device,
     device_id,
+    digest,
+    fingerprint,
+    fleet_access,
     fleet_devices,
     release_with_lines,
 )
@@ -21,7 +24,7 @@ from nixfleet.tui import actions
 from nixfleet.tui.calls import MAX_CALLS, Calls
 from nixfleet.tui.confirm import question
 from nixfleet.tui.help import help_lines
-from nixfleet.tui.intents import Plan, Scene, kind_of, plan, plan_deployment, refusal
+from nixfleet.tui.intents import Plan, Scene, Standing, kind_of, plan, plan_deployment, refusal
 from nixfleet.tui.keys import BY_ID, KEYS, footer
 from nixfleet.tui.ports import Identity
 from nixfleet.tui.preview import preview, read_form
@@ -41,7 +44,13 @@ async def scene(**changes: object) -> Scene:
 @pytest.mark.parametrize("action", MUTATING)
 async def test_every_mutation_is_refused_to_who_may_only_read(action: str) -> None:
     """A read-only person, a key without rights and a lost link all say why."""
-    chosen = {"devices": (device_id("nas-oslo-01"),), "rollout": ROLLOUT, "requests": (device_id("kiosk-oslo-09"),)}
+    chosen = {
+        "devices": (device_id("nas-oslo-01"),),
+        "rollout": ROLLOUT,
+        "requests": (device_id("kiosk-oslo-09"),),
+        "right": "pending:38" if action.endswith("sign") else f"grant:{fleet_access().grants[0].id}",
+        "standing": Standing(access=fleet_access(), why_not_sign=lambda _: "your key has no right to approve"),
+    }
     reader = await scene(**chosen, identity=Identity(read_only="auditors read"))
     nobody = await scene(**chosen, identity=Identity(principal="x"))
     away = await scene(**chosen, live=False)
@@ -106,6 +115,41 @@ CASES: list[tuple[str, dict[str, object], str, tuple[object, ...], str]] = [
         "nixfleet enroll kiosk-oslo-09 --key SHA256:",
     ),
     (
+        "enroll.approve",
+        {"requests": (device_id("nas-berlin-02 new"),)},
+        "name",
+        ("replace", device_id("nas-berlin-02 new")),
+        "nixfleet enroll nas-berlin-02 --key SHA256:",
+    ),
+    (
+        "access.revoke",
+        {"right": f"grant:{fleet_access().grants[0].id}", "standing": Standing(access=fleet_access())},
+        "name",
+        ("revoke", fleet_access().grants[0].id),
+        f"nixfleet access revoke {fleet_access().grants[0].id[:12]}",
+    ),
+    (
+        "access.revoke",
+        {"right": f"key:{fingerprint('ops')}", "standing": Standing(access=fleet_access())},
+        "name",
+        ("revoke", fingerprint("ops")),
+        "nixfleet access revoke SHA256:",
+    ),
+    (
+        "access.sign",
+        {"right": "pending:38", "standing": Standing(access=fleet_access())},
+        "count",
+        ("approve", HALTED),
+        f"nixfleet approve {HALTED[:12]}",
+    ),
+    (
+        "right.sign",
+        {"right": "pending:34", "standing": Standing(access=fleet_access())},
+        "name",
+        ("approve", digest("root 4")),
+        "nixfleet access root sign ",
+    ),
+    (
         "enroll.reject",
         {"requests": (device_id("kiosk-oslo-09"),)},
         "yes",
@@ -132,15 +176,21 @@ async def test_plans_ask_by_level_and_do_one_act(
 
 def test_every_kind_of_mutation_is_planned_for() -> None:
     """No mutating action is without a case above, but deploying, which has a form."""
-    assert {kind_of(action) for action in MUTATING} == {kind_of(case[0]) for case in CASES} | {"deploy"}
+    forms = {"deploy", "grant", "token"}
+    assert {kind_of(action) for action in MUTATING} == {kind_of(case[0]) for case in CASES} | forms
 
 
 async def test_several_requests_want_the_count() -> None:
-    """Approving marked rows at once shows every fingerprint and wants their number typed."""
-    requests = (device_id("kiosk-oslo-09"), device_id("nas-berlin-02 new"))
-    confirm = plan("enroll.approve", await scene(requests=requests)).confirm
-    assert ("count", "2") == (confirm.level, confirm.expect)
-    assert 2 == plain(confirm.lines).count("SHA256:")
+    """Approving marked rows at once shows every fingerprint, wants their number typed, and is one act."""
+    where = await scene()
+    first = where.store.requests[device_id("kiosk-oslo-09")]
+    second = msgspec.structs.replace(first, device="b" * 32, name="kiosk-oslo-10")
+    where.store.apply(Delta(seq=where.store.seq + 1, request=second))
+    where = msgspec.structs.replace(where, requests=(first.device, second.device))
+    assert "" == refusal("enroll.approve", where)
+    wanted = plan("enroll.approve", where)
+    assert ("count", "2", 1) == (wanted.confirm.level, wanted.confirm.expect, len(wanted.steps))
+    assert 2 == plain(wanted.confirm.lines).count("SHA256:")
 
 
 async def test_a_step_that_fails_ends_the_plan() -> None:

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from tests.tui.console_fleet import NOW, device, fingerprint, fleet_devices, fleet_requests, fleet_rollouts
+from tests.tui.console_fleet import (
+    NOW,
+    device,
+    fingerprint,
+    fleet_access,
+    fleet_devices,
+    fleet_requests,
+    fleet_rollouts,
+)
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean
@@ -16,7 +24,8 @@ from nixfleet.query import STATUSES, status_of
 from nixfleet.tui.columns import GAP, Column, lay_out
 from nixfleet.tui.listing import Listing
 from nixfleet.tui.ports import LogCheck
-from nixfleet.tui.view import chrome, devices, records, rollouts, text
+from nixfleet.tui.store import Store
+from nixfleet.tui.view import access, chrome, devices, joining, log, rollouts, text
 from nixfleet.tui.view.text import Span
 
 FOREIGN = st.text(max_size=80)
@@ -139,16 +148,20 @@ def test_those_that_need_a_person_come_first() -> None:
 
 def test_a_fingerprint_is_shown_whole() -> None:
     """The groups of a fingerprint hold each of its characters, in order."""
-    shown = "".join(records.fingerprint_rows(fingerprint("x"))).replace(" ", "")
+    shown = "".join(joining.fingerprint_rows(fingerprint("x"))).replace(" ", "")
     assert fingerprint("x") == "SHA256:" + shown
 
 
 @given(st.integers(30, 120))
 def test_pages_stay_within_their_width(cells: int) -> None:
     """No line of a page is wider than the page."""
+    rights = fleet_access()
     pages = [
         *(devices.summary(record, NOW, cells) for record in fleet_devices()[::7]),
-        *(records.request_card(request, NOW, cells) for request in fleet_requests()),
+        *(joining.request_card(request, Store(), NOW, cells) for request in fleet_requests()),
+        *(access.card(rights, key, NOW, cells) for key in access.rows(rights, NOW)),
+        access.root_head(rights.root, cells),
+        log.alarm(LogCheck(state="fork", detail="the log has another root " * 4), ["kiosk-1"] * 5, cells),
     ]
     assert cells >= max(text.width(line) for page in pages for line in page)
 
@@ -166,8 +179,7 @@ def test_a_rollout_stays_within_its_width(cells: int) -> None:
 def test_the_log_head_says_how_it_stands(state: str, word: str) -> None:
     """Each state of the log has its words, and devices on another log are counted."""
     check = msgspec.convert({"state": state, "size": 1_204, "root": "ab" * 32, "detail": "entry 7 is wrong"}, LogCheck)
-    fork = [msgspec.structs.replace(record, log_state="fork") for record in fleet_devices()[:2]]
-    shown = text.plain(records.log_head(check, [*fork, *fleet_devices()[2:]], 160))
+    shown = text.plain(log.log_head(check, ["fork", "fork", "agrees", "behind"], 160))
     assert word in shown
     assert "2 devices on another log" in shown
 

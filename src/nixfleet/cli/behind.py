@@ -67,7 +67,9 @@ class Behind:
         from nixfleet.cli.session import client_of, keeper_of
         from nixfleet.client.admin import Admin
         from nixfleet.client.mirror import Mirror
-        from nixfleet.tui.adapter import AdminActs, ClientSource, MirrorVerifier
+        from nixfleet.tui.acting import AdminActs
+        from nixfleet.tui.adapter import ClientSource, MirrorVerifier
+        from nixfleet.tui.authority import LogAuthority
         from nixfleet.tui.ports import Ports
 
         env, fleet = self._given.env, self._context.fleet
@@ -77,11 +79,12 @@ class Behind:
             client = await opening.enter_async_context(client_of(self._urls, fleet, None, self._given.timeout_s))
             await keeper_of(self._given, self._context, self._signer).attach(client)
             self._open = opening.pop_all()
-        admin = Admin(client, mirror, self._signer, now)
+        admin, signer = Admin(client, mirror, self._signer, now), Fingerprint(self._signer.key.fingerprint)
         return Ports(
             source=ClientSource(client, mirror),
-            acts=AdminActs(client, admin, signer=Fingerprint(self._signer.key.fingerprint), clock=now),
+            acts=AdminActs(client, admin, signer=signer, clock=now),
             verifier=MirrorVerifier(client, mirror, exports=admin_dirs(env)[2] / "exports"),
+            authority=LogAuthority(mirror, signer=signer, clock=now),
         )
 
     async def close(self) -> None:

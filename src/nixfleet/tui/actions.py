@@ -8,13 +8,15 @@ from nixfleet.errors import NixfleetError
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.intents import Plan, Scene, refusal
 from nixfleet.tui.keys import KEYS, Key, Scope, shown
-from nixfleet.tui.ports import Acts
+from nixfleet.tui.ports import Acts, Secret
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a plan: the sentences of what was done, and of what failed."""
 
     done: tuple[str, ...]
+    secrets: tuple[Secret, ...] = ()
+    """What is to be shown once."""
     failed: str = ""
     left: int = 0
 
@@ -22,14 +24,18 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 async def perform(plan: Plan, acts: Acts, calls: Calls, tell: Callable[[str], None]) -> Result:
     """Do the steps in order, stopping at the first that fails; `tell` hears of each."""
     done: list[str] = []
+    secrets: list[Secret] = []
     for number, step in enumerate(plan.steps):
         try:
             said = await calls.run(step.call, step.cli, step.run(acts))
         except NixfleetError as error:
-            return Result(done=tuple(done), failed=str(error), left=len(plan.steps) - number)
+            return Result(done=tuple(done), secrets=tuple(secrets), failed=str(error), left=len(plan.steps) - number)
+        if isinstance(said, Secret):
+            secrets.append(said)
+            said = said.said
         done.append(said)
         tell(said)
-    return Result(done=tuple(done))
+    return Result(done=tuple(done), secrets=tuple(secrets))
 
 
 def mutating(scope: Scope) -> list[Key]:

@@ -1,42 +1,34 @@
-"""The console's ports over `nixfleet.client`: the one module of the console that knows it.
+"""What the console reads, over `nixfleet.client`, which only this module and `acting` know.
 
-It translates and nothing else: what may be done is judged by the log, what is true by the mirror.
+It translates and nothing else: what is true is judged by the mirror.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
-from nixfleet.client.acts import RolloutWishes
-from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines
 from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import Mirror, Verified
-from nixfleet.errors import UserError
 from nixfleet.model import answers
-from nixfleet.model.ids import DeviceId, Fingerprint
-from nixfleet.model.statements import ACTIONS, Verb, Wave
-from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseLineView, ReleaseView, RolloutDetail, Snapshot
+from nixfleet.model.views import Delta, EntryView, ReleaseView, RolloutDetail, Snapshot
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.merkle import leaf_hash, verify_inclusion
-from nixfleet.trust.replay import may_ever, principal_of
 from nixfleet.tui.ports import (
     AttemptView,
     CheckState,
-    Deployment,
     EntryProof,
-    Identity,
     LogCheck,
     OutputLines,
+    RefusedView,
     Reset,
 )
-from nixfleet.tui.preview import line_for
 
 _STATES: Final[dict[Verified, CheckState]] = {
     "ok": "valid",
@@ -98,6 +90,13 @@ class ClientSource:
             for attempt in await self._client.device_history(device)
         ]
 
+    async def refused(self) -> Sequence[RefusedView]:
+        """Give what the coordinator refused, newest first."""
+        return [
+            RefusedView(at=one.at, by=one.by, what=one.what or one.namespace, why=one.reason)
+            for one in await self._client.refusals()
+        ]
+
 
 class MirrorVerifier:
     """Our own replay of the log, kept on this machine."""
@@ -108,6 +107,7 @@ class MirrorVerifier:
         self._mirror = mirror
         self._exports = exports
         self._entries: list[EntryView] = []
+        self._roots: dict[int, str] = {}
         self._asked = False
 
     @property
@@ -123,6 +123,16 @@ class MirrorVerifier:
         if len(self._entries) < self._mirror.size:
             self._entries += self._mirror.entries(len(self._entries), self._mirror.size - len(self._entries))
         return self._entries
+
+    def root_at(self, size: int) -> str:
+        """Give the root that our log had at a size; remembered, for many devices stand at the same one."""
+        held = self._roots.get(size)
+        if held is None:
+            tree = self._mirror.state.tree
+            held = tree.root(size).hex() if 0 < size <= tree.size else ""
+            if held:
+                self._roots[size] = held
+        return held
 
     async def catch_up(self) -> LogCheck:
         """Fetch and verify what is new. Raises: Unreachable, Untrusted."""
@@ -152,92 +162,3 @@ class MirrorVerifier:
         folder = self._exports / f"entry-{index}"
         export_entry(self._mirror, index, folder)
         return f"Wrote payload, signature and allowed signers to {folder}."
-
-
-class AdminActs:
-    """What changes the fleet: signed by a person's key, appended, and verified in the log."""
-
-    def __init__(self, client: Client, admin: Admin, *, signer: Fingerprint, clock: Callable[[], int]) -> None:
-        """Act as the holder of the key `signer`; `clock` gives unix seconds."""
-        self._client = client
-        self._admin = admin
-        self._signer = signer
-        self._clock = clock
-
-    @property
-    def identity(self) -> Identity:
-        """Who the verified log says the signer is, and may do."""
-        state, now = self._admin.state, self._clock()
-        may = frozenset(action for action in ACTIONS if may_ever(state, self._signer, [action], now))
-        known = state.root is not None
-        return Identity(
-            principal=principal_of(state, self._signer) if known else "",
-            role="root" if self._signer in state.root_keys else "",
-            key=self._signer,
-            may=may,
-            read_only="your key may change nothing here" if known and not may else "",
-        )
-
-    async def deploy(self, deployment: Deployment) -> str:
-        """Start a rollout; for named devices a release of just their lines comes first."""
-        release = deployment.release
-        if deployment.devices:
-            release = await self._narrowed(deployment)
-        wishes = RolloutWishes(
-            select=deployment.select or None,
-            waves=tuple(_wave(text) for text in deployment.waves) or None,
-            soak_s=deployment.soak_s,
-        )
-        return _said("The rollout is signed", await self._admin.rollout(release, wishes, note=deployment.note or None))
-
-    async def roll_back(self, rollout: str, note: str, /) -> str:
-        """Bring back the devices that confirmed a rollout."""
-        return _said("The rollback is signed", await self._admin.rollback(rollout, RolloutWishes(), note=note or None))
-
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
-        """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
-        devices: Literal["failed"] | None = "failed" if verb == "retry" else None
-        acted = await self._admin.control(rollout, verb, wave=wave, devices=devices)
-        return _said(f"{verb.capitalize()} is signed", acted)
-
-    async def enroll(self, request: EnrollView) -> str:
-        """Make a device that asked a member of the fleet."""
-        return _said(f"{request.name} is enrolled", await self._admin.enroll(request))
-
-    async def forget_request(self, device: str) -> str:
-        """Drop a device's request to be enrolled."""
-        await self._client.forget_request(device)
-        return "The request is dropped."
-
-    async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
-        """Hold, release or retire a device."""
-        if state == "held":
-            assert until is not None, "a hold has an end"
-            acted = await self._admin.hold([device], until)
-        elif state == "active":
-            acted = await self._admin.unhold([device])
-        else:
-            acted = await self._admin.retire([device])
-        return _said(f"The device is {state}", acted[0])
-
-    async def _narrowed(self, deployment: Deployment) -> str:
-        """Publish the lines of a release that the named devices have, and nothing else; gives its digest."""
-        whole = await self._client.release(deployment.release)
-        check_lines(whole, self._admin.state)
-        lines: dict[str, ReleaseLineView] = {}
-        for device in deployment.devices:
-            record = self._admin.state.devices.get(DeviceId(device))
-            line = line_for(whole.lines, device, {} if record is None else record.statement.tags)
-            if line is None:
-                raise UserError(f"{whole.name} has no line for {device[:8]}")
-            lines[device] = line
-        return await self._admin.part(whole.name, lines, note=deployment.note or None)
-
-
-def _wave(text: str) -> Wave:
-    return Wave(members=text if text.endswith("%") else int(text))
-
-
-def _said(what: str, acted: Acted) -> str:
-    """Say what was done, where it stands, and what it still waits for."""
-    return f"{what}: entry {acted.index}" + (f", {acted.waits}." if acted.waits else ".")

@@ -14,24 +14,20 @@ from textual.driver import Driver
 from textual.worker import Worker, WorkerState
 
 from nixfleet.errors import NixfleetError
-from nixfleet.tui import actions
+from nixfleet.tui.changing import Changing
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.desk import Desk, Options
 from nixfleet.tui.driver import PatientDriver
 from nixfleet.tui.help import ActionProvider, help_lines
-from nixfleet.tui.intents import Plan, Scene, plan, plan_deployment, refusal
-from nixfleet.tui.keys import BY_ID
 from nixfleet.tui.lending import Lender, default_pager
 from nixfleet.tui.logs import log_to_file
 from nixfleet.tui.ports import Connect
-from nixfleet.tui.preview import Preview
 from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
 from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
 from nixfleet.tui.screens.pages import PAGES, VIEWS
 from nixfleet.tui.themes import FALLBACKS, THEMES
-from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Span
-from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog, PageDialog
+from nixfleet.tui.widgets.dialogs import ConfirmDialog, PageDialog
 
 SETTLE_S = 1.0
 """Order is mended at most this often."""
@@ -40,7 +36,7 @@ OLDER_S = 30.0
 RETRY_S = 5.0
 
 
-class ConsoleApp(PlainToasts, inherit_bindings=False):
+class ConsoleApp(Changing, inherit_bindings=False):
     """The console."""
 
     TITLE = "nixfleet"
@@ -50,8 +46,7 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
     COMMAND_PALETTE_BINDING = "ctrl+p"
 
     def __init__(self, desk: Desk, driver_class: type[Driver] | None = None) -> None:
-        super().__init__(driver_class=driver_class)
-        self.desk = desk
+        super().__init__(desk, driver_class=driver_class)
         self._settled_at = 0.0
         for theme in THEMES:
             self.register_theme(theme)
@@ -220,15 +215,6 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
         lines = self.desk.calls.lines(lambda at: time.strftime(clock, time.gmtime(at)))
         self.push_screen(PageDialog("Command log (UTC)", lines, end=True))
 
-    def action_menu(self) -> None:
-        """Show what can be changed here, and why something cannot."""
-        choices = actions.menu(self.shown.scope, self.shown.scene(), self.desk.options.keys)
-        if choices:
-            title = f"Actions on {self.shown.target}" if self.shown.target else "Actions"
-            self.push_screen(MenuDialog(title, choices), lambda name: self.action_act(name) if name else None)
-        else:
-            self.notify("Nothing can be changed from here.", timeout=2)
-
     @work(exit_on_error=False, name="export")
     async def action_export(self) -> None:
         """Write the chosen entry to files."""
@@ -244,42 +230,6 @@ class ConsoleApp(PlainToasts, inherit_bindings=False):
             self.notify(str(error), severity="error")
         else:
             self.notify(said)
-
-    # Changing the fleet
-
-    def action_act(self, name: str) -> None:
-        """Plan an action, ask, and do it; what is not possible says why."""
-        key, screen = BY_ID[name], self.shown
-        scene = screen.scene()
-        why = refusal(key.id, scene)
-        if why:
-            self.notify(f"{key.label}: {why}.", severity="warning", timeout=4)
-        elif name.endswith(".deploy"):
-            self._ask_deployment(scene)
-        else:
-            self._ask(plan(name, scene))
-
-    def _ask_deployment(self, scene: Scene) -> None:
-        def filled_in(preview: Preview | None) -> None:
-            if preview is not None:
-                self._ask(plan_deployment(scene, preview.deployment, list(preview.devices), preview.lines))
-
-        self.push_screen(DeployDialog.on(scene, self.desk.feed.release), filled_in)
-
-    def _ask(self, wanted: Plan) -> None:
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._perform(wanted)
-
-        self.push_screen(ConfirmDialog(wanted.confirm), answered)
-
-    @work(exit_on_error=False, group="acts", name="the action")
-    async def _perform(self, wanted: Plan) -> None:
-        """Sign and submit; a step that fails ends it, and the rest is named."""
-        result = await actions.perform(wanted, self.desk.acts, self.desk.calls, self.notify)
-        if result.failed:
-            left = f" ({result.left} not done)" if result.left > 1 else ""
-            self.notify(f"{result.failed}{left}", severity="error", timeout=10)
 
 
 def run(connect: Connect, *, options: Options) -> int:

@@ -6,13 +6,16 @@ from typing import Literal
 
 import msgspec
 
-from nixfleet.model.views import EntryView
+from nixfleet.model.views import AccessView, DeviceView, EntryView
 from nixfleet.tui.calls import Calls
 from nixfleet.tui.feed import Feed
 from nixfleet.tui.foreground import Foreground
-from nixfleet.tui.ports import Acts, Connect, Identity, Verifier
+from nixfleet.tui.intents import Standing
+from nixfleet.tui.ports import Acts, Authority, Connect, Identity, Verifier
 from nixfleet.tui.store import Store
+from nixfleet.tui.view.access import NO_ACCESS
 from nixfleet.tui.view.chrome import FRESH
+from nixfleet.tui.view.log import Sight, sight_of
 
 Theme = Literal["nixfleet-dark", "nixfleet-light", "nixfleet-high-contrast", "nixfleet-terminal"]
 
@@ -69,6 +72,34 @@ class Desk:
     def verifier(self) -> Verifier:
         """Our own verified replay of the log. Raises: Unreachable before the console is connected."""
         return self.feed.connected.verifier
+
+    @property
+    def access(self) -> AccessView:
+        """Who may do what, as far as our replay knows by now."""
+        return NO_ACCESS if self.feed.ports is None else self.feed.ports.authority.access()
+
+    @property
+    def authority(self) -> Authority:
+        """Who answers questions about rights. Raises: Unreachable before the console is connected."""
+        return self.feed.connected.authority
+
+    @property
+    def standing(self) -> Standing:
+        """What plans ask about rights."""
+        if self.feed.ports is None:
+            return Standing()
+        authority = self.feed.ports.authority
+        return Standing(
+            access=authority.access(),
+            stops=lambda subject: authority.stops(subject, list(self.store.rollouts.values())),
+            why_not_sign=authority.why_not_sign,
+            why_not=authority.why_not,
+        )
+
+    def sight(self, device: DeviceView) -> Sight:
+        """Hold what a device saw of the log against our own."""
+        ports = self.feed.ports
+        return sight_of(device, self.feed.check, ports.verifier.root_at) if ports is not None else "unknown"
 
     @property
     def live(self) -> bool:

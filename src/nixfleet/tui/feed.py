@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.views import Delta, ReleaseView, RolloutDetail
 from nixfleet.tui.calls import Calls
-from nixfleet.tui.ports import AttemptView, Connect, LogCheck, Ports, Reset, Source, Verifier
+from nixfleet.tui.ports import AttemptView, Connect, LogCheck, Ports, RefusedView, Reset, Source, Verifier
 from nixfleet.tui.store import Gap, Store
 from nixfleet.tui.view.chrome import FRESH, Link
 
@@ -128,6 +128,10 @@ class Feed:
         return await self._calls.run(
             f"GET /v1/devices/{name}/history", f"nixfleet device history {name}", self._source.history(device)
         )
+
+    async def refused(self) -> Sequence[RefusedView]:
+        """Read what the coordinator refused."""
+        return await self._calls.run("GET /v1/audit/refusals", "nixfleet audit list --refused", self._source.refused())
 
     async def watch_lines(self, device: str, name: str) -> None:
         """Read a device's output lines, and collect those that follow in the store."""

@@ -12,7 +12,7 @@ from nixfleet.tui.keys import KEYS, Key, Scope, in_table, shown
 from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.view.text import Line, Span
 
-_LINES: frozenset[Scope] = frozenset({"device", "entry", "lines"})
+_LINES: frozenset[Scope] = frozenset({"device", "entry", "lines", "right", "page"})
 
 
 def help_lines(scope: Scope, remapped: Mapping[str, str]) -> list[Line]:

@@ -10,7 +10,21 @@ import msgspec
 from textual.binding import Binding, BindingType
 
 Scope = Literal[
-    "app", "table", "lines", "devices", "device", "rollouts", "rollout", "audit", "entry", "enroll", "releases"
+    "app",
+    "table",
+    "lines",
+    "devices",
+    "device",
+    "rollouts",
+    "rollout",
+    "audit",
+    "entry",
+    "enroll",
+    "releases",
+    "access",
+    "right",
+    "witnesses",
+    "page",
 ]
 
 
@@ -46,6 +60,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("app", "enroll", "Enroll", "3", "app.view('enroll')"),
     _go("app", "audit", "Audit", "4", "app.view('audit')"),
     _go("app", "releases", "Releases", "5", "app.view('releases')"),
+    _go("app", "access", "Access", "6", "app.view('access')"),
     _go("app", "up", "Back", "escape,backspace", "app.up"),
     _go("app", "menu", "Actions", "a", "app.menu", 7, "what can be done here, and why something cannot"),
     _go("app", "help", "Help", "question_mark", "app.help", 8),
@@ -114,17 +129,43 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("audit", "open", "Open", "enter", "open_here", 1),
     _go("audit", "query", "Filter", "slash", "ask('find')", 2),
     _go("audit", "void", "Only void", "v", "only_void", 3, "acts that have no effect, and why"),
-    _go("audit", "export", "Export", "e", "app.export", 4, "write payload and signature to files"),
+    _go(
+        "audit",
+        "witnesses",
+        "Devices' logs",
+        "d",
+        "screen.open_page('witnesses')",
+        4,
+        "what each device saw of the log",
+    ),
+    _go(
+        "audit", "refused", "Refused", "f", "screen.open_page('refused')", 0, "what the coordinator kept out of the log"
+    ),
+    _go("audit", "export", "Export", "e", "app.export", 5, "write payload and signature to files"),
+    _go("witnesses", "open", "Open", "enter", "open_here", 1),
+    _go("witnesses", "query", "Find", "slash", "ask('find')", 2),
     _go("entry", "export", "Export", "e", "app.export", 1, "write payload and signature to files"),
     _act("enroll", "approve", "Approve", "A", 1),
     _act("enroll", "reject", "Reject", "X", 2),
+    _act("enroll", "token", "Token", "T", 3, "make a token that new devices join with; shown once"),
     _go("releases", "open", "Open", "enter", "open_here", 1),
     _go("releases", "query", "Find", "slash", "ask('find')", 2),
     _act("releases", "deploy", "Deploy it", "D", 3),
+    _go("access", "open", "Open", "enter", "open_here", 1),
+    _act("access", "sign", "Approve", "A", 2, "sign what waits for signatures, as well"),
+    _act("access", "grant", "New grant", "N", 3),
+    _act("access", "revoke", "Revoke", "X", 4, "for good: a grant or a key"),
+    _go("access", "explain", "May they?", "e", "app.explain", 5, "what a key may do to a device, and by which chain"),
+    _go("access", "query", "Find", "slash", "ask('find')"),
+    _act("right", "sign", "Approve", "A", 1, "sign what waits for signatures, as well"),
+    _act("right", "revoke", "Revoke", "X", 2, "for good: a grant or a key"),
+    _go("right", "explain", "May they?", "e", "app.explain", 3, "what a key may do to a device, and by which chain"),
 )
 MARKING: Final = frozenset[Scope]({"devices", "enroll"})
 """Where acts take more than one row; elsewhere a mark would mean nothing."""
-LISTS: Final = frozenset[Scope]({"devices", "rollouts", "rollout", "audit", "enroll", "releases"})
+LISTS: Final = frozenset[Scope](
+    {"devices", "rollouts", "rollout", "audit", "enroll", "releases", "access", "witnesses"}
+)
 """The screens around a table."""
 FOOTER_KEYS: Final = 8
 BY_ID: Final = {key.id: key for key in KEYS}

@@ -5,13 +5,27 @@ Implementations raise the errors of `nixfleet.errors` and nothing else. Nothing 
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from nixfleet.model.ids import Selector
 from nixfleet.model.statements import Action, Verb
-from nixfleet.model.views import Delta, EnrollView, EntryView, ReleaseView, RolloutDetail, Snapshot
+from nixfleet.model.views import (
+    AccessView,
+    Delta,
+    DeviceView,
+    EnrollView,
+    EntryView,
+    PendingView,
+    ReleaseView,
+    RolloutDetail,
+    RolloutView,
+    Snapshot,
+)
+
+if TYPE_CHECKING:  # the replay is loaded after the first paint
+    from nixfleet.trust.replay.explain import Explanation
 
 CheckState = Literal["checking", "valid", "behind", "fork", "invalid", "unknown"]
 
@@ -62,10 +76,23 @@ class EntryProof(msgspec.Struct, frozen=True, kw_only=True):
     root: str = ""
 
 
+class RefusedView(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that the coordinator refused: its word, unlike the log."""
+
+    at: int
+    by: str
+    what: str
+    why: str
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Who sits here: `may` are the actions that some grant of theirs allows, `read_only` says why they may not act."""
+    """Who sits here: `may` are the actions that some grant of theirs allows, `read_only` says why they may not act.
+
+    `root`: the key is a root principal's.
+    """
 
     principal: str = ""
+    root: bool = False
     role: str = ""
     key: str = ""
     may: frozenset[Action] = frozenset()
@@ -84,6 +111,52 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     waves: tuple[str, ...] = ()
     soak_s: int | None = None
     note: str = ""
+
+
+class GrantWish(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant to be signed: `key` is the public key's line, `key_text` what was typed for it."""
+
+    name: str
+    key: str
+    key_text: str
+    actions: tuple[Action, ...]
+    select: Selector
+    days: int
+    depth: int = 0
+    max_devices: int | None = None
+    note: str = ""
+
+
+class TokenWish(msgspec.Struct, frozen=True, kw_only=True):
+    """A join token to be made."""
+
+    tags: dict[str, str]
+    uses: int
+    days: int
+
+
+class Secret(msgspec.Struct, frozen=True, kw_only=True):
+    """What an act gave that is shown once and written down nowhere: `said` may be, `text` may not."""
+
+    said: str
+    text: str
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be revoked: a grant by its id, or a key by its fingerprint; `name` is its holder's."""
+
+    name: str
+    grant: str = ""
+    key: str = ""
+    ended: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True):
+    """A thing that a revocation would stop: a rollout, a release, an approval or a grant, and why."""
+
+    kind: str
+    name: str
+    why: str = ""
 
 
 class Source(Protocol):
@@ -116,6 +189,10 @@ class Source(Protocol):
         """Give a device's past attempts, newest first."""
         ...
 
+    async def refused(self) -> Sequence[RefusedView]:
+        """Give what the coordinator refused, newest first."""
+        ...
+
 
 class Verifier(Protocol):
     """Our own verified replay of the log."""
@@ -128,6 +205,10 @@ class Verifier(Protocol):
     @property
     def entries(self) -> Sequence[EntryView]:
         """The entries replayed so far, by index."""
+        ...
+
+    def root_at(self, size: int) -> str:
+        """Give the root (hex) that our log had at a size; nothing where it was never so large."""
         ...
 
     async def catch_up(self) -> LogCheck:
@@ -163,8 +244,35 @@ class Acts(Protocol):
         """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
         ...
 
-    async def enroll(self, request: EnrollView) -> str:
-        """Make a device that asked a member of the fleet, under the name and tags it asked for."""
+    async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:
+        """Make a device that asked a member of the fleet, under the name and tags it asked for.
+
+        With `replace` the device that has the name now is retired first.
+        """
+        ...
+
+    async def enroll_many(self, requests: Sequence[EnrollView]) -> str:
+        """Enrol new devices by one signature of this key: a grant for them alone, for an hour, signs the rest."""
+        ...
+
+    async def renew_key(self, request: EnrollView) -> str:
+        """Give a device that is enrolled the key it asks with now."""
+        ...
+
+    async def make_token(self, wish: TokenWish) -> Secret:
+        """Make a join token."""
+        ...
+
+    async def grant(self, wish: GrantWish) -> str:
+        """Hand on a right."""
+        ...
+
+    async def revoke(self, subject: Subject) -> str:
+        """End a grant or a key."""
+        ...
+
+    async def approve(self, digest: str) -> str:
+        """Sign what another submitted, as well: an approval, or a root's co-signature."""
         ...
 
     async def forget_request(self, device: str) -> str:
@@ -176,6 +284,34 @@ class Acts(Protocol):
         ...
 
 
+class Authority(Protocol):
+    """Who may do what, by our own verified replay; it judges nothing itself."""
+
+    def access(self) -> AccessView:
+        """Give the root in force, the grants, and what waits for signatures."""
+        ...
+
+    def explain(self, key: str, action: Action, device: str) -> "Explanation":
+        """Say whether a key (fingerprint) may act on a device (id), and by which chain."""
+        ...
+
+    def stops(self, subject: Subject, rollouts: Sequence[RolloutView]) -> Sequence[Stop]:
+        """List what a revocation would stop; `rollouts` tells which are open or stand."""
+        ...
+
+    def why_not_sign(self, pending: PendingView) -> str:
+        """Say why the signature of the person who sits here would not help what waits, or nothing."""
+        ...
+
+    def why_not(self, action: Action, devices: Sequence[DeviceView]) -> str:
+        """Say why the person who sits here may not act on one of these devices; nothing when they may on all."""
+        ...
+
+    def public_key(self, text: str) -> tuple[str, str]:
+        """Read a public key from its line or its file: gives line and fingerprint. Raises: UserError."""
+        ...
+
+
 @dataclass(frozen=True)
 class Ports:
     """All that stands behind a console."""
@@ -183,6 +319,7 @@ class Ports:
     source: Source
     acts: Acts
     verifier: Verifier
+    authority: Authority
 
 
 Connect = Callable[[], Awaitable[Ports]]

@@ -50,6 +50,7 @@ class Store:
         self._releases: dict[str, ReleaseView] = {}
         self._requests: dict[str, EnrollView] = {}
         self._counts: Counter[Status] = Counter()
+        self._forked: set[str] = set()
         self._changes = Changes(everything=True)
         self._lines: dict[str, list[str]] = {}
 
@@ -79,6 +80,11 @@ class Store:
         return self._counts
 
     @property
+    def forked(self) -> tuple[str, ...]:
+        """The names of the unretired devices that signed for another log than the coordinator's."""
+        return tuple(sorted(self._devices[key].name for key in self._forked))
+
+    @property
     def under_way(self) -> tuple[str, ...]:
         """The releases that are being rolled out now, by name."""
         return tuple(sorted({one.release_name for one in self._rollouts.values() if one.state == "running"}))
@@ -97,6 +103,7 @@ class Store:
         self._releases = {record.id: record for record in snapshot.releases}
         self._requests = {record.device: record for record in snapshot.requests}
         self._counts = Counter(status_of(record) for record in snapshot.devices)
+        self._forked = {record.id for record in snapshot.devices if _is_forked(record)}
         self._changes = Changes(everything=True)
 
     def apply(self, delta: Delta) -> None:
@@ -162,6 +169,7 @@ class Store:
             self._uncount(old)
         self._devices[record.id] = record
         self._counts[status_of(record)] += 1
+        (self._forked.add if _is_forked(record) else self._forked.discard)(record.id)
         self._touch("device", record.id)
 
     def _put(self, kind: Kind, records: dict[str, T], key: str, record: T) -> None:
@@ -183,6 +191,7 @@ class Store:
         if kind == "device":
             if (old := self._devices.pop(key, None)) is not None:
                 self._uncount(old)
+            self._forked.discard(key)
             self._touch("device", key)
         elif kind == "rollout":
             self._rollouts.pop(key, None)
@@ -193,3 +202,7 @@ class Store:
         elif kind == "request":
             self._requests.pop(key, None)
             self._touch("request", key)
+
+
+def _is_forked(record: DeviceView) -> bool:
+    return record.log_state == "fork" and record.state != "retired"

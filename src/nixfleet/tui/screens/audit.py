@@ -16,6 +16,7 @@ from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
 from nixfleet.tui.view.devices import when
+from nixfleet.tui.view.log import log_head
 from nixfleet.tui.view.text import Line, Span, plain
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
@@ -127,7 +128,8 @@ class AuditScreen(TableScreen[EntryView]):
         return fresh
 
     def _head(self, cells: int) -> list[Line]:
-        lines = view.log_head(self.desk.feed.check, self.desk.store.devices.values(), cells - 2)
+        unretired = (device for device in self.desk.store.devices.values() if device.state != "retired")
+        lines = log_head(self.desk.feed.check, map(self.desk.sight, unretired), cells - 2)
         if self._void:
             lines.append((Span("only acts without effect", "warn"), Span("  v shows all", "dim")))
         return [(Span(" "), *line) for line in lines]

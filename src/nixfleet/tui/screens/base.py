@@ -14,7 +14,8 @@ from nixfleet.tui.intents import Scene, refusal
 from nixfleet.tui.keys import Scope, bindings, footer, key_name
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view.chrome import Chrome, header
-from nixfleet.tui.view.text import Line, plain
+from nixfleet.tui.view.log import alarm, distrust
+from nixfleet.tui.view.text import Line, Span, plain
 from nixfleet.tui.widgets.chrome import Footer, LinesPanel, Prompt, TooSmall
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
@@ -25,11 +26,12 @@ VIEWS: tuple[tuple[str, str], ...] = (
     ("enroll", "Enroll"),
     ("audit", "Audit"),
     ("releases", "Releases"),
+    ("access", "Access"),
 )
 SMALLEST = (80, 20)
 
 
-Page = Literal["device", "rollout", "release", "entry"]
+Page = Literal["device", "rollout", "release", "entry", "right", "witnesses", "refused"]
 
 
 class OpenPage(Message):
@@ -56,6 +58,7 @@ class ConsoleScreen(Screen[None]):
     def compose(self) -> ComposeResult:
         """Lay out what every screen has."""
         yield LinesPanel(self._header, id="header")
+        yield LinesPanel(self._alarm, id="alarm")
         yield from self.body()
         yield Prompt()
         yield Footer(self._footer)
@@ -94,6 +97,7 @@ class ConsoleScreen(Screen[None]):
     def refresh_chrome(self) -> None:
         """Draw header and footer again."""
         self.query_one("#header", LinesPanel).redraw()
+        self.query_one("#alarm", LinesPanel).redraw(layout=True)
         self.query_one("#footer", Footer).redraw()
 
     def grow_older(self) -> None:
@@ -115,7 +119,13 @@ class ConsoleScreen(Screen[None]):
         return self.scene_of()
 
     def scene_of(
-        self, *, devices: tuple[str, ...] = (), rollout: str = "", requests: tuple[str, ...] = (), release: str = ""
+        self,
+        *,
+        devices: tuple[str, ...] = (),
+        rollout: str = "",
+        requests: tuple[str, ...] = (),
+        release: str = "",
+        right: str = "",
     ) -> Scene:
         """Make a scene of what is chosen."""
         return Scene(
@@ -123,10 +133,13 @@ class ConsoleScreen(Screen[None]):
             identity=self.desk.identity,
             now=self.desk.clock(),
             live=self.desk.live,
+            distrust=distrust(self.desk.feed.check),
             devices=devices,
             rollout=rollout,
             requests=requests,
             release=release,
+            standing=self.desk.standing,
+            right=right,
         )
 
     @property
@@ -197,6 +210,10 @@ class ConsoleScreen(Screen[None]):
                 widget.focus()
                 return
 
+    def action_open_page(self, page: Page) -> None:
+        """Open a page that is about everything."""
+        self.post_message(OpenPage(page, ""))
+
     def action_open_here(self) -> None:
         """Open what the cursor is on."""
         for table in self.query(FleetTable):
@@ -212,6 +229,7 @@ class ConsoleScreen(Screen[None]):
             "enroll": lambda: len(desk.store.requests),
             "audit": lambda: None,
             "releases": lambda: None,
+            "access": lambda: len(desk.access.pending) or None,
         }
         chrome = Chrome(
             fleet=desk.store.fleet,
@@ -225,6 +243,11 @@ class ConsoleScreen(Screen[None]):
             context=desk.options.context,
         )
         return header(chrome, desk.clock(), cells)
+
+    def _alarm(self, cells: int) -> list[Line]:
+        """Say on every screen that the log is not to be trusted, and what to do."""
+        lines = alarm(self.desk.feed.check, self.desk.store.forked, cells - 3)
+        return [(Span("▌", "bad"), Span(" "), *line) for line in lines]
 
     def _footer(self) -> list[tuple[str, str, bool]]:
         scene = self.scene()

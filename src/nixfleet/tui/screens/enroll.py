@@ -1,7 +1,7 @@
 """Who asks to be enrolled, with the fingerprint to compare."""
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 
 from nixfleet.model.views import EnrollView
 from nixfleet.tui.columns import Column, age_column, text_column
@@ -9,9 +9,9 @@ from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
-from nixfleet.tui.view import records as view
+from nixfleet.tui.view import joining as view
 from nixfleet.tui.view.devices import tags_text
-from nixfleet.tui.view.text import Line
+from nixfleet.tui.view.text import Line, Span
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 
@@ -20,10 +20,11 @@ def _model(request: EnrollView) -> str:
     return request.facts.model if request.facts else ""
 
 
+TOKENS_SHOWN = 6
 ENROLL_COLUMNS: tuple[Column[EnrollView], ...] = (
     text_column("name", "asks as", lambda r: r.name, cells=12, keep=10, role="strong", grow=1, most=26),
     age_column("asked", lambda r: r.asked_at, cells=5, keep=9),
-    text_column("model", "hardware", _model, cells=24, keep=7, grow=1, most=30, sort=False),
+    text_column("model", "hardware", _model, cells=24, keep=6, grow=1, most=30, sort=False),
     text_column("tags", "tags", lambda r: tags_text(r.tags), cells=14, keep=5, grow=1, most=40, sort=False),
 )
 
@@ -34,26 +35,35 @@ class EnrollScreen(TableScreen[EnrollView]):
     scope = "enroll"
     view = "enroll"
     kind = "request"
-    empty = "Nobody asks to be enrolled.\n \nnixfleet enroll token --tag site=berlin  makes a token for new devices."
+    empty = "Nobody asks to be enrolled.\n \nPress T for a token that new devices join with."
     BINDINGS = bindings("enroll")
 
     def body(self) -> ComposeResult:
         """Give the list and the card."""
         with Horizontal(id="main"):
-            yield self.make_table()
+            with Vertical():
+                yield self.make_table()
+                yield LinesPanel(self._tokens, id="tokens")
             with VerticalScroll(id="card", can_focus=False):
                 yield LinesPanel(self._card, id="card-lines")
 
     def make_table(self) -> FleetTable[EnrollView]:
         """Make the table, who waits longest first."""
+        kind = Column[EnrollView](
+            key="kind", title="means", cells=12, keep=8, draw=lambda r, _c, _n: view.kind_cell(r, self.desk.store)
+        )
         return self.table_of(
-            ENROLL_COLUMNS, lambda: self.desk.store.requests, name_of=lambda r: r.name, sort=("age", True)
+            (*ENROLL_COLUMNS[:2], kind, *ENROLL_COLUMNS[2:]),
+            lambda: self.desk.store.requests,
+            name_of=lambda r: r.name,
+            sort=("age", True),
         )
 
     def take_in(self, changes: Changes, settle: bool, /) -> None:
         """Redraw what changed, and the card."""
         super().take_in(changes, settle)
         self.query_one("#card-lines", LinesPanel).redraw(layout=True)
+        self.query_one("#tokens", LinesPanel).redraw(layout=True)
 
     def scene(self) -> Scene:
         """Act on the marked requests, or the one under the cursor."""
@@ -71,4 +81,9 @@ class EnrollScreen(TableScreen[EnrollView]):
 
     def _card(self, cells: int) -> list[Line]:
         record = self.table.record
-        return [] if record is None else view.request_card(record, self.desk.clock(), cells)
+        return [] if record is None else view.request_card(record, self.desk.store, self.desk.clock(), cells)
+
+    def _tokens(self, cells: int) -> list[Line]:
+        found = view.tokens(self.desk.access)
+        lines = view.token_lines(found, self.desk.clock(), cells - 2, most=TOKENS_SHOWN)
+        return [(), *((Span(" "), *line) for line in lines)]

@@ -6,11 +6,13 @@ from typing import Final
 from textual.screen import Screen
 
 from nixfleet.tui.desk import Desk
+from nixfleet.tui.screens.access import AccessScreen, RightScreen
 from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
 from nixfleet.tui.screens.base import Page
 from nixfleet.tui.screens.device import DeviceScreen
 from nixfleet.tui.screens.devices import DevicesScreen
 from nixfleet.tui.screens.enroll import EnrollScreen
+from nixfleet.tui.screens.log import RefusedScreen, WitnessesScreen
 from nixfleet.tui.screens.releases import ReleaseScreen, ReleasesScreen
 from nixfleet.tui.screens.rollouts import RolloutScreen, RolloutsScreen
 
@@ -20,10 +22,14 @@ VIEWS: Final[dict[str, Callable[[Desk], Screen[None]]]] = {
     "enroll": EnrollScreen,
     "audit": AuditScreen,
     "releases": ReleasesScreen,
+    "access": AccessScreen,
 }
 PAGES: Final[dict[Page, Callable[[Desk, str], Screen[None]]]] = {
     "device": DeviceScreen,
     "rollout": RolloutScreen,
     "release": ReleaseScreen,
     "entry": EntryScreen,
+    "right": RightScreen,
+    "witnesses": WitnessesScreen,
+    "refused": RefusedScreen,
 }

@@ -10,7 +10,7 @@ from nixfleet.model.views import FleetView
 from nixfleet.query import STATUSES, Status
 from nixfleet.tui.ports import Identity, LogCheck
 from nixfleet.tui.view.devices import GLYPHS
-from nixfleet.tui.view.records import check_spans
+from nixfleet.tui.view.log import check_spans
 from nixfleet.tui.view.text import Line, Span, ago, fit, joined, spread, thousands, width
 
 LinkState = Literal["connecting", "live", "polling", "stale", "reconnecting"]
@@ -46,7 +46,7 @@ class Chrome(msgspec.Struct, frozen=True, kw_only=True):
 
 def header(chrome: Chrome, now: int, cells: int) -> list[Line]:
     """Draw who and what, where one is, and the counts by state; these have a line of their own where it is narrow."""
-    tabs = _tabs(chrome)
+    tabs = _tabs(chrome, cells)
     counts = _counts(chrome.counts, cells)
     if width(counts) <= cells - width(tabs) - 4:
         return [_first(chrome, now, cells), spread(tabs, (*counts, Span(" ")), cells), ()]
@@ -85,14 +85,19 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
     return spread(joined(left, "   "), right, cells)
 
 
-def _tabs(chrome: Chrome) -> Line:
-    tabs: list[Line] = []
-    for key, label, count in chrome.tabs:
-        here = key == chrome.active
-        number = f" {thousands(count)}" if count is not None else ""
-        place = Span(f"{len(tabs) + 1} ", "accent" if here else "dim")
-        tabs.append((place, Span(label + number, "strong" if here else "dim")))
-    return (Span(" "), *joined(tabs, "   "))
+def _tabs(chrome: Chrome, cells: int) -> Line:
+    """Draw the views; where it is narrow they move together, and lose their counts before a label is cut."""
+    for gap, counts in (("   ", True), ("  ", True), ("  ", False)):
+        tabs: list[Line] = []
+        for key, label, count in chrome.tabs:
+            here = key == chrome.active
+            number = f" {thousands(count)}" if count is not None and counts else ""
+            place = Span(f"{len(tabs) + 1} ", "accent" if here else "dim")
+            tabs.append((place, Span(label + number, "strong" if here else "dim")))
+        drawn = (Span(" "), *joined(tabs, gap))
+        if width(drawn) <= cells:
+            break
+    return drawn
 
 
 def _counts(counts: Mapping[Status, int], room: int) -> Line:

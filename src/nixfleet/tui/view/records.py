@@ -1,68 +1,18 @@
 """Log entries, enrolment requests, releases and the log's state as rows and cards; pure functions of the records."""
 
-from collections.abc import Iterable
-from typing import Final
-
 from nixfleet.model.text import clean, counted
-from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseLineView, ReleaseView
-from nixfleet.tui.ports import LogCheck
-from nixfleet.tui.view.devices import tags_text, when
+from nixfleet.model.views import EntryView, ReleaseLineView, ReleaseView
+from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.text import (
     Line,
-    Role,
     Span,
     ago,
     fit,
     joined,
     pairs,
-    size,
     store_short,
-    trimmed,
     wrap,
 )
-
-CHECKS: Final[dict[str, tuple[str, str, Role]]] = {
-    "checking": ("◌", "being checked", "busy"),
-    "valid": ("✓", "verified", "ok"),
-    "behind": ("!", "coordinator is behind", "warn"),
-    "fork": ("‼", "FORK", "bad"),
-    "invalid": ("‼", "DOES NOT VERIFY", "bad"),
-    "unknown": ("·", "not verified", "warn"),
-}
-"""Glyph, words and role of the log's verification state."""
-
-
-def check_spans(check: LogCheck, *, words: bool = True) -> Line:
-    """Draw whether our own replay of the log holds."""
-    glyph, said, role = CHECKS[check.state]
-    return (Span(f"{glyph} {said}" if words or role == "bad" else glyph, role),)
-
-
-def log_head(check: LogCheck, devices: Iterable[DeviceView], cells: int) -> list[Line]:
-    """Say how the log stands: our own check, and what every device sees of it."""
-    seen = [device for device in devices if device.log_size and device.state != "retired"]
-    forks = sum(device.log_state == "fork" for device in seen)
-    behind = sum(device.log_size < check.size and device.log_state != "fork" for device in seen)
-    agree = len(seen) - forks - behind
-    root = f"root {check.root[:12]}…" if check.root else ""
-    lines = [
-        fit(
-            joined(
-                (
-                    (Span(f"log {check.size:,}", "strong"),),
-                    check_spans(check),
-                    (Span(root, "dim"),) if root else (),
-                    (Span(f"{counted(agree, 'device')} agree" if agree != 1 else "1 device agrees", "plain"),),
-                    (Span(f"{behind} not there yet", "dim"),) if behind else (),
-                    (Span(f"‼ {counted(forks, 'device')} on another log", "bad"),) if forks else (),
-                )
-            ),
-            cells,
-        )
-    ]
-    if check.detail and check.state != "valid":
-        lines += wrap(check.detail, cells, CHECKS[check.state][2], most=2)
-    return lines
 
 
 def verdict_cell(entry: EntryView) -> Line:
@@ -100,49 +50,6 @@ def entry_head(entry: EntryView, cells: int) -> list[Line]:
         label=8,
     )
     return lines
-
-
-def fingerprint_rows(fingerprint: str) -> list[str]:
-    """Set a fingerprint out in groups of four, in lines short enough to read aloud and compare."""
-    body = clean(fingerprint).removeprefix("SHA256:")
-    groups = [body[at : at + 4] for at in range(0, len(body), 4)]
-    return ["  ".join(groups[at : at + 4]) for at in range(0, len(groups), 4)]
-
-
-def request_card(request: EnrollView, now: int, cells: int) -> list[Line]:
-    """Set out who asks: the fingerprint in large, to be compared with what the device shows."""
-    inner = min(cells - 2, 34)
-    edge = Span("│", "dim")
-    lines: list[Line] = [
-        (Span(clean(request.name), "strong"), Span("  asks to be enrolled", "plain")),
-        (),
-        (Span("╭" + "─ SHA256 ".ljust(inner, "─") + "╮", "dim"),),
-    ]
-    lines += [
-        (edge, *fit((Span("   "), Span(row, "accent")), inner), edge) for row in fingerprint_rows(request.fingerprint)
-    ]
-    if request.reason:
-        lines[1:1] = wrap(request.reason, cells, "warn", most=3)
-    lines += [
-        (Span("╰" + "─" * inner + "╯", "dim"),),
-        *wrap("Compare it with what the device itself shows: nixfleet agent status", cells, "dim", most=2),
-        (),
-    ]
-    facts = request.facts
-    machine = f"{facts.architecture}, {facts.cpus} cores, {size(facts.memory_bytes)}" if facts else ""
-    rows = [
-        ("asked", f"{ago(request.asked_at, now)} ago"),
-        ("last heard", f"{ago(request.seen_at, now)} ago"),
-        ("tags", tags_text(request.tags)),
-        ("host name", facts.hostname if facts else ""),
-        ("hardware", facts.model if facts else ""),
-        ("machine", machine),
-        ("nixos", facts.nixos_version if facts else ""),
-        ("addresses", " ".join(facts.addresses) if facts else ""),
-        ("id", request.device),
-    ]
-    lines += pairs([(name, (Span(clean(text)),) if text else ()) for name, text in rows], cells)
-    return trimmed(lines, cells)
 
 
 def release_targets(release: ReleaseView) -> str:

@@ -1,0 +1,160 @@
+"""What the console does, over `nixfleet.client`: signed by a person's key, appended, and verified in the log.
+
+It translates and nothing else: what may be done is judged by the log.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from nixfleet.client.acts import DAY_S, RolloutWishes
+from nixfleet.client.admin import Acted, Admin
+from nixfleet.client.api import Client
+from nixfleet.client.checks import check_lines, check_request
+from nixfleet.client.enrolling import Wish, enroll_many, rekey
+from nixfleet.client.grants import GrantWishes, grant
+from nixfleet.errors import UserError
+from nixfleet.model.ids import DeviceId, Fingerprint
+from nixfleet.model.statements import ACTIONS, Verb, Wave
+from nixfleet.model.text import counted
+from nixfleet.model.views import EnrollView, ReleaseLineView
+from nixfleet.trust.access import access_view
+from nixfleet.trust.replay import may_ever, principal_of
+from nixfleet.trust.replay.rights import alive, grants
+from nixfleet.tui.ports import Deployment, GrantWish, Identity, Secret, Subject, TokenWish
+from nixfleet.tui.preview import line_for
+from nixfleet.tui.view.access import role_words
+
+
+class AdminActs:
+    """What changes the fleet: signed by a person's key, appended, and verified in the log."""
+
+    def __init__(self, client: Client, admin: Admin, *, signer: Fingerprint, clock: Callable[[], int]) -> None:
+        """Act as the holder of the key `signer`; `clock` gives unix seconds."""
+        self._client = client
+        self._admin = admin
+        self._signer = signer
+        self._clock = clock
+
+    @property
+    def identity(self) -> Identity:
+        """Who the verified log says the signer is, and may do."""
+        state, now = self._admin.state, self._clock()
+        root = self._signer in state.root_keys and self._signer not in state.revoked_keys
+        may = frozenset(action for action in ACTIONS if may_ever(state, self._signer, [action], now))
+        known = state.root is not None
+        return Identity(
+            principal=principal_of(state, self._signer) if known else "",
+            root=root,
+            role=role_words(
+                root=root, may=may, reads=any(alive(state, one, now) for one in grants(state, self._signer))
+            )
+            if known
+            else "",
+            key=self._signer,
+            may=may,
+            read_only="your key may change nothing here" if known and not may else "",
+        )
+
+    async def deploy(self, deployment: Deployment) -> str:
+        """Start a rollout; for named devices a release of just their lines comes first."""
+        release = deployment.release
+        if deployment.devices:
+            release = await self._narrowed(deployment)
+        wishes = RolloutWishes(
+            select=deployment.select or None,
+            waves=tuple(_wave(text) for text in deployment.waves) or None,
+            soak_s=deployment.soak_s,
+        )
+        return _said("The rollout is signed", await self._admin.rollout(release, wishes, note=deployment.note or None))
+
+    async def roll_back(self, rollout: str, note: str, /) -> str:
+        """Bring back the devices that confirmed a rollout."""
+        return _said("The rollback is signed", await self._admin.rollback(rollout, RolloutWishes(), note=note or None))
+
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+        """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
+        devices: Literal["failed"] | None = "failed" if verb == "retry" else None
+        acted = await self._admin.control(rollout, verb, wave=wave, devices=devices)
+        return _said(f"{verb.capitalize()} is signed", acted)
+
+    async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:
+        """Make a device that asked a member of the fleet."""
+        return _said(f"{request.name} is enrolled", await self._admin.enroll(request, replace=replace))
+
+    async def enroll_many(self, requests: Sequence[EnrollView]) -> str:
+        """Enrol new devices by one signature of this key."""
+        acted = await enroll_many(self._admin, [Wish(request) for request in requests])
+        return _said(f"{counted(len(acted), 'device')} enrolled", acted[-1])
+
+    async def renew_key(self, request: EnrollView) -> str:
+        """Give a device that is enrolled the key it asks with now."""
+        check_request(request)
+        return _said(f"{request.name} has its new key", await rekey(self._admin, request.device, request.key))
+
+    async def make_token(self, wish: TokenWish) -> Secret:
+        """Make a join token."""
+        text = await self._admin.make_token(wish.tags, wish.uses, wish.days)
+        return Secret(said=f"A token for {counted(wish.uses, 'device')} is made.", text=text)
+
+    async def grant(self, wish: GrantWish) -> str:
+        """Hand on a right, from the widest grant of one's own that covers it, or from the root."""
+        wishes = GrantWishes(
+            name=wish.name,
+            keys=(wish.key,),
+            actions=wish.actions,
+            select=wish.select,
+            not_after=self._clock() + wish.days * DAY_S,
+            depth=wish.depth,
+            max_devices=wish.max_devices,
+        )
+        granted = await grant(self._admin, wishes, note=wish.note or None)
+        return _said(f"{wish.name} has grant {granted.grant.id[:12]}", granted.acted)
+
+    async def revoke(self, subject: Subject) -> str:
+        """End a grant or a key."""
+        acted = await self._admin.revoke(grant=subject.grant or None, key=subject.key or None)
+        return _said(f"What {subject.name} had is revoked", acted)
+
+    async def approve(self, digest: str) -> str:
+        """Sign what another submitted, as well."""
+        acted = await self._admin.approve(digest)
+        left = [one for one in access_view(self._admin.state, self._clock()).pending if one.digest == digest]
+        return f"Signed: entry {acted.index}" + (f"; {left[0].waits}." if left else ": it has what it needs.")
+
+    async def forget_request(self, device: str) -> str:
+        """Drop a device's request to be enrolled."""
+        await self._client.forget_request(device)
+        return "The request is dropped."
+
+    async def set_state(self, device: str, state: Literal["active", "held", "retired"], until: int | None) -> str:
+        """Hold, release or retire a device."""
+        if state == "held":
+            assert until is not None, "a hold has an end"
+            acted = await self._admin.hold([device], until)
+        elif state == "active":
+            acted = await self._admin.unhold([device])
+        else:
+            acted = await self._admin.retire([device])
+        return _said(f"The device is {state}", acted[0])
+
+    async def _narrowed(self, deployment: Deployment) -> str:
+        """Publish the lines of a release that the named devices have, and nothing else; gives its digest."""
+        whole = await self._client.release(deployment.release)
+        check_lines(whole, self._admin.state)
+        lines: dict[str, ReleaseLineView] = {}
+        for device in deployment.devices:
+            record = self._admin.state.devices.get(DeviceId(device))
+            line = line_for(whole.lines, device, {} if record is None else record.statement.tags)
+            if line is None:
+                raise UserError(f"{whole.name} has no line for {device[:8]}")
+            lines[device] = line
+        return await self._admin.part(whole.name, lines, note=deployment.note or None)
+
+
+def _wave(text: str) -> Wave:
+    return Wave(members=text if text.endswith("%") else int(text))
+
+
+def _said(what: str, acted: Acted) -> str:
+    """Say what was done, where it stands, and what it still waits for."""
+    return f"{what}: entry {acted.index}" + (f", {acted.waits}." if acted.waits else ".")

@@ -1,0 +1,127 @@
+"""Rollouts: deploying, pausing, advancing, retrying, cancelling, rolling back."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Literal
+
+from nixfleet.model.statements import Verb
+from nixfleet.model.text import clean
+from nixfleet.model.views import DeviceView, RolloutView
+from nixfleet.tui.confirm import question
+from nixfleet.tui.intents.scene import Plan, Scene, Step, unless
+from nixfleet.tui.ports import Deployment
+from nixfleet.tui.view.rollouts import is_open, title
+from nixfleet.tui.view.text import Line, Span
+
+Kind = Literal["roll_back", "pause", "cancel", "advance", "retry"]
+
+
+def plan(kind: Kind, scene: Scene) -> Plan:
+    """Build the statement over the chosen rollout, which `refusal` has nothing against."""
+    rollout = scene.rollout_view()
+    assert rollout is not None
+    devices = [device for device in scene.store.devices.values() if device.rollout == rollout.id]
+    if kind == "roll_back":
+        return _roll_back(rollout, devices)
+    return _control(kind, rollout, devices)
+
+
+def plan_deployment(scene: Scene, deployment: Deployment, devices: list[DeviceView], told: tuple[Line, ...]) -> Plan:
+    """Build the plan of a deployment that was filled in and previewed."""
+    release = scene.store.releases.get(deployment.release)
+    name = clean(release.name) if release else deployment.release[:8]
+    return Plan(
+        confirm=question(f"Deploy {name}?", devices, told, verb="deploy"),
+        steps=(
+            Step(
+                call=f"POST /v1/log  rollout of {name}",
+                cli=_start_line(scene, deployment, {device.id: device.name for device in devices}),
+                run=lambda acts: acts.deploy(deployment),
+            ),
+        ),
+    )
+
+
+def _start_line(scene: Scene, deployment: Deployment, names: Mapping[str, str]) -> str:
+    """Give the command line of a deployment; none for a choice among a tag's values, which the command does not have.
+
+    A release goes by its digest where its name means a newer one.
+    """
+    if any(len(values) > 1 for values in deployment.select.values()):
+        return ""
+    releases = scene.store.releases
+    release = releases.get(deployment.release)
+    alone = release and all(one.index <= release.index for one in releases.values() if one.name == release.name)
+    words = [release.name if release and alone else deployment.release[:12]]
+    chosen = [f"{key}={value}" for key, (value,) in sorted(deployment.select.items())]
+    for on in (*chosen, *(names[device] for device in deployment.devices)):
+        words += ["--on", on]
+    for wave in deployment.waves:
+        words += ["--wave", wave]
+    words += [] if deployment.soak_s is None else ["--soak", f"{deployment.soak_s}s"]
+    words += ["-m", deployment.note] if deployment.note else []
+    return clean(f"nixfleet rollout start {shlex.join(words)}")
+
+
+def refusal(kind: Kind, rollout: RolloutView | None) -> str:
+    """Say why this cannot be done to the chosen rollout, or nothing."""
+    if rollout is None:
+        return "no rollout is chosen"
+    if kind == "roll_back":
+        return unless(rollout.confirmed > 0, "no device has confirmed it")
+    if not is_open(rollout):
+        return f"the rollout is {rollout.state}"
+    if kind == "retry":
+        return unless(rollout.failed > 0, "nothing has failed")
+    if kind == "advance":
+        return unless(_next_wave(rollout) is not None, "every wave is open")
+    return ""
+
+
+def _next_wave(rollout: RolloutView) -> int | None:
+    return next((wave.number for wave in rollout.waves if wave.opened_at is None), None)
+
+
+def _control(kind: Kind, rollout: RolloutView, devices: list[DeviceView]) -> Plan:
+    verbs: dict[Kind, tuple[Verb, str]] = {
+        "cancel": ("cancel", "Devices that have it keep it; no further device gets it."),
+        "advance": ("advance", "The next wave opens now, whatever its gate waits for."),
+        "retry": ("retry", "The devices that failed try once more."),
+        "pause": ("pause", "No further device starts; those under way finish."),
+    }
+    verb, effect = verbs[kind]
+    if kind == "pause" and rollout.state in {"paused", "halted"}:
+        verb, effect = "resume", "The rollout goes on where it stood; failed devices are not tried again."
+    wave = _next_wave(rollout) if verb == "advance" else None
+    name = title(rollout)
+    if verb == "advance":
+        name += f", wave {wave}"
+    touched = devices if verb in {"advance", "retry", "resume"} else []
+    number = f" {wave}" if wave is not None else ""
+    return Plan(
+        confirm=question(f"{verb.capitalize()} {name}?", touched, ((Span(effect),),), verb=verb),
+        steps=(
+            Step(
+                call=f"POST /v1/log  control {verb} {rollout.id[:8]}",
+                cli=f"nixfleet rollout {verb} {rollout.id[:8]}{number}",
+                run=lambda acts: acts.control(rollout.id, verb, wave=wave),
+            ),
+        ),
+    )
+
+
+def _roll_back(rollout: RolloutView, devices: list[DeviceView]) -> Plan:
+    told: tuple[Line, ...] = (
+        (Span("Each device that confirmed it returns to the system it ran before."),),
+        (Span("Data is not rolled back.", "warn"),),
+    )
+    return Plan(
+        confirm=question(f"Roll back {title(rollout)}?", devices, told, verb="roll back"),
+        steps=(
+            Step(
+                call=f"POST /v1/log  rollback of {rollout.id[:8]}",
+                cli=f"nixfleet rollout rollback {rollout.id[:8]}",
+                run=lambda acts: acts.roll_back(rollout.id, ""),
+            ),
+        ),
+    )
