@@ -35,7 +35,9 @@ class EnrollScreen(TableScreen[EnrollView]):
     scope = "enroll"
     view = "enroll"
     kind = "request"
-    empty = "Nobody asks to be enrolled.\n \nPress T for a token that new devices join with."
+    empty = (
+        "Nobody asks to be enrolled.\n \nT makes a token that new devices join with, as  nixfleet enroll token  does."
+    )
     BINDINGS = bindings("enroll")
 
     def body(self) -> ComposeResult:
