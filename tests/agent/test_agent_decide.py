@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, key, store_path, target_line
+from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, key, principal, store_path, target_line
 
 from nixfleet.agent.decide import GATES_MOST, Decision, Me, NeedLine, Proceed, Wait, decide, still
 from nixfleet.agent.update import Confirmed, Held, Offer, State, Withdrawn
-from nixfleet.model.statements import Activation, LogKey, Statement, TargetLine, Wave, Window
+from nixfleet.model.statements import Activation, LogKey, Rule, Statement, TargetLine, Wave, Window
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.statements import encode, namespace_of
 
@@ -412,3 +412,22 @@ def test_what_the_journal_knows_covers_the_device_whatever_lines_say() -> None:
 def old_digest(statement: Statement) -> str:
     """Name a statement by its payload."""
     return hashlib.sha256(encode(statement)).hexdigest()
+
+
+def test_approvals_are_counted_on_the_device_itself() -> None:
+    """Whatever the coordinator says, it begins with them alone, and goes no further once one counts no more."""
+    world = World()
+    rule = Rule(select={"env": ("prod",)}, actions=("deploy",), approvals=1)
+    fleet = world.fleet
+    fleet.grant("oncall", "approve")
+    fleet.grant("ops", "approve")
+    fleet.approve(fleet.root(principals=(principal("admin"), principal("boss")), threshold=2, rules=(rule,)), "boss")
+    waits = Wait(reason="1 more approval is needed, by another principal with the right to approve")
+    for approver in ("ops", "boss"):
+        fleet.approve(world.rollout, approver)
+        assert waits == world.decide()
+    fleet.approve(world.rollout, "oncall")
+    offer = world.offer()
+    assert world.still(offer) is None
+    fleet.revoke(key_name="oncall", by="oncall")
+    assert Withdrawn(reason=waits.reason) == world.still(offer)

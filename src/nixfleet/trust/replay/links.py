@@ -88,7 +88,7 @@ def why_dead(state: State, link: Grant, now: int) -> str:
 def why_short(link: Grant, action: Action, over: Over) -> str:
     """Say why a link, live or not, does not reach an act, or nothing."""
     if action not in link.actions:
-        return f"allows {action_words(link.actions)} only"
+        return allows_words(link)
     if action == "grant" and not link.depth:
         return "may not be handed on (depth 0)"
     return "" if over.within(link.select) else f"covers {select_words(link.select)} only"
@@ -99,7 +99,7 @@ def beyond(parent: Grant, child: Grant) -> str:
     if "grant" not in parent.actions:
         return "may not be handed on: it does not allow grant"
     if not set(child.actions) <= set(parent.actions):
-        return f"allows {action_words(parent.actions)} only"
+        return allows_words(parent)
     if not covers(parent.select, child.select):
         return f"covers {select_words(parent.select)} only"
     if child.not_before < parent.not_before or child.not_after > parent.not_after:
@@ -144,7 +144,7 @@ def lacking_anywhere(
     if not records:
         return f"{sentence}: no grant names its key"
     last = records[-1].statement
-    return f"{sentence}: its grant {last.id[:SHOWN]} allows {action_words(last.actions)} only"
+    return f"{sentence}: its grant {last.id[:SHOWN]} {allows_words(last)}"
 
 
 def dead_words(state: State, record: GrantRecord, now: int) -> str:
@@ -174,9 +174,14 @@ def right_words(action: Action, over: Over) -> str:
     return phrase if action in phrase.split() else f"{phrase} ({action})"
 
 
+def allows_words(link: Grant) -> str:
+    """Say which actions a grant is limited to."""
+    return f"allows {action_words(link.actions) if link.actions else 'reading'} only"
+
+
 def action_words(actions: Iterable[str]) -> str:
     """List actions; none of them is a right to read."""
-    return ", ".join(actions) or "reading"
+    return ", ".join(actions) or "read"
 
 
 def tag_words(tags: Tags) -> str:

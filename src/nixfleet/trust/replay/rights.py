@@ -185,6 +185,11 @@ def cosignatures_missing(state: State, signer: Fingerprint, sha512: bytes | None
     return threshold_missing(state, state.root, state.root_keys, signers(state, signer, sha512))
 
 
+def root_acts_alone(state: State) -> bool:
+    """Tell whether one root principal's signature is the root's."""
+    return state.root is not None and state.root.threshold == 1
+
+
 def threshold_missing(state: State, root: Root, keys: dict[Fingerprint, str], signed: Iterable[Fingerprint]) -> int:
     """Count what a root version's threshold lacks: distinct principals, not keys (trust.md, Approvals)."""
     present = {keys[key] for key in signed if key in keys and key not in state.revoked_keys}

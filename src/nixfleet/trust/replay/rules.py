@@ -307,21 +307,36 @@ def newly_covered(state: State, now: int, before: Device, after: Device) -> bool
     One that selected it by its old tags without a right, an approval or what a rule asks did not apply. Whether it
     was cancelled is left out: an agent need not know the controls of rollouts that did not cover it.
     """
+    applied = _Applied(state, before.tags, now)
     return any(
-        now <= rollout.statement.not_after
-        and matches(rollout.statement.select, after.tags)
-        and not _applies(state, rollout, before.tags, now)
+        now <= rollout.statement.not_after and matches(rollout.statement.select, after.tags) and not applied(rollout)
         for rollout in state.rollouts.values()
     )
 
 
-def _applies(state: State, one: RolloutState, tags: Tags, now: int) -> bool:
-    """Tell whether a rollout counts for devices with these tags, by what every party knows of it."""
-    if not matches(one.statement.select, tags) or rule_fault(state, one.statement, tags):
-        return False
-    place, over = one.place, Over(tags=(tags,))
-    right = rights.authorise_over(state, place.signer, one.statement.kind, over, now, place.sha512)
-    return isinstance(right, Allowed)
+class _Applied:
+    """Which rollouts count for devices with the same tags at one moment, by what every party knows of them."""
+
+    def __init__(self, state: State, tags: Tags, now: int) -> None:
+        self._state, self._tags, self._now = state, tags, now
+        self._over = Over(tags=(tags,))
+        self._known: dict[tuple[Fingerprint, Action], bool] = {}
+        """Of rights that no further signature could change: a year of rollouts is by the same few keys."""
+
+    def __call__(self, one: RolloutState) -> bool:
+        """Tell whether a rollout counts."""
+        if not matches(one.statement.select, self._tags):
+            return False
+        by = one.place.signer, one.statement.kind
+        if by in self._known:
+            return self._known[by]
+        state, over = self._state, self._over
+        right = rights.authorise_over(state, *by, over, self._now, one.place.sha512)
+        counts = isinstance(right, Allowed) and not rule_fault(state, one.statement, self._tags)
+        ruled = rights.rules(state, one.statement.kind, over)
+        if not ruled and (one.place.signer not in state.root_keys or rights.root_acts_alone(state)):
+            self._known[by] = counts
+        return counts
 
 
 def _set_device(state: State, at: Place, old: DeviceRecord | None, statement: Device) -> None:
