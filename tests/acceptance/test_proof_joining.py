@@ -12,12 +12,14 @@ import pytest
 from tests.acceptance.bench import QUICK, Bench, join, said, spawn, state_of, until
 from tests.nix.harness import Device, closing
 
-from nixfleet.client.acts import DAY_S, Head, token_grant
+from nixfleet.client.acts import DAY_S, Head
+from nixfleet.client.handing import token_grant
 from nixfleet.model.device import JoinToken
-from nixfleet.model.ids import FleetId
+from nixfleet.model.ids import Fingerprint, FleetId
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import AppendRequest, Submission
 from nixfleet.trust import token as tokens
+from nixfleet.trust.replay import State
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import encode, namespace_of
 
@@ -75,8 +77,10 @@ class Site:
         at = int(time.time()) - DAY_S + LIFE_S
         head = Head(fleet=fleet, by=signer.key.fingerprint, at=at, base=base)
         seed = secrets.token_bytes(32)
+        state = State(FleetId(fleet))
+        state.root_keys[Fingerprint(head.by)] = "root"
         grant = token_grant(
-            head, id=secrets.token_hex(16), key=SecretKey.from_seed(seed).public.text, tags={}, uses=1, days=1
+            head, state, id=secrets.token_hex(16), key=SecretKey.from_seed(seed).public.text, tags={}, uses=1, days=1
         )
         payload = encode(grant)
         signed = Submission(payload=payload, signature=signer.sign(namespace_of(grant), payload))

@@ -219,3 +219,18 @@ def test_a_token_shows_its_uses(served: Commands) -> None:
     served("enroll", "token", "--tag", "env=prod", "--uses", "2")
     assert "0 of 2 uses" in served("access", "list").out
     assert key("web-01").public.fingerprint not in served("access", "list").out
+
+
+def test_a_team_makes_tokens_for_its_own_devices(served: Commands, people: People) -> None:
+    """By a grant of `enroll` that it may hand on, and for its tags alone; the token's grant stands below it."""
+    both = ("--action", "enroll", "--action", "grant")
+    team = granted(served, people, "team", *both, "--depth", "1", "--on", "team=web")["id"]
+    as_team = ("--key", people["team"], "enroll", "token", "--uses", "2")
+    assert 1 == len(served(*as_team, "--tag", "team=web", "--tag", "env=test").out.split())
+    token = served("access", "list", "--json").json["grants"][-1]
+    assert (team, ["enroll"], 2) == (token["parent"], token["actions"], token["max_uses"])
+    assert {"team": ["web"], "env": ["test"]} == token["select"]
+    assert f"its grant {team[:12]} covers team=web only" in served(*as_team, "--tag", "team=db", code=3).complaint
+    granted(served, people, "ops", "--action", "enroll")
+    refused = served("--key", people["ops"], "enroll", "token", code=3).complaint
+    assert "ops lacks the right to grant this: its grant" in refused

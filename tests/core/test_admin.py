@@ -86,7 +86,7 @@ async def test_a_token_lets_as_many_devices_join_as_it_says(tmp_path: Path, flee
     joiner = SecretKey.from_seed(bytes.fromhex(read.seed))
     grant = parse(fleet.entries[-1][1])
     assert isinstance(grant, Grant)
-    assert (("enroll",), 2, 2 * 86_400) == (grant.actions, grant.max_uses, grant.not_after - grant.not_before)
+    assert (("enroll",), 2, 2 * 86_400) == (grant.actions, grant.max_uses, grant.not_after - grant.at)
     assert [False, True, False] == [
         isinstance(join(fleet, joiner, name, {"env": env}), Valid)
         for name, env in (("a", "dev"), ("b", "prod"), ("c", "prod"))

@@ -13,7 +13,7 @@ from nixfleet.cli.words import parse_date, parse_select
 from nixfleet.client import grants
 from nixfleet.client.acts import DAY_S, find_device
 from nixfleet.client.admin import Unread
-from nixfleet.client.grants import GrantWishes
+from nixfleet.client.handing import GrantWishes
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS, Action

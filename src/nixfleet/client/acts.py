@@ -17,7 +17,6 @@ from nixfleet.model.statements import (
     Closure,
     Control,
     Device,
-    Grant,
     LogKey,
     LogState,
     Principal,
@@ -96,25 +95,6 @@ def create_root(
         threshold=threshold,
         log=LogKey(key=log_key, epoch=0),
         caches=tuple(caches),
-    )
-
-
-def token_grant(head: Head, *, id: str, key: str, tags: Tags, uses: int, days: int) -> Grant:  # noqa: A002  the wire's name
-    """Build the grant of a join token: `enroll` alone, exactly these tags, so many devices, so many days."""
-    if not 1 <= days <= TOKEN_DAYS_MAX:
-        raise UserError(f"a join token lasts 1 to {TOKEN_DAYS_MAX} days, not {days}")
-    if uses < 1:
-        raise UserError("a join token is for at least one device")
-    return Grant(
-        **head.fields(),
-        id=id,
-        parent=None,
-        to=Principal(name=f"token-{id[:8]}", keys=(key,)),
-        actions=("enroll",),
-        select={tag: (value,) for tag, value in tags.items()},
-        not_before=head.at,
-        not_after=head.at + days * DAY_S,
-        max_uses=uses,
     )
 
 

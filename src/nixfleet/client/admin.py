@@ -14,6 +14,7 @@ from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.api import Client
 from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
+from nixfleet.client.handing import token_grant
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.reaching import unreached
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
@@ -275,11 +276,14 @@ class Admin:
     async def make_token(
         self, tags: Tags, uses: int, days: int, *, urls: Sequence[str] = (), note: str | None = None
     ) -> str:
-        """Grant a fresh key to enrol `uses` devices with exactly these tags; gives it as one line of text, a secret."""
+        """Grant a fresh key to enrol `uses` devices with exactly these tags; gives it as one line of text, a secret.
+
+        Who is not at the root hands on from a grant of `enroll` of their own.
+        """
         key, grant = SecretKey.generate(), secrets.token_hex(16)
 
-        def build(head: Head, _: State) -> list[Act]:
-            return [Act(acts.token_grant(head, id=grant, key=key.public.text, tags=tags, uses=uses, days=days))]
+        def build(head: Head, state: State) -> list[Act]:
+            return [Act(token_grant(head, state, id=grant, key=key.public.text, tags=tags, uses=uses, days=days))]
 
         await self.act(build, note=note)
         root = self._mirror.state.root

@@ -11,7 +11,8 @@ from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines, check_request
 from nixfleet.client.enrolling import Wish, enroll_many, rekey
-from nixfleet.client.grants import GrantWishes, grant
+from nixfleet.client.grants import grant
+from nixfleet.client.handing import GrantWishes
 from nixfleet.errors import UserError
 from nixfleet.model.ids import DeviceId, Fingerprint
 from nixfleet.model.statements import ACTIONS, Verb, Wave
