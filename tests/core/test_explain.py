@@ -319,3 +319,14 @@ def test_the_preview_changes_nothing() -> None:
     first = would_stop(fleet.state, RevokeSubject(grant=team), fleet.now)
     assert first == would_stop(fleet.state, RevokeSubject(grant=team), fleet.now)
     assert before.revoked_grants == fleet.state.revoked_grants == {}
+
+
+def test_an_approval_of_what_still_waits_is_listed() -> None:
+    """It would have to be given again by somebody else."""
+    fleet = two_of(Rule(select={}, actions=("device",), approvals=2))
+    change = fleet.device("web-01", by="ops", name="web-02")
+    fleet.approve(change, "oncall")
+    stopped = would_stop(fleet.state, RevokeSubject(key=fingerprint("oncall")), fleet.now)
+    assert [("approval", change, "device that waits"), ("grant", stopped[1].id, "oncall")] == [
+        (one.kind, one.id, one.name) for one in stopped
+    ]

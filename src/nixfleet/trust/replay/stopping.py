@@ -15,7 +15,7 @@ from nixfleet.trust.replay import rights
 from nixfleet.trust.replay.links import SHOWN, Over, select_words, why_dead
 from nixfleet.trust.replay.rights import Allowed, Denied
 from nixfleet.trust.replay.select import closure_for, covering, release_fault, release_for, right_of, tag_sets
-from nixfleet.trust.replay.state import GrantRecord, ReleaseRecord, RolloutState, State
+from nixfleet.trust.replay.state import GrantRecord, Place, RolloutState, State
 
 StoppedKind = Literal["rollout", "release", "approval", "grant"]
 
@@ -38,13 +38,28 @@ def would_stop(state: State, subject: RevokeSubject, now: int) -> tuple[Stopped,
     """
     now = max(now, state.last_time)
     after = _after(state, subject)
-    tagged = tag_sets(state)
+    tagged, touched = tag_sets(state), _touched(state, subject)
     return (
-        *_rollouts(state, after, tagged, now),
-        *_releases(state, after, tagged, now),
-        *_approvals(state, after, tagged, now),
+        *_rollouts(state, after, tagged, now, touched),
+        *_releases(state, after, tagged, now, touched),
+        *_approvals(state, after, tagged, now, touched),
         *_grants(state, after, subject, now),
     )
+
+
+def _touched(state: State, subject: RevokeSubject) -> frozenset[Fingerprint]:
+    """Give the keys of which some right ends: theirs alone are judged twice, of a year of statements by many."""
+    ended = {
+        key
+        for key, records in state.grants_of.items()
+        if any(subject.grant == link.id or subject.key == link.by for record in records for link in record.links)
+    }
+    return frozenset(ended if subject.key is None else {*ended, Fingerprint(subject.key)})
+
+
+def _concerns(state: State, touched: frozenset[Fingerprint], place: Place) -> bool:
+    """Tell whether somebody who signed a payload is among those keys."""
+    return not touched.isdisjoint(rights.signers(state, place.signer, place.sha512))
 
 
 def _after(state: State, subject: RevokeSubject) -> State:
@@ -55,22 +70,34 @@ def _after(state: State, subject: RevokeSubject) -> State:
     return replace(state, revoked_keys={**state.revoked_keys, Fingerprint(subject.key): state.size})
 
 
-def _rollouts(before: State, after: State, tagged: list[Tags], now: int) -> Iterator[Stopped]:
+def _rollouts(
+    before: State, after: State, tagged: list[Tags], now: int, touched: frozenset[Fingerprint]
+) -> Iterator[Stopped]:
     """Find the rollouts that some device follows, or would when it joins, and would not any more."""
+    left = {one.digest for one in before.rollouts.values() if _may_stop(before, one, now, touched)}
     stopped: dict[str, Stopped] = {}
-    for tags in tagged:
+    for tags in tagged if left else ():
         for one in covering(before, tags):
-            if one.cancelled or now > one.statement.not_after or _against(before, one, tags, now) is not None:
-                continue
-            denied = _against(after, one, tags, now)
-            if denied is not None:
-                stopped.setdefault(
-                    one.digest, Stopped("rollout", one.digest, _rollout_name(before, one), denied.reason)
-                )
             release = release_for(before, one)
-            if release is not None and release.statement.lines is not None:
+            ends = release is not None and release.statement.lines is not None
+            if one.cancelled or now > one.statement.not_after or not (ends or one.digest in left):
+                continue
+            if _against(before, one, tags, now) is not None:
+                continue
+            denied = _against(after, one, tags, now) if one.digest in left else None
+            if denied is not None:
+                stopped[one.digest] = Stopped("rollout", one.digest, _rollout_name(before, one), denied.reason)
+                left.discard(one.digest)
+            if ends:
                 break  # every device with these tags follows this one, and none below it
     yield from (stopped[one.digest] for one in before.rollouts.values() if one.digest in stopped)
+
+
+def _may_stop(state: State, one: RolloutState, now: int, touched: frozenset[Fingerprint]) -> bool:
+    """Tell whether a rollout is not over, and whether its signers, or its release's, are among the keys touched."""
+    release = release_for(state, one)
+    concerned = _concerns(state, touched, one.place) or (release and _concerns(state, touched, release.place))
+    return bool(concerned) and not one.cancelled and now <= one.statement.not_after
 
 
 def _against(state: State, one: RolloutState, tags: Tags, now: int) -> Denied | None:
@@ -88,9 +115,11 @@ def _rollout_name(state: State, one: RolloutState) -> str:
     return f"{what} to {select_words(one.statement.select)}"
 
 
-def _releases(before: State, after: State, tagged: list[Tags], now: int) -> Iterator[Stopped]:
+def _releases(
+    before: State, after: State, tagged: list[Tags], now: int, touched: frozenset[Fingerprint]
+) -> Iterator[Stopped]:
     for release in before.releases.values():
-        for tags in tagged:
+        for tags in tagged if _concerns(before, touched, release.place) else ():
             if release.statement.lines is not None and closure_for(release.statement, tags) is None:
                 continue
             over, at = Over(tags=(tags,)), release.place
@@ -101,18 +130,23 @@ def _releases(before: State, after: State, tagged: list[Tags], now: int) -> Iter
                     break
 
 
-def _approvals(before: State, after: State, tagged: list[Tags], now: int) -> Iterator[Stopped]:
-    """Find the approvals of rollouts and releases that count for some device, and would not any more."""
-    used: tuple[RolloutState | ReleaseRecord, ...] = (*before.rollouts.values(), *before.releases.values())
-    for one in used:
-        name = _rollout_name(before, one) if isinstance(one, RolloutState) else one.statement.name
-        for approval in before.approvals.get(one.place.sha512, ()):
-            for tags in tagged:
-                over = Over(tags=(tags,))
-                if _counts(before, approval.signer, over, now) and not _counts(after, approval.signer, over, now):
-                    who = rights.principal_of(before, approval.signer)
-                    yield Stopped("approval", one.digest, name, f"the approval by {who} counts no more")
-                    break
+def _approvals(
+    before: State, after: State, tagged: list[Tags], now: int, touched: frozenset[Fingerprint]
+) -> Iterator[Stopped]:
+    """Find the approvals of rollouts, releases and what waits that count for some device, and would not any more."""
+    named = [(one.digest, _rollout_name(before, one), one.place) for one in before.rollouts.values()]
+    named += [(one.digest, one.statement.name, one.place) for one in before.releases.values()]
+    waiting = (one for listed in before.pending.values() for one in listed if one.digest is not None)
+    named += [(one.digest, f"{one.type} that waits", one.place) for one in waiting if one.digest is not None]
+    for digest, name, place in named:
+        for approval in before.approvals.get(place.sha512, ()):
+            overs = [Over(tags=(tags,)) for tags in tagged] if approval.signer in touched else []
+            if any(
+                _counts(before, approval.signer, over, now) and not _counts(after, approval.signer, over, now)
+                for over in overs
+            ):
+                who = rights.principal_of(before, approval.signer)
+                yield Stopped("approval", digest, name, f"the approval by {who} counts no more")
 
 
 def _counts(state: State, key: Fingerprint, over: Over, now: int) -> bool:
