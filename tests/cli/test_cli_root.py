@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,6 @@ from nixfleet.cli.main import main
 from nixfleet.client import roots
 from nixfleet.client.api import Client
 from nixfleet.model.device import Outcome
-from nixfleet.model.statements import LogKey
 from nixfleet.trust.sshsig import parse_public_key
 
 
@@ -31,6 +32,17 @@ def public(private: Path) -> str:
 def fingerprint(private: Path) -> str:
     """Give its fingerprint."""
     return parse_public_key(private.with_suffix(".pub").read_text()).fingerprint
+
+
+@contextmanager
+def serving(nixfleet: Commands) -> Iterator[None]:
+    """Serve the fleet while a block runs."""
+    server = nixfleet.server()
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 def me(nixfleet: Commands) -> str:
@@ -182,12 +194,25 @@ def test_a_coordinator_takes_no_root_that_it_could_not_serve(served: Commands, m
         newer.setattr("nixfleet.client.roots.PROTOCOL", 2)
         raised = served("access", "root", "update", "--protocol", "2", "--yes", code=3)
     assert "this coordinator follows protocol 1, not 2: update it first" in raised.err
-    with monkeypatch.context() as other:
-        stolen = key("stolen").public.text
-        other.setattr("nixfleet.client.roots.LogKey", lambda **named: LogKey(**{**named, "key": stolen}))
-        changed = served("access", "root", "update", "--threshold", "1", "--url", "http://x", "--yes", code=3)
+    changed = served("access", "root", "update", "--log-key", key("stolen").public.text, "--yes", code=3)
     assert "a log key that this coordinator does not hold" in changed.err
     assert 1 == served("audit", "list", "--json").json["size"]
+
+
+def test_the_log_changes_its_key_between_two_checkpoints(nixfleet: Commands) -> None:
+    """A coordinator that holds the next key signs with it once the root names it, and goes on with it alone."""
+    nixfleet.init()
+    following = make_key(nixfleet.data / "log-next.key")
+    with serving(nixfleet):
+        before = nixfleet("access", "root", "show", "--json").json["root"]["log_key"]
+        done = nixfleet("access", "root", "update", "--log-key", str(following), "--yes")
+        assert f"~ log key {before} → {parse_public_key(following.read_text()).fingerprint}" in done.out
+        assert "root 2 is in force" in done.err
+        nixfleet("enroll", "token", "--yes")
+    (nixfleet.data / "log-next.key").replace(nixfleet.data / "log.key")
+    with serving(nixfleet):
+        nixfleet("enroll", "token", "--yes")
+        assert "the log verifies" in nixfleet("audit", "verify").out
 
 
 def test_a_version_that_was_overtaken_is_shown_anew(

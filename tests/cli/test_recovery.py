@@ -249,3 +249,18 @@ def test_5_the_coordinator_moves(nixfleet: Commands) -> None:
         assert [person.words["URL2"]] == shown["urls"]
     finally:
         server.stop()
+
+
+def test_6_the_log_key_was_stolen(nixfleet: Commands) -> None:
+    """A key made beside the old one signs the log once the root names it, and the whole log verifies."""
+    person = Person(nixfleet, nixfleet.home.parent)
+    nixfleet.init()
+    person.words["LOG.pub"] = str(make_key(nixfleet.data / "log-next.key"))
+    name_it, verify = commands(6)
+    with serving(nixfleet):
+        assert "~ log key" in person(name_it).out
+        # This machine's copy has seen the change; a fresh one replays it.
+        assert "the log verifies: 2 entries" in nixfleet(*shlex.split(verify)).out
+    (nixfleet.data / "log-next.key").replace(nixfleet.data / "log.key")
+    with serving(nixfleet):
+        assert nixfleet("enroll", "token", "--yes").out

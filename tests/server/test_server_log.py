@@ -11,6 +11,7 @@ from nixfleet.model.statements import LogState
 from nixfleet.model.wire import AppendRequest
 from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.store import Store
 from nixfleet.trust.merkle import EMPTY_ROOT, leaf_hash, verify_consistency, verify_inclusion
@@ -123,7 +124,7 @@ async def test_set_of_a_rollout_is_that_of_its_index(tmp_path: Path) -> None:
     fleet.device("web-03", tags={"env": "prod"}, base=BEGINNING)
     store = Store(ServerSettings(data_dir=one.data_dir).url())
     try:
-        keepers = [LogKeeper(store, fleet.log_key, lambda: int(fleet.now)) for _ in range(2)]
+        keepers = [LogKeeper(store, LogKeys(fleet.log_key), lambda: int(fleet.now)) for _ in range(2)]
         await keepers[0].load()
         every = tuple(one.submission(index) for index in range(1, fleet.size))
         await keepers[0].append(AppendRequest(statements=every))
@@ -143,7 +144,7 @@ async def test_append_outlasts_a_coordinator_that_is_faster(tmp_path: Path, monk
         fleet.device(f"web-0{number}", base=BEGINNING)
     *faster, last = (AppendRequest(statements=(one.submission(index),)) for index in range(1, fleet.size))
     store = Store(ServerSettings(data_dir=one.data_dir).url())
-    slow, fast = (LogKeeper(store, fleet.log_key, lambda: int(fleet.now)) for _ in range(2))
+    slow, fast = (LogKeeper(store, LogKeys(fleet.log_key), lambda: int(fleet.now)) for _ in range(2))
     append = slow._append
 
     async def overtaken(request: AppendRequest) -> tuple[tuple[int, ...], list[Judged]]:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from nixfleet.errors import Conflict, Unreachable, UserError
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.faults import Busy
 from nixfleet.server.store import (
     AttemptRow,
@@ -242,7 +243,7 @@ async def test_a_database_that_refuses_is_named(tmp_path: Path) -> None:
 
 async def test_an_empty_database_is_named(store: Store) -> None:
     """A database without a fleet is told by its name: it may have been put there by mistake."""
-    log = LogKeeper(store, SecretKey.generate(), lambda: 0)
+    log = LogKeeper(store, LogKeys(SecretKey.generate()), lambda: 0)
     with pytest.raises(UserError, match=f"^{re.escape(store.name)} holds no fleet"):
         await log.load()
 

@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from nixfleet.cli.keys import read_named_key
+from nixfleet.cli.keys import read_key, read_named_key
 from nixfleet.cli.options import Count
 from nixfleet.client.roots import RootWishes
 from nixfleet.errors import UserError
@@ -47,6 +47,9 @@ OPTIONS: Final[dict[str, Callable[[Any], Any]]] = {
     "dropped": click.option(
         "--remove-rule", "dropped", multiple=True, type=Count(1, 64), metavar="N", help="By its number in show."
     ),
+    "log_key": click.option(
+        "--log-key", metavar="KEY|FILE.pub", help="What signs the log from now on; the coordinator must hold it."
+    ),
     "protocol": click.option(
         "--protocol", type=Count(1, 1_000), metavar="N", help="What every device can replay by now."
     ),
@@ -81,6 +84,7 @@ def read_wishes(said: dict[str, Any]) -> RootWishes:
         add_rules=tuple(map(parse_rule, said["rules"])),
         remove_rules=said["dropped"],
         protocol=said["protocol"],
+        log_key=read_key(said["log_key"]).text if said["log_key"] else "",
     )
 
 

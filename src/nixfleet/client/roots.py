@@ -37,6 +37,8 @@ class RootWishes:
     remove_rules: tuple[int, ...] = ()
     """By place, from 1."""
     protocol: int | None = None
+    log_key: str = ""
+    """The text of the key that signs the log from then on; the coordinator has to hold it."""
 
 
 def next_root(head: Head, state: State, wishes: RootWishes) -> Root:
@@ -54,7 +56,7 @@ def next_root(head: Head, state: State, wishes: RootWishes) -> Root:
         urls=wishes.urls or old.urls,
         principals=principals,
         threshold=old.threshold if wishes.threshold is None else wishes.threshold,
-        log=LogKey(key=old.log.key, epoch=old.log.epoch),
+        log=LogKey(key=wishes.log_key or old.log.key, epoch=old.log.epoch),
         caches=_caches(old, wishes),
         rules=_rules(old, wishes),
     )

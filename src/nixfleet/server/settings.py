@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl
 from nixfleet.errors import UserError
 
 LOG_KEY = "log.key"
+NEXT_LOG_KEY = "log-next.key"
+"""Where the log's next key lies until a root names it; `log.key` then takes its place."""
 CACHE_KEY = "cache.key"
 CACHE = "cache"
 DATABASE = "fleet.db"

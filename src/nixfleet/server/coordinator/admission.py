@@ -5,6 +5,8 @@ agent does not see other devices' statements (trust.md, Replay), so replay must 
 Pure; it must never let in what replay has voided, nor judge by anything that is not in the log.
 """
 
+from collections.abc import Callable
+
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import PROTOCOL, Digest, Fingerprint
 from nixfleet.model.statements import Device, Rollout, Root, Statement
@@ -64,16 +66,16 @@ def fault(state: State, statement: Statement, before: Device | None) -> str:
     return ""
 
 
-def root_fault(statement: Statement, log_key: PublicKey) -> str:
+def root_fault(statement: Statement, holds: Callable[[PublicKey], bool]) -> str:
     """Say why a root would leave this coordinator unable to serve the fleet, or nothing.
 
-    It can sign with its own log key alone, and reads on only as far as it can replay (trust.md, Versions).
+    It can sign with the log keys that it `holds` alone, and reads on only as far as it can replay (trust.md, Versions).
     """
     if not isinstance(statement, Root):
         return ""
     if statement.protocol > PROTOCOL:
         return f"this coordinator follows protocol {PROTOCOL}, not {statement.protocol}: update it first"
-    if parse_public_key(statement.log.key) != log_key:
+    if not holds(parse_public_key(statement.log.key)):
         return "it names a log key that this coordinator does not hold: nobody could sign the log any more"
     return ""
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Coroutine, Iterable, Sequence
 
-from nixfleet.errors import NixfleetError, Untrusted, UserError
+from nixfleet.errors import NixfleetError
 from nixfleet.model.device import Progress, Report
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Device
@@ -17,6 +17,7 @@ from nixfleet.server.coordinator.journal import Journal
 from nixfleet.server.coordinator.judging import Judged
 from nixfleet.server.coordinator.live import LiveDevices, Output
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.coordinator.people import People
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.presence import Presence
@@ -29,10 +30,9 @@ from nixfleet.server.coordinator.twins import Twins
 from nixfleet.server.coordinator.views import Views
 from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
-from nixfleet.server.settings import DATABASE, LOG_KEY, ServerSettings
+from nixfleet.server.settings import ServerSettings
 from nixfleet.server.store import AttemptRow, Store
 from nixfleet.trust.replay.reach import Reach
-from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
 
@@ -56,8 +56,7 @@ class Coordinator:
         self.consoles = ConsoleHub(start=self.clock.wall_s() * 1_000_000)
         self.agents = AgentHub()
         self.live = LiveDevices(self.agents)
-        key = _log_key(settings)
-        self.log = LogKeeper(self.store, key, self.clock.wall_s)
+        self.log = LogKeeper(self.store, LogKeys.read(settings), self.clock.wall_s)
         self.releases = Releases(self.store, self.log)
         self.restoring = Restoring(self.store, self.log, self.releases, self.clock.wall_s)
         self.log.shut = self.restoring.why
@@ -67,7 +66,6 @@ class Coordinator:
             self.live,
             self.releases,
             self.clock,
-            key,
             changed=self._plans_changed,
             wake=self.agents.wake,
         )
@@ -318,16 +316,3 @@ class Coordinator:
             for device in {*changed, *(row.device for row in tries)}:
                 self.planner.device_changed(device)
             self.announcer.stale(devices=changed)
-
-
-def _log_key(settings: ServerSettings) -> SecretKey:
-    """Read the log key. Raises: UserError."""
-    path = settings.data_dir / LOG_KEY
-    try:
-        return SecretKey.from_openssh(path.read_text())
-    except FileNotFoundError as error:
-        if (settings.data_dir / DATABASE).exists():
-            raise UserError(f"{path} is gone, and nobody else can sign this fleet's log: bring it back") from error
-        raise UserError(f"{settings.data_dir} holds no fleet: begin one with 'nixfleet init NAME --url URL'") from error
-    except (OSError, UnicodeDecodeError, UserError, Untrusted) as error:
-        raise UserError(f"{path}: {error}") from error

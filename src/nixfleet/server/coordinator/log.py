@@ -26,11 +26,12 @@ from nixfleet.server.coordinator.judging import (
     line_rows,
     reason_against,
 )
+from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import HEAD, EntryRow, LineRow, MarkRow, OfferedRow, RefusalRow, Store
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
-from nixfleet.trust.note import Checkpoint, open_checkpoint, origin, sign_checkpoint
+from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
 from nixfleet.trust.replay import State, Void
 from nixfleet.trust.replay.state import mark_of
 from nixfleet.trust.sshsig import PublicKey, SecretKey
@@ -59,9 +60,9 @@ class Declined(Refused):
 class LogKeeper:
     """One log; all methods run on the coordinator's loop."""
 
-    def __init__(self, store: Store, log_key: SecretKey, wall_s: Callable[[], int]) -> None:
+    def __init__(self, store: Store, log_keys: LogKeys, wall_s: Callable[[], int]) -> None:
         self._store = store
-        self._key = log_key
+        self._log_keys = log_keys
         self._wall_s = wall_s
         self._lock = asyncio.Lock()
         self._checkpoint: tuple[int, bytes] = (-1, b"")
@@ -106,8 +107,9 @@ class LogKeeper:
         self.state = State(fleet=self.fleet)
         await self.catch_up()
         root = self.state.log_root
-        if root is None or sshsig.parse_public_key(root.log.key) != self._key.public:
-            raise UserError("log.key is not the log key that the fleet's root names: put the right one back")
+        if root is None:
+            raise UserError(f"{self._store.name} does not begin with a root")
+        self._log_keys.of(root)
         head = await self._store.offers.mark(HEAD)
         if head is not None:
             check_head(self.state, head.note, self._store.name, self._void)
@@ -228,8 +230,8 @@ class LogKeeper:
             await self._catch_up()
 
     def own_checkpoint(self, note: bytes) -> Checkpoint:
-        """Open a checkpoint of this log by this coordinator's own key. Raises: Untrusted."""
-        return open_checkpoint(note, self._key.public, origin(self.fleet, self.root_statement().log.epoch))
+        """Open a checkpoint of this log by one of this coordinator's own keys. Raises: Untrusted."""
+        return self._log_keys.open(note, origin(self.fleet, self.root_statement().log.epoch))
 
     async def _check_size(self, request: AppendRequest) -> None:
         """Compare the size that the caller based its statements on. Raises: Conflict."""
@@ -250,7 +252,7 @@ class LogKeeper:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission)
-        if fault := admission.root_fault(statement, self._key.public):
+        if fault := admission.root_fault(statement, self._log_keys.holds):
             raise self._declined(state, submission, fault)
         leaf = Leaf(self._now(state), sshsig.message_digest(submission.payload), submission.signature)
         entry = judge(state, state.size, leaf, submission.payload)
@@ -328,7 +330,12 @@ class LogKeeper:
         root = state.log_root
         assert root is not None
         name = origin(self.fleet, root.log.epoch)
-        return sign_checkpoint(Checkpoint(name, state.size, state.tree.root()), self._key)
+        return sign_checkpoint(Checkpoint(name, state.size, state.tree.root()), self._log_keys.of(root))
+
+    @property
+    def log_key(self) -> SecretKey:
+        """The key that the root in force names: it signs checkpoints, and gates."""
+        return self._log_keys.of(self.root_statement())
 
     async def rows(self, start: int, limit: int) -> list[EntryRow]:
         """Give at most `limit` entries from `start` on: the newest from memory, older ones from the store."""

@@ -41,7 +41,6 @@ from nixfleet.server.coordinator.work import Stored, Work
 from nixfleet.server.store import AttemptRow, RolloutRow, Store
 from nixfleet.trust.gate import Gate, sign_gate
 from nixfleet.trust.replay import RolloutState
-from nixfleet.trust.sshsig import SecretKey
 
 _log = logging.getLogger(__name__)
 
@@ -69,7 +68,6 @@ class Planner:
         live: LiveDevices,
         releases: Releases,
         clock: RunClock,
-        log_key: SecretKey,
         *,
         changed: Changed,
         wake: Callable[[Iterable[str]], None],
@@ -79,7 +77,6 @@ class Planner:
         self._live = live
         self._releases = releases
         self._clock = clock
-        self._key = log_key
         self._changed = changed
         self._wake_agents = wake
         self._news = asyncio.Event()
@@ -338,7 +335,7 @@ class Planner:
                 continue
             wave = work.wave_of.get(device, 1)
             gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, now.wall_s, wave)
-            notes.append(sign_gate(gate, self._key))
+            notes.append(sign_gate(gate, self._log.log_key))
         return notes
 
     def _open_for(self, work: Work, device: str, now: Clock) -> Member | None:
