@@ -11,7 +11,7 @@ from tests.factories import Fleet
 
 from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
-from nixfleet.errors import Refused, Unreachable
+from nixfleet.errors import Refused, Unreachable, Untrusted
 from nixfleet.model.device import EnrollRequest, Progress, Report
 from nixfleet.model.wire import (
     AppendResponse,
@@ -220,7 +220,7 @@ class MadeUpClient:
         raise Unknown("no entry has this payload")
 
     def _device(self) -> str:
-        """Name the caller by its key. Raises: Refused for a stranger's."""
+        """Name the caller by its key. Raises: Untrusted for a stranger's."""
         state = self._server.fleet.state
         who = self._key.public.fingerprint
         if who in state.grants_of:
@@ -228,7 +228,7 @@ class MadeUpClient:
         for device, record in state.devices.items():
             if record.key == who and (record.statement.state != "retired" or device in self._server.admits):
                 return device
-        raise Refused("a key in no statement")
+        raise Untrusted("a key in no statement")
 
     async def _reach(self) -> None:
         await asyncio.sleep(0)

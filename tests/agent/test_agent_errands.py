@@ -21,7 +21,7 @@ from nixfleet.agent.journal import Journal, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.update import State, Update
 from nixfleet.client.api import Client
-from nixfleet.errors import Refused, Unreachable, UserError
+from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.device import JoinToken, Phase
 from nixfleet.model.wire import AppendResponse, Submission
 
@@ -97,7 +97,7 @@ async def test_the_old_key_is_worth_nothing_from_then_on(tmp_path: Path) -> None
     old = parts.key
     await errands.change_key(parts)
     client = cast("Client", MadeUpClient(site.server, ["x"], fleet=site.fleet.fleet, key=old, clock=lambda: 0))
-    with pytest.raises(Refused):
+    with pytest.raises(Untrusted):
         await client.sync(0)
     again = rekey.statement(site.fleet.state, site.fleet.log, parts.identity, old, key("thief"), now=site.fleet.now)
     with pytest.raises(Refused, match="neither root nor grant names its key"):

@@ -23,7 +23,7 @@ from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused
-from nixfleet.model.device import EnrollRequest
+from nixfleet.model.device import EnrollRequest, JoinToken
 from nixfleet.model.statements import LogState
 from nixfleet.trust.reports import sign_enroll
 
@@ -35,7 +35,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def _agent(one: Rig, root: Path, before: Path | None = None) -> AsyncGenerator[Path, None]:
+async def _agent(
+    one: Rig, root: Path, before: Path | None = None, token: JoinToken | None = None
+) -> AsyncGenerator[Path, None]:
     """Run the real agent of web-01 on a made-up machine; gives its state folder, which begins as `before` was left."""
     machine = Machine(root)
     machine.boot(machine.system("old"))
@@ -62,7 +64,7 @@ async def _agent(one: Rig, root: Path, before: Path | None = None) -> AsyncGener
             clock=Clock(wall=lambda: int(one.now), boot=lambda: 100),
             identity=found,
             key=secret,
-            token=None,
+            token=token,
             mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
             journal=Journal(folder),
         )
@@ -119,6 +121,22 @@ def _asks(one: Rig, name: str, device: str, **fields: Any) -> EnrollRequest:
     return EnrollRequest(**{**made, "key": key(fields.pop("by")).public.text, **fields})
 
 
+async def test_a_token_does_not_bring_a_retired_id_back(tmp_path: Path) -> None:
+    """Away while it was retired, with a token that is good: it joins under no id that is over, and cries no wolf."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        one.fleet.device("web-01", state="retired")
+        one.fleet.grant("joiner", "enroll", max_uses=2)
+        await one.send(admin)
+        token = JoinToken(
+            v=1, urls=(one.server.address,), fleet=one.fleet.fleet, log=one.fleet.log, seed=key("joiner").seed.hex()
+        )
+        async with _agent(one, tmp_path / "machine", token=token) as folder:
+            said = await _says(folder, "web-01 is retired: 'nixfleet agent join --replace' on the device")
+            assert "payload" not in said
+        assert (await admin.fleet()).log_size == one.fleet.size
+        assert () == await admin.enroll_requests()
+
+
 async def test_a_key_that_was_given_up_opens_nothing(tmp_path: Path) -> None:
     """No reads, no reports, no stream, no wish to be enrolled, under the old id or a new one; the new key does."""
     async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin, one.client("web-01") as old:
@@ -159,6 +177,8 @@ async def test_a_retired_devices_key_may_ask_as_a_new_device(tmp_path: Path) -> 
         await one.send(admin)
         await asyncio.to_thread(one.restart)
         async with one.client(None) as anybody, one.client("admin") as again:
+            with pytest.raises(Refused, match="web-01 is retired: 'nixfleet agent join --replace'"):
+                await anybody.enroll_request(sign_enroll(_asks(one, "web-01", "web-01", by="web-01"), key("web-01")))
             await anybody.enroll_request(sign_enroll(_asks(one, "web-01", "second", by="web-01"), key("web-01")))
             with pytest.raises(Refused, match="this key is worth nothing: web-02 has got another one"):
                 await anybody.enroll_request(sign_enroll(_asks(one, "x", "third", by="web-02"), key("web-02")))

@@ -67,6 +67,8 @@ class Member:
         self._next = rekey.next_key(parts.host, parts.identity)
         self._key_fault = ""
         """Why the log does not have the new key; empty while nothing has tried."""
+        self._bygone = ""
+        """Why the coordinator refuses the own key; empty for one that it does not know."""
         self._joining = False
         self._token_spent = ""
         """Why the token does not work; empty while it may."""
@@ -99,6 +101,10 @@ class Member:
             if self.is_retired():
                 note_waits(self._parts, RETIRED)
                 raise Refused(RETIRED)
+            if self._bygone:
+                # Neither a token nor a wish brings this id back.
+                note_waits(self._parts, self._bygone)
+                raise Refused(self._bygone)
             reason = await self._join(link)
             if reason is None:
                 continue
@@ -126,6 +132,9 @@ class Member:
             log.debug("%s", error)
             if self._next is not None:
                 await self._sync_by_next(link)
+            # A stranger's key is not trusted; one that is refused was a device's, and the coordinator says what became
+            # of it: its word, so it is asked again and again.
+            self._bygone = str(error) if isinstance(error.__cause__, Refused) and not self.is_in() else ""
         if self._next is not None and self.is_in():
             await self._change_key(link, self._next)
         return self.is_in()
@@ -207,7 +216,11 @@ class Member:
             facts=told,
             reason=reason or self._why(),
         )
-        await link.client.enroll_request(asked)
+        try:
+            await link.client.enroll_request(asked)
+        except Refused as error:
+            note_waits(parts, str(error))
+            raise
         note_waits(parts, f"to be enrolled as {name}: an admin compares the key, and lets it in")
         log.info("waiting to be enrolled as %s with the key %s", name, self.key.public.fingerprint)
 

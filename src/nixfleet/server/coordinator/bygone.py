@@ -5,12 +5,15 @@ not taken from anybody who asks to be enrolled: it may be in other hands.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.text import utc
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.rights import grants
 from nixfleet.trust.sshsig import PublicKey, parse_public_key
+
+COMES_BACK: Final = "'nixfleet agent join --replace' on the device makes it a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class FormerKey:
         name = state.devices[self.device].statement.name
         if self.given_up:
             return f"this key is worth nothing: {name} has got another one"
-        return f"{name} is retired: 'nixfleet agent join --replace' on the device makes it a new one"
+        return f"{name} is retired: {COMES_BACK}"
 
 
 def ended_token(state: State, signer: Fingerprint, now: int) -> tuple[PublicKey, str] | None:

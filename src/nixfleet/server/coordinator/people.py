@@ -12,6 +12,7 @@ from nixfleet.model.ids import Fingerprint
 from nixfleet.model.text import clean
 from nixfleet.model.views import EnrollView
 from nixfleet.model.wire import Signed
+from nixfleet.server.coordinator.bygone import COMES_BACK
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.journal import STRANGER, Journal
 from nixfleet.server.coordinator.log import LogKeeper
@@ -79,6 +80,9 @@ class People:
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
+        if known is not None and known.state == "retired":
+            # No admin could let it in: an id has one life (trust.md, Statements).
+            raise Refused(f"{known.name} is retired: {COMES_BACK}")
         former = self._log.former.get(Fingerprint(sshsig.parse_public_key(request.key).fingerprint))
         if former is not None and former.given_up:
             raise Refused(former.words(self._log.state))
