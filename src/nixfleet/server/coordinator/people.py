@@ -9,6 +9,7 @@ import msgspec
 from nixfleet.errors import Refused
 from nixfleet.model.device import EnrollRequest
 from nixfleet.model.ids import Fingerprint
+from nixfleet.model.statements import Device
 from nixfleet.model.text import clean
 from nixfleet.model.views import EnrollView
 from nixfleet.model.wire import Signed
@@ -80,12 +81,9 @@ class People:
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
-        if known is not None and known.state == "retired":
-            # No admin could let it in: an id has one life (trust.md, Statements).
-            raise Refused(f"{known.name} is retired: {COMES_BACK}")
-        former = self._log.former.get(Fingerprint(sshsig.parse_public_key(request.key).fingerprint))
-        if former is not None and former.given_up:
-            raise Refused(former.words(self._log.state))
+        if over := self._over(request, known):
+            by = Fingerprint(sshsig.parse_public_key(request.key).fingerprint)
+            raise await self._refused(by, f"ask to be enrolled as {request.name} ({request.device[:12]})", over)
         if held is not None and held.key != request.key:
             # Who asked first stays: nobody can put their key under a device id that somebody is about to approve.
             raise await self._refuse_other(request, held.name)
@@ -103,6 +101,13 @@ class People:
         self._requests.pop(request.device, None)
         self._requests[request.device] = view
         return view, held
+
+    def _over(self, request: EnrollRequest, known: Device | None) -> str:
+        """Say why nobody could or should let this id or this key in, or nothing."""
+        if known is not None and known.state == "retired":
+            return f"{known.name} is retired: {COMES_BACK}"  # an id has one life (trust.md, Statements)
+        former = self._log.former.get(Fingerprint(sshsig.parse_public_key(request.key).fingerprint))
+        return former.words(self._log.state) if former is not None and former.given_up else ""
 
     async def _refuse_other(self, request: EnrollRequest, held: str) -> Refused:
         """Note that a second key asks for a device id: somebody may be trying to come in as another."""
