@@ -10,9 +10,11 @@ from nixfleet.cli.options import Count, Globals, Group, command
 from nixfleet.cli.session import connected, now
 from nixfleet.client.export import export_entry
 from nixfleet.errors import UserError
+from nixfleet.model.ids import Fingerprint
 from nixfleet.model.text import clean
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
+from nixfleet.trust.replay import principal_of
 
 
 @click.group(cls=Group)
@@ -58,13 +60,14 @@ async def list_entries(given: Globals, limit: int | None, by: str | None, *, ref
 
 async def _list_refused(given: Globals, limit: int | None) -> None:
     """List refused statements and requests, the newest last as in the log."""
-    async with connected(given) as fleet:
+    async with connected(given, catch_up=True) as fleet:
         found = (await fleet.client.refusals(min(limit or 1_000, 1_000)))[::-1]
+        who = {one.by: principal_of(fleet.state, Fingerprint(one.by)) if one.by else "a stranger" for one in found}
     if given.json:
         output.as_json({"refusals": found})
         return
     time = now()
-    rows = [(output.age(one.at, time), one.by, one.what or one.namespace, one.reason) for one in found]
+    rows = [(output.age(one.at, time), who[one.by], one.what or one.namespace, one.reason) for one in found]
     output.table(("WHEN", "WHO", "WHAT", "WHY"), rows, "nothing was refused")
 
 
