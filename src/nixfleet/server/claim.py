@@ -17,7 +17,7 @@ from nixfleet.model.claiming import Claim, Claimed
 from nixfleet.model.statements import Root
 from nixfleet.server.faults import Busy, Unknown, refusal
 from nixfleet.server.routes.bodies import decoded, whole
-from nixfleet.server.settings import CLAIM, DATABASE, LOG_KEY, ServerSettings
+from nixfleet.server.settings import CACHE, CACHE_KEY, CLAIM, DATABASE, LOG_KEY, ServerSettings
 from nixfleet.server.setup import begun, create_fleet
 from nixfleet.server.store import Store
 from nixfleet.trust.claims import ClaimString, make_offer, new_code, proves
@@ -64,12 +64,21 @@ async def wait_for_claim(
 
 
 def _half_claimed(settings: ServerSettings) -> bool:
-    """Tell whether a folder holds keys that a claim was putting in place, and not yet the database."""
-    kept = _read(settings)
-    if kept is None or (settings.data_dir / DATABASE).exists():
+    """Tell whether a folder holds nothing but what a claim was putting in place, and not yet the database.
+
+    Whatever else is there may be a fleet that somebody is moving in: it is nobody's to clear away.
+    """
+    kept, folder = _read(settings), settings.data_dir
+    if kept is None or (folder / DATABASE).exists():
         return False
-    held = settings.data_dir / LOG_KEY
-    return not held.exists() or held.read_text() == kept.log_key
+    try:
+        own_log = (folder / LOG_KEY).read_text() == kept.log_key
+        cache_key = folder / CACHE_KEY
+        own_cache = not cache_key.exists() or CacheKey.parse(cache_key.read_text()).secret.seed.hex() == kept.cache_seed
+        empty = not (folder / CACHE).exists() or not any((folder / CACHE).iterdir())
+    except (OSError, UnicodeDecodeError, UserError):
+        return False
+    return own_log and own_cache and empty
 
 
 async def _has_log(settings: ServerSettings) -> bool:
@@ -131,7 +140,7 @@ class Unclaimed:
         async with self._one_at_a_time:
             if self.claimed.is_set():
                 raise Unknown("this coordinator is claimed: its code was for one time")
-            self._tries.check()
+            # The right code is taken however many wrong ones came: nobody may keep its owner out.
             if not proves(self._code, self._offer, claim):
                 self._tries.wrong()
                 _log.warning("somebody tried to claim this coordinator with a wrong code")
@@ -181,16 +190,13 @@ class _Tries:
         self._at = clock()
         self._left = float(WRONG_BURST)
 
-    def check(self) -> None:
-        """Turn a try away while there were too many wrong ones. Raises: Busy."""
+    def wrong(self) -> None:
+        """Note a wrong code. Raises: Busy when there were too many, so that they fill no log and wear nothing out."""
         now = self._clock()
         self._left = min(float(WRONG_BURST), self._left + max(0.0, now - self._at) * WRONG_PER_S)
         self._at = now
         if self._left < 1:
-            raise Busy("too many wrong codes; try again in ten seconds")
-
-    def wrong(self) -> None:
-        """Note a wrong code."""
+            raise Busy("the code is not this coordinator's, and too many wrong ones came; try again in ten seconds")
         self._left -= 1
 
 

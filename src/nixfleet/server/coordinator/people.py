@@ -81,12 +81,14 @@ class People:
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
-        if over := self._over(request, known):
-            by = Fingerprint(sshsig.parse_public_key(request.key).fingerprint)
-            raise await self._refused(by, f"ask to be enrolled as {request.name} ({request.device[:12]})", over)
+        by = Fingerprint(sshsig.parse_public_key(request.key).fingerprint)
+        what = f"ask to be enrolled as {request.name} ({request.device[:12]})"
+        if over := self._over(by, known):
+            raise await self._refused(by, what, over)
         if held is not None and held.key != request.key:
             # Who asked first stays: nobody can put their key under a device id that somebody is about to approve.
-            raise await self._refuse_other(request, held.name)
+            first = f"an admin has to drop that first: nixfleet enroll drop {held.name}"
+            raise await self._refused(by, what, f"another key asks to be enrolled under this device id; {first}")
         if held is not None and now - held.seen_at < REPEAT_S:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
@@ -102,25 +104,18 @@ class People:
         self._requests[request.device] = view
         return view, held
 
-    def _over(self, request: EnrollRequest, known: Device | None) -> str:
-        """Say why nobody could or should let this id or this key in, or nothing."""
+    def _over(self, key: Fingerprint, known: Device | None) -> str:
+        """Say why nobody could or should let a device or a key in, or nothing."""
         if known is not None and known.state == "retired":
             return f"{known.name} is retired: {COMES_BACK}"  # an id has one life (trust.md, Statements)
-        former = self._log.former.get(Fingerprint(sshsig.parse_public_key(request.key).fingerprint))
+        former = self._log.former.get(key)
         return former.words(self._log.state) if former is not None and former.given_up else ""
 
-    async def _refuse_other(self, request: EnrollRequest, held: str) -> Refused:
-        """Note that a second key asks for a device id: somebody may be trying to come in as another."""
-        by = Fingerprint(sshsig.parse_public_key(request.key).fingerprint)
-        what = f"ask to be enrolled as {request.name} ({request.device[:12]})"
-        reason = (
-            "another key asks to be enrolled under this device id; an admin has to drop that first:"
-            f" nixfleet enroll drop {held}"
-        )
-        return await self._refused(by, what, reason)
-
     async def _refused(self, by: Fingerprint, what: str, reason: str) -> Refused:
-        """Note a refusal: of a key that the log names under its name, of any other in the strangers' place."""
+        """Note a refusal of a key: somebody may be trying to come in as another.
+
+        One that the log names is noted as itself, any other in the strangers' place.
+        """
         if is_named(self._log.state, by):
             return await self._journal.refused(by, what, reason)
         return await self._journal.refused(STRANGER, f"{what} by the key {by}", reason)
