@@ -7,6 +7,7 @@ import pytest
 from tests.tui.console_fleet import NOW, device_id, digest, fingerprint, fleet_access, fleet_devices
 from tests.tui.console_pilot import Driven, console
 from tests.tui.console_ports import TOKEN, FakeActs, FakeAuthority, FakeSource
+from textual import events
 from textual.widgets import Input
 
 from nixfleet.errors import UserError
@@ -326,6 +327,16 @@ async def test_a_grant_is_filled_in_previewed_and_confirmed() -> None:
         await driven.press("y")
         (done,) = driven.acts.done
         assert "grant" == done[0]
+
+
+async def test_a_form_goes_on_with_what_stands_in_it_however_fast_it_is_typed() -> None:
+    """Keys behind an arrow go to the next field, and Enter takes the last letter along."""
+    async with console() as driven:
+        await driven.press("3", "T")
+        for one in (*"site=oslo", "down", "backspace", "3", "enter"):
+            driven.app.post_message(events.Key(one, one if len(one) == 1 else "=" if one == "equals_sign" else None))
+        await driven.until(partial(shows, driven, "Make a token?"))
+        assert shows(driven, "can join 3 devices with site=oslo")
 
 
 async def test_a_wrong_field_is_red_and_goes_nowhere() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 import pytest
 from tests.factories import key
@@ -49,6 +50,28 @@ class SigningActs(FakeActs):
         """Sign, and note a control."""
         await asyncio.to_thread(self._signer.sign, "nixfleet-control-v1", b"{}")
         return await super().control(rollout, verb, wave=wave)
+
+
+class Screen:
+    """A screen that nobody may ask anything of."""
+
+    ended = False
+
+    def lend(self) -> NoReturn:
+        """Be never lent."""
+        pytest.fail("nobody has the screen")
+
+    def ask(self, text: str) -> NoReturn:
+        """Be never asked."""
+        pytest.fail(f"nobody has the screen to ask {text}")
+
+    def tell(self, waits: str) -> NoReturn:
+        """Be never told."""
+        pytest.fail(f"nobody has the screen to show {waits}")
+
+    def end(self) -> None:
+        """Note that it is over."""
+        self.ended = True
 
 
 @pytest.fixture
@@ -107,7 +130,7 @@ async def test_before_and_after_the_console_it_just_signs(away: list[str]) -> No
     foreground = Foreground()
     signer = ForegroundSigner(Noted(away), foreground)
     await asyncio.to_thread(signer.sign, "nixfleet-session-v1", b"{}")
-    foreground.taken_by(lambda: pytest.fail("nobody has the screen"))
+    foreground.taken_by(Screen())
     foreground.given_back()
     await asyncio.to_thread(signer.sign, "nixfleet-session-v1", b"{}")
     assert ["sign", "sign"] == away

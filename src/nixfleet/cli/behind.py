@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 from nixfleet.cli.addresses import listen_for
 from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals
+from nixfleet.cli.passphrases import AskedFor
 from nixfleet.config import Context, admin_dirs, coordinator_dir, mirror_dir
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings
-from nixfleet.trust.signers import KeygenSigner, SealedSigner, Signer
-from nixfleet.tui.foreground import Foreground, ForegroundSigner
+from nixfleet.trust.signers import AgentSigner, KeygenSigner, SealedSigner, Signer
+from nixfleet.tui.foreground import Foreground, ForegroundSigner, WatchedSigner
 
 if TYPE_CHECKING:
     from nixfleet.tui.ports import Ports
@@ -36,7 +37,7 @@ class Behind:
 
     def __init__(self, given: Globals, name: str, context: Context, signer: Signer, listen: str | None) -> None:
         """Find who serves the fleet, so that a taken port is one line and not a screen. Raises: UserError."""
-        self.foreground, self.asks = Foreground(), isinstance(signer, KeygenSigner | SealedSigner)
+        self.foreground, self.asks = Foreground(), isinstance(signer, KeygenSigner)
         self._given = given
         self._context = context
         self._signer = _on_terminal(signer, self.foreground)
@@ -97,15 +98,19 @@ class Behind:
 
 
 def _on_terminal(signer: Signer, foreground: Foreground) -> Signer:
-    """Let a signer that asks have the terminal meanwhile: a sealed file asks once, ssh-keygen each time."""
-    if isinstance(signer, SealedSigner) and (ask := signer.passphrase) is not None:
+    """Let a signer reach the person past the screen: ssh-keygen on the terminal, a sealed file in a question.
 
-        def asked() -> str:
-            with foreground.lent():
-                return ask()
-
-        return replace(signer, passphrase=asked)
-    return ForegroundSigner(signer, foreground) if isinstance(signer, KeygenSigner) else signer
+    An agent asks for touches itself; the screen says meanwhile that it waits for one.
+    """
+    match signer:
+        case KeygenSigner():
+            return ForegroundSigner(signer, foreground)
+        case SealedSigner(passphrase=AskedFor(text) as ask):
+            return replace(signer, passphrase=lambda: foreground.asked(text, ask))
+        case AgentSigner():
+            return WatchedSigner(signer, foreground)
+        case _:
+            return signer
 
 
 def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["Embedded | None", tuple[str, ...]]:

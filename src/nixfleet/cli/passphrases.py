@@ -8,6 +8,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,17 @@ _INTERRUPT: Final = b"\x03"
 _LINE_BYTES: Final = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class AskedFor:
+    """A passphrase that the person is asked for on the terminal; who has the screen may ask in its place."""
+
+    text: str
+
+    def __call__(self) -> str:
+        """Ask on the terminal. Raises: as `ask_hidden`."""
+        return ask_hidden(self.text)
+
+
 def passphrase_of(key_file: Path, env: Mapping[str, str], named: str = "") -> Callable[[], str] | None:
     """Give what tells a key file's passphrase: the variable's file, else the context's (`named`), else the terminal.
 
@@ -30,7 +42,7 @@ def passphrase_of(key_file: Path, env: Mapping[str, str], named: str = "") -> Ca
         return lambda: read_passphrase(Path(file))
     if not sys.stdin.isatty():
         return None
-    return lambda: ask_hidden(f"Passphrase of {key_file}: ")
+    return AskedFor(f"Passphrase of {key_file}: ")
 
 
 def new_passphrase(what: str, env: Mapping[str, str]) -> str:

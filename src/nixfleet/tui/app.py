@@ -64,10 +64,10 @@ class ConsoleApp(Changing, inherit_bindings=False):
         """Show the first view; ask the network only once it is painted."""
         first = self.desk.options.view
         await self.switch_mode(first if first in VIEWS else "devices")
-        self._lender = Lender(self)
+        self._lender = Lender(self, self._chrome)
         self._lender.mind_signals()
         if self.desk.options.foreground is not None:
-            self.desk.options.foreground.taken_by(self._lender.lend)
+            self.desk.options.foreground.taken_by(self._lender)
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
@@ -182,6 +182,8 @@ class ConsoleApp(Changing, inherit_bindings=False):
 
     def action_resnapshot(self) -> None:
         """Read everything again."""
+        if self.desk.options.foreground is not None:
+            self.desk.options.foreground.ask_again()
         self._read()
 
     def action_copy(self) -> None:

@@ -12,7 +12,7 @@ from nixfleet.tui.forms import (
     EXPLAIN_FIELDS,
     GRANT_FIELDS,
     TOKEN_FIELDS,
-    Answer,
+    Reading,
     first_holder,
     read_explain,
     read_grant,
@@ -100,7 +100,7 @@ class Changing(PlainToasts):
         identity, now = self.desk.identity, self.desk.clock()
         told: list[tuple[Line, ...]] = []
 
-        def read(texts: Mapping[str, str]) -> Answer[GrantWish]:
+        def read(texts: Mapping[str, str]) -> Reading[GrantWish]:
             answer = read_grant(texts, self.desk.authority.public_key, identity.principal, now)
             told[:] = [answer.lines]
             return answer
@@ -120,7 +120,7 @@ class Changing(PlainToasts):
             "device": next((device.name for device in scene.device_views()), ""),
         }
 
-        def read(texts: Mapping[str, str]) -> Answer[None]:
+        def read(texts: Mapping[str, str]) -> Reading[None]:
             return read_explain(texts, desk.access, list(desk.store.devices.values()), desk.authority)
 
         self.push_screen(FormDialog("What may they do?", EXPLAIN_FIELDS, first, read, gives=False))
@@ -135,6 +135,8 @@ class Changing(PlainToasts):
     @work(exit_on_error=False, group="acts", name="the action")
     async def _perform(self, wanted: Plan) -> None:
         """Sign and submit; a step that fails ends it, and the rest is named."""
+        if self.desk.options.foreground is not None:
+            self.desk.options.foreground.ask_again()
         result = await actions.perform(wanted, self.desk.acts, self.desk.calls, self.notify)
         if result.failed:
             left = f" ({result.left} not done)" if result.left > 1 else ""

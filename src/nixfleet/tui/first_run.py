@@ -7,7 +7,6 @@ from typing import Final
 import msgspec
 from textual import events
 from textual.app import App, ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
@@ -17,6 +16,7 @@ from nixfleet.model.text import clean
 from nixfleet.model.typed import check_name, checked_url
 from nixfleet.tui.themes import FALLBACKS, THEMES
 from nixfleet.tui.view.text import Line, Span, fit, wrap
+from nixfleet.tui.widgets.answer import Answer
 from nixfleet.tui.widgets.chrome import LinesPanel
 
 _CHECKS: Final[dict[str, Callable[[str], object]]] = {"name": partial(check_name, what="fleet"), "url": checked_url}
@@ -38,30 +38,15 @@ class FirstRun(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
-_EDITS: Final = {binding.key: binding.action for binding in Binding.make_bindings(Input.BINDINGS)}
+class Question(Answer):
+    """A field that one leaves only by the app, which looks at the answer first."""
 
-
-class Answer(Input):
-    """A field of text; keys typed ahead go to the field that is next by then."""
-
-    async def on_key(self, event: events.Key) -> None:
-        """Act on a key at once; pass on what came for another field.
-
-        Textual looks for a binding only once a key has come up to the app: keys typed behind it would overtake it.
-        """
-        focused = self.screen.focused
-        if focused is not None and focused is not self:
-            event.stop()
-            event.prevent_default()
-            focused.post_message(events.Key(event.key, event.character))
-        elif event.key in {"enter", "down"} and isinstance(self.app, FirstRunApp):
-            event.stop()
-            event.prevent_default()
-            self.app.action_focus_next()
-        elif event.key in _EDITS:
-            event.stop()
-            event.prevent_default()
-            await self.run_action(_EDITS[event.key])
+    def moved(self, key: str) -> bool:
+        """Let the app go on."""
+        if key not in {"enter", "down"} or not isinstance(self.app, FirstRunApp):
+            return False
+        self.app.action_focus_next()
+        return True
 
 
 class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
@@ -89,9 +74,9 @@ class FirstRunApp(App[FirstRun | None], inherit_bindings=False):
             box.border_title = "A new fleet"
             yield LinesPanel(self._intro)
             yield LinesPanel(lambda _: [(), (Span("Name", "dim"),)])
-            yield Answer(self._first[0], id="name", placeholder="such as acme", compact=True)
+            yield Question(self._first[0], id="name", placeholder="such as acme", compact=True)
             yield LinesPanel(lambda _: [(), (Span("Address that devices will reach", "dim"),)])
-            yield Answer(self._first[1], id="url", placeholder="http://this-machine.local:7070", compact=True)
+            yield Question(self._first[1], id="url", placeholder="http://this-machine.local:7070", compact=True)
             yield LinesPanel(lambda _: [(), (Span("Key that founds it", "dim"),)])
             yield OptionList(*(Option(clean(key.label)) for key in self._keys), markup=False, compact=True, id="key")
             yield LinesPanel(self._foot, id="first-foot")

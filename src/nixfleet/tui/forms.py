@@ -45,7 +45,7 @@ EXPLAIN_FIELDS: Final = (
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
+class Reading(Generic[T]):
     """What a form comes to, and the words for it; without a value there is nothing to go on with."""
 
     lines: tuple[Line, ...]
@@ -54,11 +54,11 @@ class Answer(Generic[T]):
 
 def read_grant(
     texts: Mapping[str, str], public_key: Callable[[str], tuple[str, str]], issuer: str, now: int
-) -> Answer[GrantWish]:
+) -> Reading[GrantWish]:
     """Read the form of a grant, and say what it allows. Raises: UserError."""
     name = texts["name"]
     if not name or not texts["key"]:
-        return Answer(((Span("a name and a key are needed", "dim"),),))
+        return Reading(((Span("a name and a key are needed", "dim"),),))
     if not _PRINCIPAL.match(name):
         raise UserError(f"{name!r} is no name: small letters, digits, '.', '_', '@' and '-'")
     line, fingerprint = public_key(texts["key"])
@@ -76,7 +76,7 @@ def read_grant(
         max_devices=_read_count(texts["devices"], "devices", 1_000_000),
         note=texts["note"],
     )
-    return Answer(tuple(grant_words(wish, fingerprint, issuer, now)), wish)
+    return Reading(tuple(grant_words(wish, fingerprint, issuer, now)), wish)
 
 
 def grant_words(wish: GrantWish, fingerprint: str, issuer: str, now: int) -> list[Line]:
@@ -102,7 +102,7 @@ def grant_words(wish: GrantWish, fingerprint: str, issuer: str, now: int) -> lis
     return lines
 
 
-def read_token(texts: Mapping[str, str]) -> Answer[TokenWish]:
+def read_token(texts: Mapping[str, str]) -> Reading[TokenWish]:
     """Read the form of a join token, and say what it allows. Raises: UserError."""
     tags = {}
     for tag, values in read_select(texts["tags"]).items():
@@ -113,15 +113,15 @@ def read_token(texts: Mapping[str, str]) -> Answer[TokenWish]:
     days = _read_count(texts["days"], "days", _TOKEN_DAYS_MAX) or 7
     words = " ".join(f"{tag}={value}" for tag, value in sorted(tags.items())) or "no tags"
     said = f"Whoever holds it can join {counted(uses, 'device')} with {words}, for {counted(days, 'day')}."
-    return Answer(((Span(clean(said)),),), TokenWish(tags=tags, uses=uses, days=days))
+    return Reading(((Span(clean(said)),),), TokenWish(tags=tags, uses=uses, days=days))
 
 
 def read_explain(
     texts: Mapping[str, str], access: AccessView, devices: Sequence[DeviceView], authority: Authority
-) -> Answer[None]:
+) -> Reading[None]:
     """Say what a key may do to a device, and by which chain, or which link fails. Raises: UserError."""
     if not all(texts[name] for name in ("key", "action", "device")):
-        return Answer(((Span("who, what, and on which device?", "dim"),),))
+        return Reading(((Span("who, what, and on which device?", "dim"),),))
     key = _read_holder(texts["key"], access)
     device = next((one for one in devices if texts["device"] in {one.name, one.id} and one.state != "retired"), None)
     if device is None:
@@ -140,7 +140,7 @@ def read_explain(
             lines.append((Span(f"  {clean(chain.why)}", "warn"),))
     if not told.chains:
         lines += [(), (Span("No chain of grants leads from the root to this key.", "dim"),)]
-    return Answer(tuple(lines))
+    return Reading(tuple(lines))
 
 
 def _read_holder(text: str, access: AccessView) -> str:

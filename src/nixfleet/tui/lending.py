@@ -9,8 +9,11 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 from textual.app import App, SuspendNotSupported
+
+from nixfleet.tui.widgets.passphrase import PassphraseDialog
 
 SIGNAL_EXIT = 128
 SETTLE_S = 0.2
@@ -20,8 +23,11 @@ SETTLE_S = 0.2
 class Lender:
     """Lends the terminal of an app; made in the app's loop."""
 
-    def __init__(self, app: App[int]) -> None:
+    def __init__(self, app: App[int], redraw: Callable[[], None] = lambda: None) -> None:
+        """Stand for `app`; `redraw` draws what its header says of a signature."""
         self._app = app
+        self._redraw = redraw
+        self._asked: list[Future[str]] = []
         self._loop = asyncio.get_running_loop()
         self._home = threading.get_ident()
 
@@ -45,6 +51,43 @@ class Lender:
             yield
         finally:
             done.set()
+
+    def ask(self, text: str) -> str:
+        """Ask for a secret in a question over the screen, in another thread than the app's; empty for a no."""
+        assert threading.get_ident() != self._home, "the loop cannot wait for itself"
+        answer: Future[str] = Future()
+        self._asked.append(answer)
+        self._loop.call_soon_threadsafe(self._question, text, answer)
+        try:
+            return answer.result()
+        finally:
+            self._asked.remove(answer)
+
+    def tell(self, waits: str) -> None:
+        """Show what a signature waits for; a touch is asked for in a toast, too, for it is easily missed."""
+        self._loop.call_soon_threadsafe(self._show_wait, waits)
+
+    def end(self) -> None:
+        """Answer every open question by a no: the app is gone."""
+        for answer in list(self._asked):
+            if not answer.done():
+                answer.set_result("")
+
+    def _question(self, text: str, answer: Future[str]) -> None:
+        def answered(typed: str | None) -> None:
+            if not answer.done():
+                answer.set_result(typed or "")
+
+        if self._app.is_running:
+            self._app.push_screen(PassphraseDialog(text), answered)
+        else:
+            answered("")
+
+    def _show_wait(self, waits: str) -> None:
+        if self._app.is_running:
+            self._redraw()
+            if waits.startswith("touch"):
+                self._app.notify(f"{waits.capitalize()} to sign.", timeout=8)
 
     def show(self, pager: Callable[[str], None], text: str) -> bool:
         """Run a pager in the terminal; false where there is none to give."""

@@ -42,6 +42,8 @@ class Chrome(msgspec.Struct, frozen=True, kw_only=True):
     active: str
     paused: bool = False
     context: str = ""
+    waits: str = ""
+    """What a signature waits for."""
 
 
 def header(chrome: Chrome, now: int, cells: int) -> list[Line]:
@@ -81,7 +83,8 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
     log = joined(
         ((Span(f"log {thousands(chrome.check.size or fleet.log_size)}", "dim"),), check_spans(chrome.check)), " "
     )
-    right = joined((log, (*link_spans(chrome.link, now), Span(" "))), "   ")
+    waits = (Span(f"◌ {chrome.waits}", "busy"),) if chrome.waits else ()
+    right = joined((waits, log, (*link_spans(chrome.link, now), Span(" "))), "   ")
     return spread(joined(left, "   "), right, cells)
 
 

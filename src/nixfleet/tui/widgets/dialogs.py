@@ -20,6 +20,7 @@ from nixfleet.tui.intents import Scene
 from nixfleet.tui.preview import Preview, preview, read_form
 from nixfleet.tui.store import Store
 from nixfleet.tui.view.text import Line, Span, fit, joined, reflow
+from nixfleet.tui.widgets.answer import Answer
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
@@ -198,6 +199,8 @@ class DeployDialog(ModalScreen[Preview | None]):
         self._first = {"release": release.name, "on": on}
         self._read = read
         self._preview: Preview | None = None
+        self._previewed: dict[str, str] = {}
+        """The texts that the preview is of."""
         self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
         self._releases: dict[str, ReleaseView] = {}
 
@@ -218,7 +221,7 @@ class DeployDialog(ModalScreen[Preview | None]):
             for name, label, hint in self.FIELDS:
                 with Horizontal(classes="form-row"):
                     yield LinesPanel(_label(label), id=f"label-{name}")
-                    yield Input(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
+                    yield Answer(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
             yield LinesPanel(
                 lambda cells: [(), *(part for line in self._said for part in reflow(line, cells))], id="form-preview"
             )
@@ -239,16 +242,12 @@ class DeployDialog(ModalScreen[Preview | None]):
         self._work_out()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on to the question, if there is something to ask."""
+        """Go on to the question, if there is something to ask, and about what stands in the fields by now."""
         event.stop()
-        if self._preview is not None:
+        if self._texts() != self._previewed:
+            self._work_out()
+        elif self._preview is not None:
             self.dismiss(self._preview)
-
-    def on_key(self, event: events.Key) -> None:
-        """Move between the fields by arrows."""
-        if event.key in {"down", "up"}:
-            event.stop()
-            (self.focus_next if event.key == "down" else self.focus_previous)()
 
     def action_give_up(self) -> None:
         """Deploy nothing."""
@@ -257,7 +256,7 @@ class DeployDialog(ModalScreen[Preview | None]):
     @work(exclusive=True, exit_on_error=False, group="preview")
     async def _work_out(self) -> None:
         """Read the release when it is another one, and say what would happen."""
-        texts = {name: self.query_one(f"#form-{name}", Input).value for name, _, _ in self.FIELDS}
+        texts = self._previewed = self._texts()
         self._preview = None
         try:
             release = await self._release(texts["release"].strip())
@@ -271,6 +270,9 @@ class DeployDialog(ModalScreen[Preview | None]):
             self._said = ((Span(clean(str(error)), "bad"),),)
         self.query_one("#form-preview", LinesPanel).redraw(layout=True)
         self.query_one("#form-keys", LinesPanel).redraw()
+
+    def _texts(self) -> dict[str, str]:
+        return {name: self.query_one(f"#form-{name}", Input).value for name, _, _ in self.FIELDS}
 
     async def _release(self, name: str) -> ReleaseView:
         """Read the release of this name or id: the chosen one while its name stands there, else the newest."""

@@ -12,15 +12,16 @@ from textual.widgets import Input
 
 from nixfleet.errors import NixfleetError
 from nixfleet.model.text import clean
-from nixfleet.tui.forms import Answer
+from nixfleet.tui.forms import Reading
 from nixfleet.tui.view.text import Line, Span, fit, joined, reflow
+from nixfleet.tui.widgets.answer import Answer
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.dialogs import GIVE_UP, ROOMY_ROWS
 
 T = TypeVar("T")
 Field = tuple[str, str, str]
 """Name, label, and what stands in it while it is empty."""
-Read = Callable[[Mapping[str, str]], Answer[T]]
+Read = Callable[[Mapping[str, str]], Reading[T]]
 """What the fields come to, by their names. Raises: UserError while they cannot be read."""
 
 
@@ -50,7 +51,7 @@ class FormDialog(ModalScreen[T | None], Generic[T]):
             for name, label, hint in self._fields:
                 with Horizontal(classes="form-row"):
                     yield LinesPanel(_label(label))
-                    yield Input(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
+                    yield Answer(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
             yield LinesPanel(self._preview, id="form-preview")
             yield LinesPanel(self._keys, id="form-keys")
 
@@ -70,16 +71,11 @@ class FormDialog(ModalScreen[T | None], Generic[T]):
         self._work_out()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on, if there is something to go on with."""
+        """Go on, if there is something to go on with: what stands in the fields now, however fast it was typed."""
         event.stop()
+        self._work_out()
         if self._gives and self._value is not None:
             self.dismiss(self._value)
-
-    def on_key(self, event: events.Key) -> None:
-        """Move between the fields by arrows."""
-        if event.key in {"down", "up"}:
-            event.stop()
-            (self.focus_next if event.key == "down" else self.focus_previous)()
 
     def action_give_up(self) -> None:
         """Give nothing."""
