@@ -79,7 +79,7 @@ def test_a_right_is_handed_on_within_what_one_has(served: Commands, people: Peop
         ("team", ["--action", "deploy"], "covers env=prod only"),
         ("team", ["--action", "deploy", "--on", "env=prod", "--days", "60"], "lasts from"),
         ("team", ["--action", "deploy", "--on", "env=prod", "--max-devices", "10"], "is limited to 9 devices"),
-        ("team", ["--action", "deploy", "--on", "env=prod", "--depth", "1"], "has depth 1"),
+        ("team", ["--action", "deploy", "--action", "grant", "--on", "env=prod", "--depth", "1"], "has depth 1"),
         ("team", ["--action", "approve", "--on", "env=prod"], "given by the root alone"),
         ("stranger", ["--action", "deploy"], "neither root nor a grant names the key"),
     ],
@@ -125,6 +125,8 @@ def test_the_widest_grant_that_covers_is_handed_on_from(served: Commands, people
         (["--action", "deploy", "--on", "env"], "selects nothing"),
         (["--action", "deploy", "--on", "env=a", "--on", "env=b"], "given twice"),
         (["--action", "fly"], "is not one of"),
+        (["--action", "grant"], "belong together"),
+        (["--action", "deploy", "--depth", "1"], "belong together"),
         (["--action", "deploy", "--parent", "abcdef12"], "there is no grant 'abcdef12'"),
     ],
 )

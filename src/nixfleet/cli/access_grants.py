@@ -47,7 +47,7 @@ def _limits(function: F) -> F:
 @click.argument("name")
 @click.option("--to", "keys", multiple=True, required=True, metavar="KEY|FILE.pub", help="Their key; repeatable.")
 @click.option("--action", "actions", multiple=True, type=click.Choice(ACTIONS), help="What they may do; repeatable.")
-@click.option("--read", is_flag=True, help="They may read everything, and do nothing.")
+@click.option("--read", is_flag=True, help="They may read, and do nothing.")
 @click.option("--on", "tags", multiple=True, metavar="KEY=VALUE[,VALUE…]", help="Only devices with these tags.")
 @_limits
 @command
@@ -69,6 +69,8 @@ async def grant(
     """Give NAME, a person or a CI, a right; who is not at the root hands on from a grant of their own."""
     if read == bool(actions):
         raise UserError("say --action for each thing they may do, or --read for one who may only read")
+    if ("grant" in actions) != (depth > 0):
+        raise UserError("--action grant and a --depth of 1 or more belong together: how often it may be handed on")
     if days is not None and until is not None:
         raise UserError("say --days or --until, not both")
     wishes = GrantWishes(
