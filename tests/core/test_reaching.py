@@ -6,7 +6,7 @@ import pytest
 from tests.core.replay_fleets import prod
 from tests.factories import Fleet, device_id
 
-from nixfleet.client.reaching import unreached, unreached_words
+from nixfleet.client.reaching import unreached, unreached_words, within_right
 from nixfleet.errors import Refused
 from nixfleet.model.statements import Rule
 from nixfleet.trust.statements import digest
@@ -99,3 +99,33 @@ def test_many_that_are_left_out_are_counted(count: int) -> None:
         fleet.device(f"lab-{place}", tags={"env": "lab"})
     said = told(fleet, "ops", fleet.release("a")[0])
     assert (f"{count + 1} devices left out" in said, " more)" in said) == (True, count == 8)
+
+
+def test_a_rollout_selects_no_more_than_its_signers_right() -> None:
+    """So its signer can steer it: a control takes a right over all that the rollout selects."""
+    fleet = prod()
+    fleet.grant("ops", "deploy", "control", select={"env": ["prod", "test"]})
+    release, _ = fleet.release("a")
+    for asked, expected in (
+        ({}, {"env": ("prod", "test")}),
+        ({"env": ("prod", "dev")}, {"env": ("prod",)}),
+        ({"env": ("prod",)}, {"env": ("prod",)}),
+    ):
+        made = within_right(fleet.state, fleet.rollout_statement(release, "ops", select=asked), fleet.now)
+        assert expected == made.select
+    rollout = fleet.submit(made, "ops")
+    fleet.control(rollout, "pause", by="ops")
+    assert fleet.state.rollouts[rollout].paused
+
+
+def test_nobody_is_cut_off_by_selecting_less() -> None:
+    """Where it takes two grants to reach all, or nobody is reached yet, what was asked for stays; so for the root."""
+    fleet = prod()
+    for env in ("prod", "dev"):
+        fleet.grant("ops", "deploy", select={"env": [env]})
+    release, _ = fleet.release("a")
+    for by in ("ops", "admin", "stranger"):
+        made = fleet.rollout_statement(release, by)
+        assert made == within_right(fleet.state, made, fleet.now)
+    one = fleet.rollout_statement(release, "ops", select={"env": ("stage",)})
+    assert one == within_right(fleet.state, one, fleet.now)

@@ -16,7 +16,7 @@ from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
 from nixfleet.client.handing import token_grant
 from nixfleet.client.mirror import Mirror
-from nixfleet.client.reaching import unreached
+from nixfleet.client.reaching import unreached, within_right
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
@@ -446,6 +446,6 @@ class Admin:
 
 
 def _reaching(state: State, made: Rollout) -> Act:
-    """Give a rollout that somebody would follow. Raises: Refused."""
+    """Give a rollout that somebody would follow, and that its signer can steer. Raises: Refused."""
     unreached(state, made, made.at)
-    return Act(made)
+    return Act(within_right(state, made, made.at))

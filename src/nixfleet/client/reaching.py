@@ -1,14 +1,16 @@
-"""Whom a rollout would not reach for lack of a right, before anybody signs it: as each device would judge it.
+"""Whom a rollout would reach and whom not, by its signer's right, before anybody signs it: as each device judges it.
 
 Pure. What only signatures of others are missing for is no lack: it waits for them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
+import msgspec
+
 from nixfleet.errors import Refused
-from nixfleet.model.ids import Digest, Fingerprint, Tags
-from nixfleet.model.statements import Rollout
+from nixfleet.model.ids import Digest, Fingerprint, Selector, Tags, matches
+from nixfleet.model.statements import Action, Rollout
 from nixfleet.model.text import counted
 from nixfleet.trust.replay import (
     Allowed,
@@ -23,6 +25,7 @@ from nixfleet.trust.replay import (
     right_of,
     selected,
 )
+from nixfleet.trust.replay.rights import alive, grants
 from nixfleet.trust.replay.select import release_fault, rule_fault
 from nixfleet.trust.replay.state import Place
 
@@ -92,3 +95,43 @@ def unreached_words(state: State, out: Mapping[str, str]) -> str:
     more = len(names) - NAMED
     shown = ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
     return f"{counted(len(names), 'device')} left out ({shown}): {next(iter(out.values()))}"
+
+
+def within_right(state: State, rollout: Rollout, now: int) -> Rollout:
+    """Let a rollout select no more than its signer's right reaches, where one grant reaches all that it would update.
+
+    Nobody else would follow it anyway; but to steer it takes a right over all that it selects.
+    """
+    signer, kind = Fingerprint(rollout.by), rollout.kind
+    over = Over(select=rollout.select)
+    held = [
+        record for record in grants(state, signer) if kind in record.statement.actions and alive(state, record, now)
+    ]
+    if signer in state.root_keys or any(over.within(record.statement.select) for record in held):
+        return rollout
+    reached = [
+        tags for tags in _distinct(selected(state, rollout.select).values()) if _may(state, signer, kind, tags, now)
+    ]
+    for record in held:
+        select = _both(rollout.select, record.statement.select)
+        if select is not None and reached and all(matches(select, tags) for tags in reached):
+            return msgspec.structs.replace(rollout, select=select)
+    return rollout
+
+
+def _distinct(every: Iterable[Tags]) -> list[Tags]:
+    return [dict(pairs) for pairs in sorted({tuple(sorted(tags.items())) for tags in every})]
+
+
+def _may(state: State, signer: Fingerprint, kind: Action, tags: Tags, now: int) -> bool:
+    """Tell whether a key may update devices with these tags, alone or with others."""
+    right = authorise_over(state, signer, kind, Over(tags=(tags,)), now)
+    return isinstance(right, Allowed) or right.waits
+
+
+def _both(one: Selector, other: Selector) -> Selector | None:
+    """Select what both do; None where that is nothing."""
+    both = dict(one)
+    for tag, values in other.items():
+        both[tag] = tuple(value for value in one.get(tag, values) if value in values)
+    return both if all(both.values()) else None
