@@ -7,6 +7,7 @@ from tests.factories import T0, YEAR_S, Fleet, device_id, fingerprint, key, prin
 from nixfleet.model.statements import Action, Principal, RevokeSubject, Rule
 from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import Chain, Explanation, Stopped, explain, would_stop
+from nixfleet.trust.replay.select import tag_sets
 from nixfleet.trust.statements import digest
 
 
@@ -330,3 +331,23 @@ def test_an_approval_of_what_still_waits_is_listed() -> None:
     assert [("approval", change, "device that waits"), ("grant", stopped[1].id, "oncall")] == [
         (one.kind, one.id, one.name) for one in stopped
     ]
+
+
+def test_a_rollout_by_device_lines_waits_beside_a_newer_one_for_others() -> None:
+    """Whose its lines are the log does not tell, so nothing that still waits is hidden."""
+    fleet = two_of(Rule(select={"env": ("prod",)}, actions=("deploy",), approvals=1))
+    fleet.device("web-02", by="ops", tags={"env": "prod"})
+    runs = [fleet.rollout(fleet.release(name, {name: "a"}, by="ops")[0], by="ops") for name in ("web-01", "web-02")]
+    fleet.approve(runs[1], "oncall")
+    assert [runs[0]] == [one.digest for one in access_view(fleet.state, fleet.now).pending]
+
+
+def test_tags_that_nothing_asks_for_do_not_tell_devices_apart() -> None:
+    """A thousand devices with a value of their own each are judged as one; those that a rule tells apart are not."""
+    fleet = two_of(Rule(select={"env": ("prod",)}, actions=("deploy",), approvals=1))
+    for place in range(5):
+        fleet.device(f"d{place}", by="ops", tags={"env": "prod", "host": str(place)})
+    fleet.device("lab-01", by="ops", tags={"env": "lab", "host": "lab"})
+    assert [{"env": "lab"}, {"env": "prod"}] == tag_sets(fleet.state)
+    fleet.rollout(fleet.release("a", by="ops")[0], by="ops", select={"host": ["1"]})
+    assert 7 == len(tag_sets(fleet.state))

@@ -11,7 +11,7 @@ from nixfleet.model.statements import Action, Root, Rule, Statement
 from nixfleet.model.views import AccessView, GrantView, PendingView, PrincipalView, RootView, RuleView
 from nixfleet.trust import fields
 from nixfleet.trust.replay.links import SHOWN, Over, is_live, why_dead
-from nixfleet.trust.replay.rights import Denied, authorise_over, principal_of, signers
+from nixfleet.trust.replay.rights import Allowed, Denied, authorise_over, principal_of, signers
 from nixfleet.trust.replay.select import closure_for, covering, release_for, right_of, tag_sets
 from nixfleet.trust.replay.state import GrantRecord, Pending, Place, ReleaseRecord, RolloutState, State
 from nixfleet.trust.words import describe
@@ -146,11 +146,12 @@ def _waiting_updates(state: State, now: int) -> Iterator[PendingView]:
             if one.cancelled or now > one.statement.not_after:
                 continue
             right = right_of(state, one, tags, now)
-            if not isinstance(right, Denied):
-                break
-            if right.waits and one.digest not in found:
+            if isinstance(right, Denied) and right.waits and one.digest not in found:
                 found.add(one.digest)
                 yield _update(state, one, right.reason)
+            release = release_for(state, one)
+            if isinstance(right, Allowed) and release is not None and release.statement.lines is not None:
+                break  # it is every such device's; whose a release's device lines are, the log does not tell
         for release in _recent_releases(state):
             right = authorise_over(state, release.place.signer, _RELEASE, Over(tags=(tags,)), now, release.place.sha512)
             if (

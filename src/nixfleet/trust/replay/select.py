@@ -289,13 +289,26 @@ def selected(state: State, select: Selector) -> dict[str, Tags]:
 
 
 def tag_sets(state: State) -> list[Tags]:
-    """Give the tags of unretired devices, each set of tags once: rights do not tell apart who has the same."""
+    """Give the tags of unretired devices, each set of tags once: rights do not tell apart who has the same.
+
+    Tags that nothing in the log asks for are left out, such as one that each device has a value of its own for.
+    """
+    asked = _asked(state)
     sets = {
-        tuple(sorted(record.statement.tags.items()))
+        tuple(sorted((tag, value) for tag, value in record.statement.tags.items() if tag in asked))
         for record in state.devices.values()
         if record.statement.state != "retired"
     }
     return [dict(pairs) for pairs in sorted(sets)]
+
+
+def _asked(state: State) -> set[str]:
+    """Name the tags that any rule, grant, rollout or release line selects by."""
+    selects: list[Selector] = [record.statement.select for record in state.grants.values()]
+    selects += [one.statement.select for one in state.rollouts.values()]
+    selects += [line.select for release in state.releases.values() for line in release.statement.lines or ()]
+    selects += [rule.select for rule in (state.root.rules if state.root is not None else ())]
+    return {tag for select in selects for tag in select}
 
 
 def is_left(confirmed: Sequence[str], path: str) -> bool:
