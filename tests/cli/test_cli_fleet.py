@@ -527,7 +527,8 @@ def test_doctor_says_what_is_wrong_and_the_fix(nixfleet: Commands, monkeypatch: 
         checks = {each["check"]: each["verdict"] for each in nixfleet("doctor", "--json").json["checks"]}
         healthy = dict.fromkeys(("settings", "key", "coordinator", "clock", "log", "rights"), "ok")
         assert healthy.items() <= checks.items()
-        assert "warning" == checks["address"]
+        assert ("warning", "warning") == (checks["address"], checks["root"])
+        assert "1 root key: if it is lost" in nixfleet("doctor").out
         monkeypatch.delenv("SSH_AUTH_SOCK")
         assert "run ssh-add" in nixfleet("doctor", code=2).out
         monkeypatch.setenv("PATH", str(nixfleet.home))

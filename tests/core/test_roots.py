@@ -137,7 +137,7 @@ def test_what_may_be_regretted_is_warned_of() -> None:
     fleet = Fleet()
     assert "1 root key" in warnings(fleet.state, in_force(fleet.state))[0]
     both = proposed(fleet, add_principals=(principal("bob"),), threshold=2)
-    assert "all 2 principals must sign, and admin, bob would have a single key" in warnings(fleet.state, both)[0]
+    assert "all 2 principals must sign, and admin, bob have a single key" in warnings(fleet.state, both)[0]
     spare = proposed(fleet, add_keys=(named("admin", "admin-2"),))
     assert () == warnings(fleet.state, spare)
 

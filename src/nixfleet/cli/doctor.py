@@ -19,9 +19,10 @@ from nixfleet.config import Context, choose_context, mirror_dir
 from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS
-from nixfleet.model.text import one_line
+from nixfleet.model.text import counted, one_line
 from nixfleet.nix import Nix
 from nixfleet.trust.replay import State, may_ever, principal_of
+from nixfleet.trust.rootwords import warnings
 from nixfleet.trust.signers import Signer
 
 SKEW_MAX_S: Final = 60
@@ -113,6 +114,9 @@ async def _coordinator(
         return
     yield Finding(check="log", verdict="ok", text=f"{mirror.size} entries verify")
     yield _rights(mirror.state, Fingerprint(signer.key.fingerprint))
+    if mirror.state.root is not None:
+        for warning in warnings(mirror.state, mirror.state.root):
+            yield Finding(check="root", verdict="warning", text=warning)
     async for finding in _devices(client):
         yield finding
 
@@ -132,7 +136,9 @@ def _rights(state: State, key: Fingerprint) -> Finding:
     """Tell who the log says the key's holder is, and whether they may change anything."""
     who = principal_of(state, key) or key
     if key in state.root_keys:
-        return Finding(check="rights", verdict="ok", text=f"{who}, a root key: everything")
+        others = state.root.threshold - 1 if state.root is not None else 0
+        alone = f", with the signature of {counted(others, 'other principal')}" if others else ""
+        return Finding(check="rights", verdict="ok", text=f"{who}, a root key: everything{alone}")
     if may_ever(state, key, ACTIONS, now()):
         return Finding(check="rights", verdict="ok", text=f"{who}, by grant")
     return Finding(

@@ -35,9 +35,6 @@ def show_root(state: State) -> None:
     output.fields(pairs)
     for warning in rootwords.warnings(state, root):
         click.echo(f"! {warning}", err=True)
-    if sum(map(len, live.values())) == 1:
-        name = next(iter(live))
-        click.echo(f"! add one: nixfleet access root update --add-key {name}=SECOND.pub", err=True)
 
 
 def show_proposal(state: State, chosen: Digest, proposal: Proposal) -> None:

@@ -28,12 +28,13 @@ def warnings(state: State, new: Root) -> tuple[str, ...]:
     """Say what is allowed, and may be regretted, about a root."""
     live = live_keys(state, new)
     if sum(map(len, live.values())) == 1:
-        return ("1 root key: if it is lost, so is the fleet's root; add a second one",)
+        add = f"nixfleet access root update --add-key {names(live)}=SECOND.pub"
+        return (f"1 root key: if it is lost, so is the fleet's root; add a second one by '{add}'",)
     single = [name for name, keys in live.items() if len(keys) == 1]
     if len(live) > new.threshold or not single:
         return ()
-    every = f"all {len(live)} principals must sign, and {names(single)} would have a single key"
-    return (f"{every}: if one is lost, so is the fleet's root",)
+    have = f"{names(single)} {'has' if len(single) == 1 else 'have'} a single key"
+    return (f"all {len(live)} principals must sign, and {have}: if one is lost, so is the fleet's root",)
 
 
 def differences(old: Root, new: Root) -> tuple[str, ...]:
