@@ -179,3 +179,18 @@ def test_a_token_of_a_root_principal_waits_and_says_so(people: People) -> None:
     assert "has all signatures" in people.nixfleet("approve", line.rpartition(" ")[2], "--yes").err
     tokens = people("bob", "enroll", "list", "--json").json["tokens"]
     assert [1] == [one["left"] for one in tokens]
+
+
+def test_a_rollout_of_a_part_waits_with_the_release_it_makes(people: People) -> None:
+    """Where a root principal starts it, release and rollout are both named, and signed by one command of another."""
+    people.release("v1", "web-01")
+    started = people("bob", "rollout", "start", "v1", "--on", "web-01", "--yes").err
+    ids = started.partition("they run: nixfleet approve ")[2].split()
+    assert 2 == len(ids)
+    done = people.nixfleet("approve", *ids, "--yes", "--json").json["approved"]
+    assert ["", "1 more approval is needed, by another principal with the right to approve"] == sorted(
+        one["waits"] for one in done
+    )
+    (left,) = people("checker", "approve", "--json").json["pending"]
+    people("checker", "approve", left["digest"], "--yes")
+    assert "nothing waits for a signature" in people("checker", "approve").err
