@@ -12,7 +12,8 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.ruletext import parse_rule
 from nixfleet.model.statements import CacheRef, Root
 from nixfleet.trust.proposals import Proposal, find_proposal, may_sign, proposals
-from nixfleet.trust.replay import Valid
+from nixfleet.trust.replay import Valid, Void
+from nixfleet.trust.replay.rights import joins_root
 from nixfleet.trust.rootwords import differences, warnings
 from nixfleet.trust.statements import encode, parse
 
@@ -191,6 +192,19 @@ def test_a_superseded_version_can_not_be_signed() -> None:
     assert "propose it anew" in may_sign(fleet.state, waiting, fingerprint("bob"))
     fleet.approve(loser, "bob")
     assert ("http://winner",) == in_force(fleet.state).urls
+
+
+def test_a_version_that_was_overtaken_gives_its_new_principals_nothing() -> None:
+    """While it waits they may co-sign it; afterwards their key is as unheard of as before."""
+    fleet = founded("admin", "bob")
+    loser = fleet.root("admin", principals=(principal("admin"), principal("carol")))
+    assert joins_root(fleet.state, fingerprint("carol"))
+    fleet.root_statement = in_force(fleet.state)
+    fleet.approve(fleet.root("bob", urls=("http://winner",)), "admin")
+    assert not joins_root(fleet.state, fingerprint("carol"))
+    late = fleet.approve(loser, "carol")
+    assert isinstance(late, Void)
+    assert "names its key" in late.reason
 
 
 def test_a_waiting_version_is_found_by_digest_or_entry() -> None:

@@ -116,9 +116,13 @@ def _by_grants_alone(state: State, signer: Fingerprint, subject: Subject) -> boo
 
 
 def joins_root(state: State, signer: Fingerprint) -> bool:
-    """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else."""
+    """Tell whether a root version that waits for its threshold names a key; it may co-sign, nothing else.
+
+    One that was overtaken waits for nothing any more, and gives nobody anything.
+    """
+    version = 1 if state.root is None else state.root.version + 1
     return any(
-        isinstance(one.statement, Root) and signer in keys_of(one.statement)
+        isinstance(one.statement, Root) and one.statement.version == version and signer in keys_of(one.statement)
         for waiting in state.pending.values()
         for one in waiting
     )
