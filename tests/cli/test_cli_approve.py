@@ -173,7 +173,7 @@ def test_a_retag_out_of_production_waits_too(people: People) -> None:
 def test_a_token_of_a_root_principal_waits_and_says_so(people: People) -> None:
     """Where two must sign, the token lets nobody join before the other has signed, and the command is told."""
     made = people("bob", "enroll", "token", "--yes")
-    waits = "it lets nobody join yet: 1 more root signatures are needed; they run: nixfleet approve "
+    waits = "it lets nobody join yet: 1 more root signature is needed; they run: nixfleet approve "
     assert made.out.startswith("nixfleet-join-1.")
     (line,) = [line for line in made.err.splitlines() if waits in line]
     assert "has all signatures" in people.nixfleet("approve", line.rpartition(" ")[2], "--yes").err

@@ -242,7 +242,7 @@ async def test_without_the_roots_threshold_many_are_refused_as_one_is(tmp_path: 
     fleet.approve(Digest(fleet.fleet), "other")
     async with at_work(tmp_path, fleet, signer) as (_, admin):
         acted = await enroll_many(admin, wishes(MANY))
-    assert ({"1 more root signatures are needed"}, MANY) == ({one.waits for one in acted}, signer.touches)
+    assert ({"1 more root signature is needed"}, MANY) == ({one.waits for one in acted}, signer.touches)
 
 
 async def test_many_changes_cost_one_touch_and_reach_no_further(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_what_others_must_sign_is_told() -> None:
         "ops may deploy to web-01, but not alone:"
         " 1 more approval is needed, by another principal with the right to approve"
     )
-    assert "1 more root signatures are needed" in root.sentence
+    assert "1 more root signature is needed" in root.sentence
     assert told(fleet, "ops", "device", "web-01").allowed
 
 
@@ -231,7 +231,7 @@ def test_what_waits_for_signatures_is_listed_until_it_has_them() -> None:
     grant = digest(fleet.entries[-1][1])
     change = fleet.device("web-01", by="ops", tags={"env": "prod", "rack": "1"})
     first, second = access_view(fleet.state, fleet.now).pending
-    assert (grant, "grant", "lead", ("lead",), "1 more root signatures are needed") == (
+    assert (grant, "grant", "lead", ("lead",), "1 more root signature is needed") == (
         first.digest, first.type, first.by_name, first.signed, first.waits,
     )  # fmt: skip
     assert "allow guest to release on all devices" in first.subject

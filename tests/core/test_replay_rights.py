@@ -213,7 +213,7 @@ def test_a_root_needs_the_threshold_of_the_one_before() -> None:
     fleet.grant("ops", "deploy", by="lead")
     fleet.approve(digest(fleet.entries[-1][1]), "security")
     before = fleet.state.root
-    for by, said in (("ops", "a root is signed by a root principal"), ("lead", "1 more root signatures are needed")):
+    for by, said in (("ops", "a root is signed by a root principal"), ("lead", "1 more root signature is needed")):
         fleet.root_statement = before or fleet.root_statement
         changed = fleet.root(by=by, threshold=1, principals=(principal("lead"),))
         assert (said, before) == (last(fleet), fleet.state.root)
@@ -252,14 +252,14 @@ def test_a_root_follows_the_one_before() -> None:
     assert "does not follow" in last(fleet)
     fleet.root_statement = fleet.state.root or fleet.root_statement
     fleet.root(principals=(principal("boss"),))
-    assert last(fleet) == "1 more root signatures are needed"
+    assert last(fleet) == "1 more root signature is needed"
 
 
 def test_a_new_principal_consents_by_a_cosignature() -> None:
     """The thresholds of the old and of the new version must both sign; then the old key is nobody's."""
     fleet = Fleet()
     new = fleet.root(principals=(principal("boss"),))
-    assert last(fleet) == "1 more root signatures are needed"
+    assert last(fleet) == "1 more root signature is needed"
     fleet.approve(new, "boss")
     assert last(fleet) == "Valid"
     fleet.device("web-01", by="admin")
@@ -280,7 +280,7 @@ def test_a_threshold_counts_principals_not_keys() -> None:
     fleet.approve(root, "security")  # type: ignore[arg-type]  # a digest
     assert fleet.state.root is not None
     device = fleet.device("web-01", by="lead")
-    assert last(fleet) == "1 more root signatures are needed"
+    assert last(fleet) == "1 more root signature is needed"
     assert not fleet.state.devices
     fleet.approve(device, "security")
     assert device_id("web-01") in fleet.state.devices

@@ -100,7 +100,7 @@ def _root_chain(state: State, key: Fingerprint, action: Action, over: Over, now:
         why = "an approval counts by a grant of approve alone"
     if not why:
         missing = rights.cosignatures_missing(state, key, None)
-        why = f"{missing} more root signatures are needed" if missing else ""
+        why = rights.cosignatures_words(missing) if missing else ""
         waits = bool(missing)
     if not why:
         why = _approvals(state, Allowed(), key, action, over, now)

@@ -79,6 +79,11 @@ def authorise_over(
     return reason or Denied(lacking(state, principal_of(state, signer), grants(state, signer), action, over, now))
 
 
+def cosignatures_words(missing: int) -> str:
+    """Say how many root principals still have to sign."""
+    return "1 more root signature is needed" if missing == 1 else f"{missing} more root signatures are needed"
+
+
 def approvals_words(missing: int) -> str:
     """Say how many approvals an act still waits for, and who can give them (trust.md, Approvals)."""
     needed = f"{counted(missing, 'more approval')} {'is' if missing == 1 else 'are'} needed"
@@ -166,7 +171,7 @@ def candidates(
     if signer in state.root_keys:
         missing = cosignatures_missing(state, signer, sha512)
         # trust.md, Statements: what the root does, its threshold does.
-        yield Denied(f"{missing} more root signatures are needed", waits=True) if missing else Allowed()
+        yield Denied(cosignatures_words(missing), waits=True) if missing else Allowed()
     for record in grants(state, signer):
         if action in record.statement.actions and alive(state, record, now):
             yield Allowed(record.links)

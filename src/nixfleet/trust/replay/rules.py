@@ -59,7 +59,7 @@ def root(state: State, at: Place, statement: Root) -> Verdict:
     if state.root is not None:
         missing = max(missing, rights.threshold_missing(state, state.root, state.root_keys, signed))
     if missing:
-        return Waiting(statement, f"{missing} more root signatures are needed")
+        return Waiting(statement, rights.cosignatures_words(missing))
     if state.root is not None:
         state.log_keys = (*state.log_keys, (at.index + 1, statement.log.key, statement.log.epoch))
     state.root, state.root_keys, state.genesis = statement, keys, None
@@ -122,7 +122,7 @@ def _root_signed(state: State, at: Place, statement: Grant | Revoke, over: Over)
         return Void(_only_root(state, at, statement, over))
     missing = rights.cosignatures_missing(state, at.signer, at.sha512)
     if missing:
-        return Waiting(statement, f"{missing} more root signatures are needed")
+        return Waiting(statement, rights.cosignatures_words(missing))
     action: Action = "grant" if isinstance(statement, Grant) else "revoke"
     missing = rights.approvals_missing(state, Allowed(), at.signer, action, over, at.log_time, at.sha512)
     return Waiting(statement, rights.approvals_words(missing)) if missing else None
