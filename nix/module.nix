@@ -210,6 +210,26 @@ in
         While there is no fleet in it, the service says in its journal how to claim it (`nixfleet init --claim`).
       '';
     };
+    backup = {
+      dir = mkOption {
+        type = types.nullOr place;
+        default = null;
+        example = "/srv/backups/nixfleet";
+        description = ''
+          Folder for a sealed backup of database, log key and cache key, written every day; the newest 14 stay. It has
+          to be there, and the user nixfleet has to be able to write it. With PostgreSQL the keys alone are in it.
+        '';
+      };
+      passphraseFile = mkOption {
+        type = types.nullOr place;
+        default = null;
+        example = "/run/secrets/nixfleet-backup";
+        description = ''
+          File with the passphrase of the backups, which the user nixfleet alone may read. It is a secret: never in the
+          Nix store. Keep it elsewhere, too: without it no backup opens.
+        '';
+      };
+    };
     metricsAnywhere = mkOption {
       type = types.bool;
       default = false;
@@ -289,6 +309,18 @@ in
       };
     })
     (mkIf cfg.coordinator.enable {
+      assertions = [
+        {
+          assertion = (cfg.coordinator.backup.dir == null) == (cfg.coordinator.backup.passphraseFile == null);
+          message = "services.nixfleet.coordinator.backup: set both dir and passphraseFile, or neither.";
+        }
+        {
+          assertion =
+            cfg.coordinator.backup.passphraseFile == null
+            || !lib.hasPrefix builtins.storeDir cfg.coordinator.backup.passphraseFile;
+          message = "services.nixfleet.coordinator.backup.passphraseFile is in the Nix store, where everybody can read it.";
+        }
+      ];
       networking.firewall.allowedTCPPorts = mkIf cfg.coordinator.openFirewall [ coordinatorPort ];
       users.users.nixfleet = { isSystemUser = true; group = "nixfleet"; };
       users.groups.nixfleet = { };
@@ -312,6 +344,12 @@ in
             [ "${cfg.coordinator.package}/bin/nixfleet" "coordinator" "run" "--listen" cfg.coordinator.listen ]
             ++ lib.optionals (cfg.coordinator.database != null) [ "--database" cfg.coordinator.database ]
             ++ lib.optionals cfg.coordinator.metricsAnywhere [ "--metrics-anywhere" ]
+            ++ lib.optionals (cfg.coordinator.backup.dir != null) [
+              "--backup-dir"
+              cfg.coordinator.backup.dir
+              "--backup-passphrase-file"
+              cfg.coordinator.backup.passphraseFile
+            ]
           );
           Restart = "on-failure";
           RestartSec = 5;
@@ -319,7 +357,8 @@ in
           Group = "nixfleet";
           StateDirectory = mkIf (cfg.coordinator.stateDir == coordinatorDir) "nixfleet-coordinator";
           StateDirectoryMode = "0700";
-          ReadWritePaths = [ cfg.coordinator.stateDir ];
+          ReadWritePaths = [ cfg.coordinator.stateDir ]
+            ++ lib.optionals (cfg.coordinator.backup.dir != null) [ "-${cfg.coordinator.backup.dir}" ];
           UMask = "0077";
           # Ports below 1024 are bound by this one capability, and by no other.
           AmbientCapabilities = mkIf (coordinatorPort < 1024) [ "CAP_NET_BIND_SERVICE" ];

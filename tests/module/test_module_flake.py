@@ -227,16 +227,21 @@ def test_the_module_has_an_option_for_each_of_the_coordinators_settings(nix: dic
     """Every setting of a coordinator reaches its command, as it is: systemd expands nothing in it."""
     database = "postgresql://nixfleet@%2Frun%2Fpostgresql/fleet"
     settings = f'listen = "[::]:7171"; database = "{database}"; stateDir = "/srv/fleet"; metricsAnywhere = true;'
-    result = evaluate(nix, of_coordinator(f"{settings} openFirewall = true;"))
+    backup = 'backup = { dir = "/srv/backups"; passphraseFile = "/run/secrets/backup"; };'
+    result = evaluate(nix, of_coordinator(f"{settings} {backup} openFirewall = true;"))
+    assert [] == result["failed"]
     unit = result["services"]["nixfleet-coordinator"]
     program, *argv = [json.loads(word.replace("%%", "%")) for word in unit["serviceConfig"]["ExecStart"].split(" ")]
     assert "/nix/store/nixfleet/bin/nixfleet" == program
     words = ["coordinator", "run", "--listen", "[::]:7171", "--database", database, "--metrics-anywhere"]
+    words += ["--backup-dir", "/srv/backups", "--backup-passphrase-file", "/run/secrets/backup"]
     assert words == argv
+    assert ["/srv/fleet", "-/srv/backups"] == unit["serviceConfig"]["ReadWritePaths"]
     assert "/srv/fleet" == unit["environment"]["NIXFLEET_DATA_DIR"]
     known = {field.name for field in dataclasses.fields(ServerSettings)}
     # With a folder of its own a coordinator may be claimed: NIXFLEET_DATA_DIR says both.
-    assert {"listen", "database_url", "data_dir", "metrics_anywhere", "claimable"} == known
+    backups = {"backup_dir", "backup_passphrase_file"}
+    assert {"listen", "database_url", "data_dir", "metrics_anywhere", "claimable"} | backups == known
     assert [7171] == result["ports"]
     assert ["d /srv/fleet 0700 nixfleet nixfleet -"] == result["rules"]
     assert "StateDirectory" not in unit["serviceConfig"]
@@ -249,6 +254,22 @@ def test_the_module_opens_no_port_and_makes_no_folder_unless_asked(nix: dict[str
     unit = result["services"]["nixfleet-coordinator"]["serviceConfig"]
     assert ("nixfleet-coordinator", "0700") == (unit["StateDirectory"], unit["StateDirectoryMode"])
     assert unit["ExecStart"].endswith('"--listen" "127.0.0.1:7070"')
+
+
+@pytest.mark.parametrize(
+    ("backup", "why"),
+    [
+        ('dir = "/srv/backups";', "set both dir and passphraseFile"),
+        ('passphraseFile = "/run/secrets/backup";', "set both dir and passphraseFile"),
+        ('dir = "/srv"; passphraseFile = "/nix/store/passphrase";', "where everybody can read it"),
+    ],
+)
+def test_the_module_refuses_backups_that_cannot_be_made_or_kept_secret(
+    nix: dict[str, str], backup: str, why: str
+) -> None:
+    """Half a setting, and a passphrase in the Nix store, end the evaluation with a sentence."""
+    found = evaluate(nix, of_coordinator(f"backup = {{ {backup} }};"))["failed"]
+    assert any(why in message for message in found), found
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from nixfleet.cli.options import Globals, command
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
-from nixfleet.config import Context, choose_context, mirror_dir
+from nixfleet.config import Context, choose_context, coordinator_dir, mirror_dir
 from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS
@@ -74,6 +74,8 @@ async def _findings(given: Globals) -> AsyncIterator[Finding]:
         yield Finding(
             check="address", verdict="warning", text="a loopback address: devices on other machines cannot join"
         )
+    if fault := backup_fault_of(name, given):
+        yield Finding(check="backup", verdict="wrong", text=fault, exit_code=1)
     signer: Signer | None = None
     try:
         signer = signer_of(given, context.key, context.passphrase_file)
@@ -130,6 +132,16 @@ async def _devices(client: Client) -> AsyncIterator[Finding]:
         return
     for device in cloned:
         yield Finding(check="devices", verdict="warning", text=f"{device.name}: {device.reason}")
+
+
+def backup_fault_of(name: str, given: Globals) -> str:
+    """Say what is wrong with the daily backups of a coordinator on this machine, or nothing."""
+    folder = coordinator_dir(name, given.env)
+    if not folder.exists():
+        return ""
+    from nixfleet.server.coordinator.backups import backup_fault
+
+    return backup_fault(folder, now())
 
 
 def _rights(state: State, key: Fingerprint) -> Finding:

@@ -1,8 +1,6 @@
 """``nixfleet init`` and ``coordinator``: a fleet's beginning, and serving one."""
 
 import getpass
-import logging
-import os
 import re
 import shutil
 import socket
@@ -16,18 +14,17 @@ import click
 import msgspec
 
 from nixfleet.cli import output
-from nixfleet.cli.addresses import PORT, is_loopback, listen_for
+from nixfleet.cli.addresses import PORT, is_loopback
 from nixfleet.cli.claiming import Founding, claim_fleet
 from nixfleet.cli.newkeys import NEW, key_file, make_key
 from nixfleet.cli.newkeys import second_key as chosen_second
-from nixfleet.cli.options import Globals, command, said_before
+from nixfleet.cli.options import Globals, command
 from nixfleet.cli.session import now, signer_of
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
 from nixfleet.client.upstream import BUILT_IN
 from nixfleet.config import (
     Context,
-    choose_context,
     coordinator_dir,
     put_context,
     read_admin,
@@ -198,37 +195,3 @@ def signer_for_new(name: str, key: str, given: Globals) -> tuple[str, Signer]:
     known = str(Path(key).expanduser().absolute()) if key and not key.startswith("SHA256:") else key
     signer = signer_of(replace(given, key=None), known)
     return known or signer.key.fingerprint, signer
-
-
-@click.command()
-@click.argument("verb", type=click.Choice(["run"]), default="run")
-@click.option("--listen", metavar="HOST:PORT", help="Where to listen; by default what the fleet's URL needs.")
-@click.option("--database", metavar="URL", help="postgresql://…; by default SQLite in the data folder.")
-@click.option("--metrics-anywhere", is_flag=True, help="Serve /metrics to others than this machine, too.")
-@click.option("--context", metavar="NAME", help="The fleet to serve; by default the current one.")
-def coordinator(
-    verb: str, listen: str | None, database: str | None, context: str | None, *, metrics_anywhere: bool
-) -> None:
-    """Serve a fleet: devices and consoles connect to this. NIXFLEET_DATA_DIR names its folder instead of a context."""
-    del verb  # there is only one so far
-    from nixfleet.server.serve import ServerSettings, run_forever
-
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    for chatty in ("alembic", "uvicorn"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    claimable = bool(folder := os.environ.get("NIXFLEET_DATA_DIR"))
-    if folder:
-        data_dir, listen = Path(folder), listen or f"127.0.0.1:{PORT}"
-    else:
-        name, chosen = choose_context(context or said_before().get("context"))
-        data_dir, listen = coordinator_dir(name), listen or listen_for(chosen.urls[0])
-        if not data_dir.exists():
-            raise UserError(f"the fleet {name} is not served from this machine: {data_dir} is not here")
-    settings = ServerSettings(
-        data_dir=data_dir,
-        listen=listen,
-        database_url=database,
-        claimable=claimable,
-        metrics_anywhere=metrics_anywhere,
-    )
-    run_forever(settings, lambda address: click.echo(f"nixfleet: serving {data_dir.name} at {address}", err=True))

@@ -29,7 +29,7 @@ COMMANDS: Final = {
     "cache": "nixfleet.cli.releases:cache",
     "console": "nixfleet.cli.console:console",
     "context": "nixfleet.cli.contexts:context",
-    "coordinator": "nixfleet.cli.fleet:coordinator",
+    "coordinator": "nixfleet.cli.coordinator:coordinator",
     "deploy": "nixfleet.cli.deploy:deploy",
     "device": "nixfleet.cli.devices:device",
     "doctor": "nixfleet.cli.doctor:doctor",

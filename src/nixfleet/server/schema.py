@@ -15,6 +15,15 @@ _LOCK = 0x6E6978666C656574
 """Advisory lock ``nixfleet``: two coordinators that start at once migrate one after the other."""
 
 
+def revisions(connection: Connection) -> tuple[str | None, str]:
+    """Give the schema that a database has, None for an empty one, and the newest that this program knows."""
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    newest = ScriptDirectory.from_config(config).get_current_head()
+    assert newest is not None
+    return MigrationContext.configure(connection).get_current_revision(), newest
+
+
 def upgrade(connection: Connection) -> None:
     """Apply the missing steps inside the caller's transaction. Raises: UserError for a newer program's database."""
     if connection.dialect.name == "postgresql":

@@ -1,11 +1,13 @@
 """What a coordinator is started with; flags and environment are read by `cli`, never here."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl
 
 from nixfleet.errors import UserError
+from nixfleet.trust.passphrase import read_passphrase
 
 LOG_KEY = "log.key"
 NEXT_LOG_KEY = "log-next.key"
@@ -14,6 +16,7 @@ CACHE_KEY = "cache.key"
 CACHE = "cache"
 DATABASE = "fleet.db"
 LOCK = "coordinator.lock"
+BACKUP_STATUS = "backup.json"
 CLAIM = "claim.json"
 """Keys and code of a coordinator that nobody has claimed yet; secret."""
 _SECRETS: Final = {"password", "sslpassword"}
@@ -31,6 +34,20 @@ class ServerSettings:
     """Without a fleet, wait for somebody who claims it, instead of an error."""
     metrics_anywhere: bool = False
     """Serve ``/metrics`` to others than the loopback."""
+
+    backup_dir: Path | None = None
+    """Where a sealed backup is written every day; None: nowhere."""
+    backup_passphrase_file: Path | None = None
+
+    def check_backups(self) -> None:
+        """Check that daily backups can be made, if they are wanted. Raises: UserError."""
+        if (self.backup_dir is None) != (self.backup_passphrase_file is None):
+            raise UserError("daily backups need both: a folder (--backup-dir) and a --backup-passphrase-file")
+        if self.backup_dir is None or self.backup_passphrase_file is None:
+            return
+        read_passphrase(self.backup_passphrase_file)
+        if not os.access(self.backup_dir, os.W_OK | os.X_OK):
+            raise UserError(f"the backup folder {self.backup_dir} is not there, or cannot be written")
 
     def address(self) -> tuple[str, int]:
         """Split `listen` into host and port. Raises: UserError."""

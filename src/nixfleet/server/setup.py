@@ -62,7 +62,7 @@ def lay_down(data_dir: Path, log_key: SecretKey, cache_key: str, write: Write, d
         if database_url is None:
             _fill(ServerSettings(data_dir=building), write)
         keep_private(building)
-        moved = _move(building, data_dir)
+        moved = put_in_place(building, data_dir)
         if database_url is not None:
             # Keys first: a log whose key was never written down would be lost.
             _fill_or_undo(ServerSettings(data_dir=data_dir, database_url=database_url), write, moved)
@@ -144,8 +144,8 @@ def _fill_or_undo(settings: ServerSettings, write: Write, moved: list[Path]) -> 
         raise
 
 
-def _move(building: Path, data_dir: Path) -> list[Path]:
-    """Put everything in place; the database last, for it is what makes the folder a fleet."""
+def put_in_place(building: Path, data_dir: Path) -> list[Path]:
+    """Move what was built into the data folder; the database last, for it is what makes the folder a fleet."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     keep_private(data_dir)
     moved: list[Path] = []

@@ -40,7 +40,7 @@ def seal(key: SecretKey, passphrase: str) -> bytes:
     """Seal a key (about a second and 256 MiB). Raises: UserError for an empty passphrase."""
     salt = nacl.utils.random(nacl.pwhash.argon2id.SALTBYTES)
     ops, memory = nacl.pwhash.argon2id.OPSLIMIT_MODERATE, nacl.pwhash.argon2id.MEMLIMIT_MODERATE
-    box = nacl.secret.SecretBox(_derive(passphrase, salt, ops, memory)).encrypt(key.seed)
+    box = nacl.secret.SecretBox(derive(passphrase, salt, ops, memory)).encrypt(key.seed)
     sealed = _Sealed("nixfleet-sealed-key-v1", key.public.text, "argon2id", ops, memory, salt.hex(), box.hex())
     return msgspec.json.format(msgspec.json.encode(sealed)) + b"\n"
 
@@ -48,7 +48,7 @@ def seal(key: SecretKey, passphrase: str) -> bytes:
 def unseal(data: bytes, passphrase: str) -> SecretKey:
     """Open a sealed key. Raises: UserError for a wrong passphrase or a damaged file."""
     sealed = _parse(data)
-    secret = _derive(passphrase, bytes.fromhex(sealed.salt), sealed.ops, sealed.memory_bytes)
+    secret = derive(passphrase, bytes.fromhex(sealed.salt), sealed.ops, sealed.memory_bytes)
     try:
         seed = nacl.secret.SecretBox(secret).decrypt(bytes.fromhex(sealed.box))
     except nacl.exceptions.CryptoError as error:
@@ -78,7 +78,8 @@ def _parse(data: bytes) -> _Sealed:
         raise UserError(f"not a sealed key file: {error}") from error
 
 
-def _derive(passphrase: str, salt: bytes, ops: int, memory_bytes: int) -> bytes:
+def derive(passphrase: str, salt: bytes, ops: int, memory_bytes: int) -> bytes:
+    """Make a SecretBox key of a passphrase (Argon2id). Raises: UserError for one that is empty, or without memory."""
     # NFC: keyboards of different systems compose the same letter differently.
     text = unicodedata.normalize("NFC", passphrase)
     if not 0 < len(text) <= _PASSPHRASE_CHARS_MAX:

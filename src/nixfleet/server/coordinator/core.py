@@ -12,6 +12,7 @@ from nixfleet.model.statements import Device
 from nixfleet.model.views import Snapshot
 from nixfleet.model.wire import AppendRequest, AppendResponse, LineAnswer, Offer, OfferAnswer, Signed
 from nixfleet.server.coordinator.announcer import Announcer
+from nixfleet.server.coordinator.backups import DailyBackups
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
 from nixfleet.server.coordinator.journal import Journal
 from nixfleet.server.coordinator.judging import Judged
@@ -89,6 +90,7 @@ class Coordinator:
             self.store, self.agents, self.live, self.syncs, self.clock, self.announcer, self.planner.device_changed
         )
         self.restoring.lines_came = lambda: self.planner.log_changed((), everything=True)
+        self.backups = DailyBackups(settings, self.clock.wall_s, lambda: self.log.name or self.log.fleet[:12])
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -96,6 +98,7 @@ class Coordinator:
 
     async def start(self) -> None:
         """Open the database, replay the log, and begin to plan. Raises: UserError, Unreachable."""
+        self.settings.check_backups()
         await self.store.open()
         await self.log.load()
         self.log.announce = self._entries_came
@@ -107,6 +110,7 @@ class Coordinator:
         await self.planner.tick()
         self._spawn(self.planner.run())
         self._spawn(self._beats())
+        self._spawn(self._backs_up())
         self._spawn(self.announcer.run())
         if self.store.shared:
             self._spawn(self._follows())
@@ -294,6 +298,12 @@ class Coordinator:
                 self._cloned(device)
             with contextlib.suppress(NixfleetError):
                 await self._open_again()
+
+    async def _backs_up(self) -> None:
+        """Make a backup every day."""
+        await self.backups.look()
+        while not await waited(self._stopping, BEAT_S):
+            await self.backups.look()
 
     async def _follows(self) -> None:
         """Take up what other coordinators on the same database have written."""

@@ -49,9 +49,13 @@ class Restoring:
 
     async def load(self) -> None:
         """Take up what was under way when this coordinator, or another on the database, ended. Raises: Untrusted."""
-        await self._read()
+        await self.load_only()
         if self._goal is not None and not self._whole_at:
             await self._finish_if_whole()
+
+    async def load_only(self) -> None:
+        """Find out what was under way, and go on with nothing. Raises: Untrusted."""
+        await self._read()
 
     def why(self) -> str:
         """Say why nothing may be appended, or nothing."""

@@ -61,6 +61,10 @@ class Store:
         """Connect and migrate. Raises: Unreachable; UserError for a newer program's database."""
         await self._db.open()
 
+    async def revisions(self) -> tuple[str | None, str]:
+        """Give the schema that the database has, and the newest one; changes nothing. Raises: Unreachable."""
+        return await self._db.revisions()
+
     async def close(self) -> None:
         """Let go of the database."""
         await self._db.close()

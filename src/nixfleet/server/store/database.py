@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from nixfleet.errors import Conflict, Unreachable, UserError
-from nixfleet.server.schema import upgrade
+from nixfleet.server.schema import revisions, upgrade
 
 _BUSY_S = 20
 _CHUNK_ROWS = 64
@@ -46,6 +46,11 @@ class Database:
         except (Unreachable, UserError) as error:
             # Who starts the program has to know which file; who sends requests to it does not.
             raise type(error)(f"{self.name}: {error}") from error
+
+    async def revisions(self) -> tuple[str | None, str]:
+        """Give the schema that the database has, and the newest one; changes nothing. Raises: Unreachable."""
+        async with self.read() as connection:
+            return await connection.run_sync(revisions)
 
     async def close(self) -> None:
         """Give all connections back, and wait for their threads."""
