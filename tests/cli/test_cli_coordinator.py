@@ -89,7 +89,7 @@ def test_a_check_ends_as_what_is_wrong(nixfleet: Commands) -> None:
     assert "the daily backup failed: the disk is full" in nixfleet("coordinator", "check", "-q", code=2).out
     assert "the daily backup failed: the disk is full" in nixfleet("doctor", "--timeout", "1", code=1).out
     (nixfleet.data / "log.key").unlink()
-    assert "bring it back from a backup" in nixfleet("coordinator", "check", code=2).out
+    assert "log: bring it back" in nixfleet("coordinator", "check", code=2).out
     shutil.rmtree(nixfleet.data)
     assert "is not served from this machine" in nixfleet("coordinator", "check", code=2).complaint
 

@@ -55,6 +55,7 @@ async def test_a_backup_of_a_serving_coordinator_is_one_moment(tmp_path: Path) -
                 one.fleet.device(f"d{number}")
                 await one.send(admin)
 
+        (one.data_dir / "log-next.key").write_text(SecretKey.generate().to_openssh())
         appending = asyncio.create_task(append())
         await asyncio.to_thread(write_backup, settings_of(one), target, "secret")
         await appending
@@ -63,7 +64,7 @@ async def test_a_backup_of_a_serving_coordinator_is_one_moment(tmp_path: Path) -
         assert b"PRIVATE KEY" not in raw
         assert b"SQLite" not in raw
         names = await asyncio.to_thread(restore_backup, target, tmp_path / "again", "secret")
-        assert ["log.key", "cache.key", "fleet.db"] == names
+        assert ["log.key", "log-next.key", "cache.key", "fleet.db"] == names
         assert (tmp_path / "again" / "log.key").read_bytes() == (one.data_dir / "log.key").read_bytes()
         assert {0o600} == {(tmp_path / "again" / name).stat().st_mode & 0o777 for name in names}
         entries = one.fleet.entries
@@ -259,7 +260,7 @@ async def test_a_check_finds_each_thing_that_is_wrong(tmp_path: Path) -> None:
         key.write_text("no key")
         assert "wrong" == (await verdicts())["keys"][0]
         key.unlink()
-        assert "bring it back from a backup" in (await verdicts())["keys"][1]
+        assert "nobody else can sign this fleet's log: bring it back" in (await verdicts())["keys"][1]
         key.write_text(SecretKey.generate().to_openssh())
         assert "not the log key that the fleet's root names" in (await verdicts())["log"][1]
         key.write_text(whole)

@@ -21,7 +21,7 @@ import msgspec
 
 from nixfleet.config import sync_folder
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.server.settings import CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
+from nixfleet.server.settings import CACHE_KEY, DATABASE, LOG_KEY, NEXT_LOG_KEY, ServerSettings
 from nixfleet.trust.sealedstream import open_stream, seal_stream
 
 KEPT: Final = 14
@@ -32,7 +32,8 @@ _NAME: Final = re.compile(r".+-[0-9]{8}T[0-9]{6}Z\.nixfleet-backup", re.ASCII)
 _PARTIAL: Final = ".nixfleet-partial-"
 _PART_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 4_096
-_HELD: Final = (LOG_KEY, CACHE_KEY, DATABASE)
+_KEYS: Final = (LOG_KEY, NEXT_LOG_KEY, CACHE_KEY)
+_HELD: Final = (*_KEYS, DATABASE)
 
 
 class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -124,7 +125,7 @@ def prune(folder: Path) -> None:
 
 def _parts(settings: ServerSettings) -> Iterator[bytes]:
     """Give the plain content: each file's head and bytes, the keys first."""
-    keys = [settings.data_dir / LOG_KEY, settings.data_dir / CACHE_KEY]
+    keys = [path for path in (settings.data_dir / name for name in _KEYS) if path.exists()]
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=settings.data_dir) as place:
         files = keys
         if settings.database_url is None:
@@ -166,7 +167,7 @@ def read_backup(path: Path, place: Path, passphrase: str) -> list[str]:
             content.end()
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}") from error
-    if LOG_KEY not in names:
+    if not {LOG_KEY, NEXT_LOG_KEY} & set(names):
         raise Untrusted(f"{path} has no {LOG_KEY}")
     return names
 

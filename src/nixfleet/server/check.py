@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from nixfleet.errors import NixfleetError, Untrusted, UserError
+from nixfleet.errors import NixfleetError, UserError
 from nixfleet.server.coordinator.backups import backup_fault, last_backup
 from nixfleet.server.coordinator.log import LogKeeper
+from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.restoring import Restoring
-from nixfleet.server.settings import CACHE_KEY, LOG_KEY, ServerSettings
+from nixfleet.server.settings import CACHE_KEY, ServerSettings
 from nixfleet.server.store import Store
 from nixfleet.trust.narinfo import CacheKey
-from nixfleet.trust.sshsig import SecretKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,8 @@ async def check(settings: ServerSettings, wall_s: Callable[[], int]) -> list[Che
     """Check one thing after the other, as far as each allows the next."""
     found = []
     try:
-        log_key, cache_key = _keys(settings)
-        found.append(Checked("keys", "ok", f"log key {log_key.public.fingerprint}"))
+        log_keys, cache_key = LogKeys.read(settings), _cache_key(settings)
+        found.append(Checked("keys", "ok", "the log key and the cache key can be read"))
         settings.check_database()
     except NixfleetError as error:
         return [*found, Checked("keys", "wrong", str(error), error)]
@@ -43,7 +43,7 @@ async def check(settings: ServerSettings, wall_s: Callable[[], int]) -> list[Che
         held, newest = await store.revisions()
         found.append(_schema(held, newest))
         if held == newest:
-            found += await _log(store, log_key, cache_key, wall_s)
+            found += await _log(store, log_keys, cache_key, wall_s)
     except NixfleetError as error:
         found.append(Checked("log", "wrong", str(error), error))
     finally:
@@ -51,18 +51,12 @@ async def check(settings: ServerSettings, wall_s: Callable[[], int]) -> list[Che
     return [*found, *_backups(settings, wall_s())]
 
 
-def _keys(settings: ServerSettings) -> tuple[SecretKey, CacheKey]:
-    read: list[str] = []
-    for name in (LOG_KEY, CACHE_KEY):
-        try:
-            read.append((settings.data_dir / name).read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise UserError(f"{settings.data_dir / name}: {why}; bring it back from a backup") from error
+def _cache_key(settings: ServerSettings) -> CacheKey:
+    path = settings.data_dir / CACHE_KEY
     try:
-        return SecretKey.from_openssh(read[0]), CacheKey.parse(read[1])
-    except (UserError, Untrusted) as error:
-        raise UserError(f"a key in {settings.data_dir} is damaged: {error}; bring it back from a backup") from error
+        return CacheKey.parse(path.read_text())
+    except (OSError, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"{path}: {getattr(error, 'strerror', None) or error}; bring it back from a backup") from error
 
 
 def _schema(held: str | None, newest: str) -> Checked:
@@ -74,8 +68,8 @@ def _schema(held: str | None, newest: str) -> Checked:
     return Checked("schema", "wrong", text, UserError(text))
 
 
-async def _log(store: Store, log_key: SecretKey, cache_key: CacheKey, wall_s: Callable[[], int]) -> list[Checked]:
-    log = LogKeeper(store, log_key, wall_s)
+async def _log(store: Store, log_keys: LogKeys, cache_key: CacheKey, wall_s: Callable[[], int]) -> list[Checked]:
+    log = LogKeeper(store, log_keys, wall_s)
     await log.load()
     found = [Checked("log", "ok", f"{log.size} entries replay, and are those that were appended")]
     if cache_key.public not in {cache.key for cache in log.root_statement().caches}:

@@ -13,13 +13,13 @@ from pathlib import Path
 from nixfleet.config import sync_folder
 from nixfleet.errors import Conflict, NixfleetError, UserError
 from nixfleet.server.coordinator.judging import first_entry
-from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, ServerSettings
+from nixfleet.server.settings import CACHE, CACHE_KEY, DATABASE, LOG_KEY, NEXT_LOG_KEY, ServerSettings
 from nixfleet.server.store import Store
 from nixfleet.trust.sshsig import SecretKey
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OURS = (LOG_KEY, CACHE_KEY, CACHE, DATABASE)
-"""What makes a folder a fleet's."""
+_OURS = (LOG_KEY, NEXT_LOG_KEY, CACHE_KEY, CACHE, DATABASE)
+"""What makes a folder a fleet's; the database last."""
 
 Write = Callable[[Store], Awaitable[None]]
 
@@ -150,7 +150,7 @@ def put_in_place(building: Path, data_dir: Path) -> list[Path]:
     keep_private(data_dir)
     moved: list[Path] = []
     try:
-        for name in (LOG_KEY, CACHE_KEY, CACHE, DATABASE):
+        for name in _OURS:
             if (building / name).exists():
                 (building / name).rename(data_dir / name)
                 moved.append(data_dir / name)
