@@ -18,7 +18,7 @@ from nixfleet.agent import link as links
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal, load
-from nixfleet.agent.member import Parts
+from nixfleet.agent.member import Parts, pause_s
 from nixfleet.agent.update import State, Update
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted, UserError
@@ -383,3 +383,12 @@ def test_an_identity_of_an_older_agent_is_read(tmp_path: Path) -> None:
         found.key,
         found.next_key_file,
     )
+
+
+def test_who_waits_to_be_let_in_asks_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the pace of polls at first, then every minute for hours, then every few minutes; always spread."""
+    monkeypatch.undo()
+    for asked, most in ((0, 15), (19, 15), (20, 60), (199, 60), (200, 300), (10_000, 300)):
+        pauses = [pause_s(asked, 15) for _ in range(50)]
+        assert most / 2 <= min(pauses) < max(pauses) <= most
+    assert pause_s(20, 600) >= 300

@@ -240,6 +240,19 @@ def test_a_known_device_with_another_key_is_offered_as_such(served: Commands) ->
     assert [] == served("enroll", "list", "--json").json["requests"]
 
 
+def test_a_known_machine_does_not_take_the_place_of_another(served: Commands, tmp_path: Path) -> None:
+    """Its key is the one that ssh knows, its name its own, and the id that it asks under another device's."""
+    served.enroll("web-01")
+    asks_with(served, "web-09", "web-09", device="web-01")
+    file = known_hosts(tmp_path, line("web-09", "web-09"))
+    for argv in (["--from-known-hosts", file], ["--key", fingerprint("web-09")], ["--yes"]):
+        told = served("enroll", "web-09", *argv, code=3).complaint
+        assert "who asks as web-09 says that it is web-01, which it would replace" in told
+    (asked,) = served("enroll", "list", "--json").json["requests"]
+    assert "nixfleet device rekey web-01 --key KEY" == asked["command"]
+    assert fingerprint("web-01") == fingerprint_of(served, "web-01")
+
+
 def test_many_at_once_never_give_a_known_device_another_key(served: Commands, tmp_path: Path) -> None:
     """That is an act of its own, on one device, by its name."""
     served.enroll("web-01")

@@ -14,7 +14,7 @@ from tests.touch import Touched
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.bulk import BULK_FROM
-from nixfleet.client.enrolling import Wish, enroll_many, plan_of, sort_out
+from nixfleet.client.enrolling import Kind, Wish, enroll_many, judged, plan_of, sort_out
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Digest
@@ -226,6 +226,9 @@ async def test_a_rule_on_enrolments_holds_for_the_key_in_memory_too(tmp_path: Pa
     async with at_work(tmp_path, fleet, signer) as (_, admin):
         acted = await enroll_many(admin, wishes(MANY))
         assert {} == admin.state.devices
+        assert Kind.WAITS is judged(wishes(1)[0].request, admin.state).kind
+        with pytest.raises(UserError, match="is signed, and waits for approvals"):
+            await enroll_many(admin, wishes(1))
     needed = "1 more approval is needed, by another principal with the right to approve, within the hour"
     assert {needed} == {one.waits for one in acted}
     assert 1 == signer.touches

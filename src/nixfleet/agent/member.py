@@ -29,7 +29,10 @@ log = logging.getLogger("nixfleet.agent")
 
 RETIRED = "this device is retired: it runs on, and gets no updates; 'nixfleet agent join --replace' makes it a new one"
 ASKS_OFTEN = 20
-"""Requests at the pace of polls; later ones come as rarely as reconnections."""
+"""Requests at the pace of polls."""
+ASKS_STEADILY = 200
+"""Requests until which a minute lies between two: somebody walks from the device to a desk. Later ones are rare."""
+STEADY_S = 60.0
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +58,13 @@ def note_waits(parts: Parts, reason: str) -> None:
         (Path(parts.settings.state_dir) / "waits").write_text(reason)
     except OSError as error:
         log.debug("%s", error)
+
+
+def pause_s(asked: int, poll_s: int) -> float:
+    """Give how long to wait after so many requests to be enrolled, jittered."""
+    if asked < ASKS_OFTEN:
+        return jittered(poll_s)
+    return jittered(max(poll_s, STEADY_S)) if asked < ASKS_STEADILY else backoff_s(ASKS_STEADILY)
 
 
 class Member:
@@ -111,8 +121,7 @@ class Member:
             await self._ask(link, told, reason)
             if once:
                 raise Refused(f"{reason or 'this device is not enrolled yet'}; an admin is asked to let it in")
-            poll_s = self._parts.settings.poll_s
-            await asyncio.sleep(jittered(poll_s) if asked < ASKS_OFTEN else backoff_s(ASKS_OFTEN))
+            await asyncio.sleep(pause_s(asked, self._parts.settings.poll_s))
             asked += 1
 
     async def rekey(self, link: Link) -> None:

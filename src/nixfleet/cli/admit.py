@@ -17,7 +17,7 @@ from nixfleet.cli.session import Fleet, connected
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.admin import Acted
 from nixfleet.client.enrolling import Kind, Wish, enroll_many, judged, plan_of, rekey, sort_out
-from nixfleet.errors import Untrusted, UserError
+from nixfleet.errors import Refused, Untrusted, UserError
 from nixfleet.model.ids import Tags
 from nixfleet.model.text import clean, counted, one_line
 from nixfleet.model.typed import check_name
@@ -163,6 +163,13 @@ async def _rekey(given: Globals, fleet: Fleet, choice: Choice, request: EnrollVi
     """Give an enrolled device the key that it now shows, in so many words."""
     known = fleet.state.devices[request.device]
     name = known.statement.name
+    if name != request.name:
+        # Its key is that of the machine that was asked for, and its id another one's: it would take that one's place.
+        raise Refused(
+            f"who asks as {request.name} says that it is {name}, which it would replace: if {name} is to have the key"
+            f" {request.fingerprint}, 'nixfleet device rekey {name} --key KEY'; else 'nixfleet enroll drop"
+            f" {request.name}'"
+        )
     if choice.tags or choice.called or choice.replace:
         raise UserError(
             f"{name} is enrolled already, and asks for another key; --tag, --as and --replace are for new devices:"

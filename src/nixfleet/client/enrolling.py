@@ -35,6 +35,7 @@ class Kind(StrEnum):
     KEY = "another key"
     RETIRED = "retired"
     MEMBER = "enrolled"
+    WAITS = "waits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,13 @@ def judged(request: EnrollView, state: State) -> Asked:
     if record is not None and record.key == request.fingerprint:
         return Asked(Kind.MEMBER, f"it is enrolled already, as {record.statement.name}")
     if record is not None:
-        words = f"it says that it is {record.statement.name}, and shows another key than {record.key}"
-        return Asked(Kind.KEY, words, f"nixfleet enroll {request.name}")
+        name = record.statement.name
+        words = f"it says that it is {name}, and shows another key than {record.key}"
+        # Under its own name alone: else a machine that is known by its key could take over another one's place.
+        by_name = f"nixfleet enroll {name}" if request.name == name else f"nixfleet device rekey {name} --key KEY"
+        return Asked(Kind.KEY, words, by_name)
+    if _waits(request, state):
+        return Asked(Kind.WAITS, "its enrolment is signed, and waits for approvals or co-signatures")
     held = owner_of(state, request.fingerprint)
     if held:
         return Asked(Kind.TAKEN, f"its key is that of {held}", "each device needs a key of its own")
@@ -69,6 +75,12 @@ def judged(request: EnrollView, state: State) -> Asked:
             return Asked(Kind.TAKEN, f"{request.reason}; {words}", f"{command} --as another name")
         return Asked(Kind.TAKEN, words, f"{command} --replace, or --as another name")
     return Asked(Kind.NEW, request.reason)
+
+
+def _waits(request: EnrollView, state: State) -> bool:
+    """Tell whether an enrolment of this device under this key is in the log already, and has no effect yet."""
+    waiting = (one.statement for several in state.pending.values() for one in several)
+    return any(isinstance(one, Device) and (one.device, one.key) == (request.device, request.key) for one in waiting)
 
 
 def owner_of(state: State, fingerprint: str) -> str:
@@ -165,7 +177,7 @@ def sort_out(state: State, wishes: Sequence[Wish]) -> Sorted:
 def _fault(state: State, wish: Wish) -> str:
     asked = judged(wish.request, state)
     match asked.kind:
-        case Kind.MEMBER:
+        case Kind.MEMBER | Kind.WAITS:
             return asked.words
         case Kind.KEY | Kind.RETIRED:
             return f"{asked.words}: {asked.command}"
