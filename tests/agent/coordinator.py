@@ -172,14 +172,19 @@ class MadeUpClient:
             return LineAnswer(absence=lines.absence(device))
         return LineAnswer(line=self._server.spoil(lines.proof(device)))
 
-    async def report(self, signed: Signed) -> None:
-        """Take a report that verifies under the device's key."""
+    async def report(self, signed: Signed) -> int | None:
+        """Take a report that verifies under the device's key, and is numbered above all before."""
         await self._reach()
         if self._server.refuse_reports:
             raise Unreachable(self._server.refuse_reports)
         state, device = self._server.fleet.state, self._device()
         public = parse_public_key(state.devices[device].statement.key)
-        self._server.reports.append(open_report(signed, public, fleet=self._fleet, device=device))
+        report = open_report(signed, public, fleet=self._fleet, device=device)
+        held = max((one.seq for one in self._server.reports if one.device == device), default=-1)
+        if report.seq <= held:
+            return held
+        self._server.reports.append(report)
+        return None
 
     async def progress(self, progress: Progress) -> None:
         """Take progress."""

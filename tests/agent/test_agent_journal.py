@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from nixfleet import config
-from nixfleet.agent.journal import SEQ_BLOCK, Journal
+from nixfleet.agent.journal import SEQ_BLOCK, SEQ_MOST, Journal
 from nixfleet.agent.update import Confirmed, Offer, State, Update
 from nixfleet.errors import UserError
 from nixfleet.model.device import Phase
@@ -134,3 +134,22 @@ def test_a_number_is_reserved_durably_before_it_is_given_out(tmp_path: Path) -> 
         number = journal.next_seq()
         assert number < json.loads((tmp_path / "journal.json").read_text())["seq_limit"]
     assert os.listdir(tmp_path) == ["journal.json"]  # noqa: PTH208 - names alone
+
+
+def test_numbers_go_on_above_what_the_coordinator_holds(tmp_path: Path) -> None:
+    """After a snapshot was restored the next number is above all that were given, and stays so over a restart."""
+    journal = Journal(tmp_path)
+    first = journal.next_seq()
+    assert journal.go_on_above(first + 5_000)
+    assert first + 5_001 == journal.next_seq()
+    assert first + 5_001 < Journal(tmp_path).next_seq()
+
+
+@pytest.mark.parametrize("seq", [SEQ_MOST, 1 << 60, 0])
+def test_a_number_that_is_no_devices_own_changes_nothing(tmp_path: Path, seq: int) -> None:
+    """A coordinator that lies cannot use up the numbers, nor take them back."""
+    journal = Journal(tmp_path)
+    for _ in range(3):
+        last = journal.next_seq()
+    assert not journal.go_on_above(seq)
+    assert last + 1 == journal.next_seq()

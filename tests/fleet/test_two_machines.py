@@ -73,3 +73,26 @@ async def test_copy_that_notices_asks_to_be_enrolled_and_leaves_the_first_alone(
         assert asking.device != first.identity.device
         assert asking.reason
         assert view.cause == ""
+
+
+async def test_machine_put_back_to_a_snapshot_is_heard_again_at_once(tmp_path: Path) -> None:
+    """Its numbers lie behind those it gave since: it goes on above them, and nobody takes it for two machines."""
+    async with rig(tmp_path / "data") as one, one.client("admin") as admin:
+        first = Member(tmp_path / "first", one, "web-01")
+        first.enrol()
+        await one.send(admin)
+        look = partial(admin.device, "web-01")
+        async with first.running():
+            await until(look, lambda view: bool(view.reported_at))
+        kept = tmp_path / "kept"
+        shutil.copytree(first.machine.root, kept, symlinks=True)
+        for number in range(3):
+            first.machine.write("/proc/sys/kernel/random/boot_id", f"later-{number}\n")
+            async with first.running():
+                await until(look, lambda view: view.boot_id == f"later-{number}")  # noqa: B023 - used at once
+        shutil.rmtree(first.machine.root)
+        kept.rename(first.machine.root)
+        first.machine.write("/proc/sys/kernel/random/boot_id", "restored\n")
+        async with first.running():
+            view = await until(look, lambda view: view.boot_id == "restored")
+        assert view.cause == ""

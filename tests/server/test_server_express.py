@@ -22,14 +22,16 @@ class _Coordinator:
         self.error = error
         self.ready = ready
         self.taken: list[Signed] = []
+        self.held: int | None = None
 
     def wall_s(self) -> int:
         return 7
 
-    async def report(self, signed: Signed) -> None:
+    async def report(self, signed: Signed) -> int | None:
         if self.error is not None:
             raise self.error
         self.taken.append(signed)
+        return self.held
 
 
 async def _ask(coordinator: _Coordinator, *messages: dict[str, Any], **scope: Any) -> list[Any]:
@@ -60,6 +62,15 @@ def _refused(sent: Sequence[Any]) -> tuple[int, str]:
     assert body.server_time == 7
     assert dict(sent[0]["headers"])[b"content-length"] == b"%d" % len(sent[1]["body"])
     return sent[0]["status"], body.kind
+
+
+async def test_dropped_report_is_answered_with_the_number_that_is_held() -> None:
+    """The device learns from it that its numbers are behind."""
+    coordinator = _Coordinator()
+    coordinator.held = 41
+    sent = await _ask(coordinator)
+    assert (sent[0]["status"], sent[1]["body"]) == (200, b'{"seq":41}')
+    assert dict(sent[0]["headers"])[b"content-length"] == b"10"
 
 
 async def test_report_in_pieces_is_taken_whole() -> None:

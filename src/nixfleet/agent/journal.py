@@ -16,6 +16,8 @@ from nixfleet.errors import UserError
 VERSION = 1
 SEQ_BLOCK = 64
 """Report numbers reserved with one write; a crash skips the rest of a block, which is harmless."""
+SEQ_MOST = 1 << 50
+"""Above this no number is believed to be a device's own."""
 MAX_BYTES = 4 << 20
 
 T = TypeVar("T")
@@ -57,6 +59,16 @@ class Journal:
             self._put(msgspec.structs.replace(self._record, seq_limit=self._seq + SEQ_BLOCK))
         self._seq += 1
         return self._seq - 1
+
+    def go_on_above(self, seq: int) -> bool:
+        """Go on above one that the coordinator holds; False when this device can have given no such number.
+
+        Nobody signed it: a bound leaves room for all numbers that a device can need after a lie.
+        """
+        if not self._seq <= seq + 1 <= SEQ_MOST:
+            return False
+        self._seq = seq + 1
+        return True
 
     def _put(self, record: Record) -> None:
         write_atomic(self._path, msgspec.json.encode(record))

@@ -269,9 +269,12 @@ class Link:
             raise UserError("no coordinator is known: set urls in agent.toml")
         return self._make_client(urls, fleet=self.mirror.fleet, key=self._key(), clock=self._clock)
 
-    async def send_report(self, signed: Signed) -> None:
-        """Deliver a report; it is durable when this returns. Raises: Unreachable, Refused, Untrusted."""
-        await self.client.report(signed)
+    async def send_report(self, signed: Signed) -> int | None:
+        """Deliver a report; it is durable when this returns, or was dropped for one with the number that is given.
+
+        Raises: Unreachable, Refused, Untrusted.
+        """
+        return await self.client.report(signed)
 
 
 def backoff_s(failures: int) -> float:

@@ -80,7 +80,12 @@ class Reporter:
         await self._send(attempt(update) if update is not None else None)
 
     async def _send(self, told: Attempt | None) -> None:
-        await self._link.send_report(await self._make(told))
+        held = await self._link.send_report(await self._make(told))
+        if held is not None and self._parts.journal.go_on_above(held):
+            # This machine was put back to a snapshot: what it told since then is not its own any more.
+            log.warning("the coordinator has report %d of this device: numbers go on above it", held)
+            self._told = None
+            await self._link.send_report(await self._make(told))
         self._told = self._gather()
 
     async def _make(self, told: Attempt | None) -> Signed:

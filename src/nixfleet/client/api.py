@@ -38,6 +38,7 @@ from nixfleet.model.wire import (
     Offer,
     OfferAnswer,
     Proof,
+    ReportAnswer,
     Signed,
     Submission,
     Sync,
@@ -194,9 +195,13 @@ class Client:
         """Read the calling device's own line of a rollout's release, or the proof that it has none."""
         return await self._get(f"/v1/rollouts/{_segment(rollout)}/line", LineAnswer)
 
-    async def report(self, signed: Signed) -> None:
-        """Deliver a signed report; it is durable when this returns."""
-        await self._done("POST", "/v1/reports", signed, signed=False)
+    async def report(self, signed: Signed) -> int | None:
+        """Deliver a signed report; it is durable when this returns.
+
+        Where the coordinator holds one that is not older by its number, that number is given, and this one is dropped.
+        """
+        call = Call("POST", "/v1/reports", body=msgspec.json.encode(signed), signed=False)
+        return self._decoded(await self._way.send(call), ReportAnswer).seq
 
     async def progress(self, progress: Progress) -> None:
         """Tell how far an update is; may be dropped on the way."""

@@ -23,6 +23,12 @@ class Signed(_Body, frozen=True, kw_only=True):
     signature: Annotated[bytes, msgspec.Meta(max_length=952)]
 
 
+class ReportAnswer(_Body, frozen=True, kw_only=True):
+    """What became of a report: taken, or dropped, for `seq` is held of this device, which is not below its own."""
+
+    seq: Count | None = None
+
+
 class Submission(_Body, frozen=True, kw_only=True):
     """A statement to append; `lines` are a release's target lines, in order, as exact text."""
 

@@ -9,7 +9,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.faults import refusal
-from nixfleet.server.routes.bodies import TAKEN, decoded, whole
+from nixfleet.server.routes.bodies import decoded, report_answer, whole
 
 PATH = "/v1/reports"
 
@@ -31,11 +31,11 @@ class Express:
             body = await whole(receive, "a signed report")
             if body is None:
                 return
-            await self._coordinator.report(decoded(body, Signed))
+            held = await self._coordinator.report(decoded(body, Signed))
         except Exception as error:  # noqa: BLE001 - every failure is answered, as in `app`
             status, text = refusal(error, f"POST {PATH}", self._coordinator.wall_s())
             head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]
             await send({"type": "http.response.start", "status": status, "headers": head})
             await send({"type": "http.response.body", "body": text, "more_body": False})
         else:
-            await TAKEN(scope, receive, send)
+            await report_answer(held)(scope, receive, send)

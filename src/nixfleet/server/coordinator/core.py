@@ -223,9 +223,9 @@ class Coordinator:
 
     # Devices speaking
 
-    async def report(self, signed: Signed) -> None:
-        """Take a signed report; durable when this returns."""
-        await self.desk.take(signed)
+    async def report(self, signed: Signed) -> int | None:
+        """Take a signed report; durable when this returns. Gives the number held where it was dropped for that."""
+        return await self.desk.take(signed)
 
     def _heard(self, report: Report, row: AttemptRow | None) -> None:
         self.planner.heard(report, row)

@@ -53,14 +53,17 @@ class ReportDesk:
         self._heard = heard
         self._group = GroupWriter[Told | Forget](store.status.save)
 
-    async def take(self, signed: Signed) -> None:
-        """Verify and store a report; a seq that is not above the last is dropped. Raises: Untrusted, Busy."""
+    async def take(self, signed: Signed) -> int | None:
+        """Verify and store a report; a seq that is not above the last is dropped, and the last one is given.
+
+        A report that comes a second time was taken. Raises: Untrusted, Busy.
+        """
         report, key = self._open(signed)
         if self._twins.heard(report, self._clock.wall_s()):
             self._cloned(report.device)
         live = self._live.get(report.device)
         if report.seq <= live.seq:
-            return
+            return None if report == live.report else live.seq
         now = self._clock.now()
         facts = report.facts if report.facts is not None else live.facts
         row = DeviceRow(
@@ -79,6 +82,7 @@ class ReportDesk:
         self._still(report.device, key)
         if self._apply(report, facts, now.wall_s, now.run_s) or not _same_try(self._live.get(report.device), attempt):
             self._heard(report, attempt)
+        return None
 
     def forget(self, device: str) -> None:
         """Let go of a device's former key's reports, those that wait to be written too; what comes after it stays."""

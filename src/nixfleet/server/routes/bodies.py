@@ -7,22 +7,33 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from nixfleet.errors import UserError
+from nixfleet.model.wire import ReportAnswer
 from nixfleet.server.faults import Bound
 
 T = TypeVar("T")
 
 
 class Taken(ASGIResponse):
-    """The answer ``{}``, made once: devices report thousands of times a second."""
+    """A small answer, by default ``{}``, made once: devices report thousands of times a second."""
+
+    def __init__(self, body: bytes = b"{}") -> None:
+        super().__init__()
+        self._body = body
+        self._head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's three
         """Send it."""
-        await send({"type": "http.response.start", "status": 200, "headers": _TAKEN_HEAD})
-        await send({"type": "http.response.body", "body": b"{}", "more_body": False})
+        await send({"type": "http.response.start", "status": 200, "headers": self._head})
+        await send({"type": "http.response.body", "body": self._body, "more_body": False})
 
 
-_TAKEN_HEAD = [(b"content-type", b"application/json"), (b"content-length", b"2")]
 TAKEN = Taken()
+
+
+def report_answer(held: int | None) -> Taken:
+    """Answer a report: taken, or dropped for one with the number `held`."""
+    return TAKEN if held is None else Taken(msgspec.json.encode(ReportAnswer(seq=held)))
+
 
 SIGNED_BYTES = 98_304
 """A payload of 64 KiB and a signature as base64, and what stands around them."""

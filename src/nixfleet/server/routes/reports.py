@@ -9,7 +9,7 @@ from nixfleet.model.ids import MAX_INT
 from nixfleet.model.wire import LineAnswer, Signed
 from nixfleet.server.auth import AnyRequest, Auth
 from nixfleet.server.coordinator.core import Coordinator
-from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, TAKEN, Taken, bounded, decoded
+from nixfleet.server.routes.bodies import PROGRESS_BYTES, SIGNED_BYTES, TAKEN, Taken, bounded, decoded, report_answer
 
 
 def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -31,9 +31,8 @@ def report_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
 
     @post("/v1/reports", status_code=200, request_max_body_size=SIGNED_BYTES)
     async def report(request: AnyRequest) -> Taken:
-        """Take a signed report; answered after a durable commit."""
-        await coordinator.report(decoded(await request.body(), Signed))
-        return TAKEN
+        """Take a signed report; answered after a durable commit. A `seq` in the answer is why it was dropped."""
+        return report_answer(await coordinator.report(decoded(await request.body(), Signed)))
 
     @post("/v1/progress", status_code=200, request_max_body_size=PROGRESS_BYTES)
     async def progress(request: AnyRequest) -> Taken:
