@@ -1,5 +1,7 @@
 """Rollouts as people see them: waves as bars, members with their reasons."""
 
+from collections import OrderedDict
+
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Wave
 from nixfleet.model.text import clean
@@ -16,6 +18,8 @@ from nixfleet.trust.replay import principal_of
 from nixfleet.trust.replay.reach import EVERYTHING, Reach
 from nixfleet.trust.words import select_words
 
+_REACHES_KEPT = 64
+
 
 class RolloutViews:
     """Makes views of rollouts."""
@@ -28,6 +32,8 @@ class RolloutViews:
         self._planner = planner
         self._releases = releases
         self._clock = clock
+        self._reaches: OrderedDict[int, tuple[Reach, int, frozenset[str]]] = OrderedDict()
+        """By identity: a reader's reach, and what it came to at a size of the log."""
 
     def all(self, reach: Reach = EVERYTHING) -> list[RolloutView]:
         """Show all rollouts that a reader may see, newest first."""
@@ -48,10 +54,18 @@ class RolloutViews:
 
     def _members(self, work: Work, reach: Reach) -> frozenset[str] | None:
         """Give the members that a reader may read of; None for all, where it may read everything."""
-        if reach.everything:
-            return None
-        devices = self._log.state.devices
-        return frozenset(one for one in work.members if one in devices and reach.over(devices[one].statement.tags))
+        return None if reach.everything else self._in_reach(reach).intersection(work.members)
+
+    def _in_reach(self, reach: Reach) -> frozenset[str]:
+        """Give the devices that a reader may read of; kept while the log stands still, for a stream asks every time."""
+        held = self._reaches.get(id(reach))
+        if held is None or held[0] is not reach or held[1] != self._log.size:
+            devices = self._log.state.devices.items()
+            seen = frozenset(device for device, record in devices if reach.over(record.statement.tags))
+            held = self._reaches[id(reach)] = (reach, self._log.size, seen)
+            while len(self._reaches) > _REACHES_KEPT:
+                self._reaches.popitem(last=False)
+        return held[2]
 
     def find(self, name: str) -> Work:
         """Find a rollout by digest or an unambiguous start of it. Raises: Unknown, UserError."""
