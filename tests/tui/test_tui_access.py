@@ -387,10 +387,28 @@ async def test_a_device_that_shows_another_key_is_offered_its_new_one() -> None:
         await driven.press("3")
         assert shows(driven, "! new key", "shows another", "A gives it this key, the old one ends")
         await driven.press("A")
-        assert shows(driven, "Give kiosk-oslo-02 its new key?", "its old key is")
+        assert shows(driven, "Give kiosk-oslo-02 its new key?", "Anybody can ask", "its old key is")
         driven.app.screen.query_one(Input).value = "kiosk-oslo-02"
         await driven.press("enter")
         assert [("renew", known.id)] == driven.acts.done
+
+
+async def test_a_request_under_a_spent_id_says_what_to_do() -> None:
+    """The id of a retired device is of no use, and a member has nothing to ask for: neither is enrolled."""
+    source = FakeSource()
+    one = next(iter(source.requests.values()))
+    gone, member = (source.devices[device_id(name)] for name in ("kiosk-oslo-02", "kiosk-oslo-03"))
+    source.devices[gone.id] = msgspec.structs.replace(gone, state="retired")
+    asks = msgspec.structs.replace(one, device=gone.id, name="late", asked_at=NOW - 9_000)
+    again = msgspec.structs.replace(one, device=member.id, name=member.name, key=member.key)
+    source.requests = {asks.device: asks, again.device: again}
+    async with console(source=source) as driven:
+        await driven.press("3", "A")
+        await driven.until(partial(tells, driven, "which is retired: on the device, nixfleet agent join --replace"))
+        await driven.press("j", "A")
+        await driven.until(partial(tells, driven, "it is enrolled already, as kiosk-oslo-03"))
+        await driven.press("X", "y")
+        assert [("forget", member.id)] == driven.acts.done
 
 
 async def test_marked_requests_are_enrolled_by_one_act_and_odd_ones_alone() -> None:

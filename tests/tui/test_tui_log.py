@@ -4,7 +4,7 @@ from functools import partial
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import device, digest
+from tests.tui.console_fleet import device, digest, fleet_access, fleet_entries
 from tests.tui.console_pilot import Driven, console
 from tests.tui.console_ports import FakeSource, FakeVerifier
 
@@ -14,7 +14,7 @@ from nixfleet.tui.intents import refusal
 from nixfleet.tui.keys import KEYS
 from nixfleet.tui.ports import LogCheck, RefusedView
 from nixfleet.tui.store import Store
-from nixfleet.tui.view import log
+from nixfleet.tui.view import log, records
 from nixfleet.tui.view.text import plain
 
 WHY = "the log has another root at 40 entries than the one known"
@@ -90,6 +90,27 @@ async def test_nothing_is_signed_on_a_log_that_does_not_hold() -> None:
         assert {"the coordinator shows another log: nothing is signed on it"} == reasons
         await driven.press("2", "P")
         assert [] == driven.acts.done
+
+
+def test_an_entry_names_who_signed_it_as_well_and_what_it_waits_for() -> None:
+    """Approvals are entries of their own over the same payload; those without effect say so."""
+    entries = fleet_entries()
+    (rollout,) = [entry for entry in entries if entry.index == 38]
+    approval = msgspec.structs.replace(rollout, index=42, type="approve", principal="audit", what="approve: it")
+    void = msgspec.structs.replace(approval, index=43, principal="ci", verdict="void", why="it may not approve")
+    other = msgspec.structs.replace(approval, index=44, digest=digest("other"))
+    found = records.approvals_of(rollout, [*entries, approval, void, other])
+    shown = plain(records.entry_head(rollout, 160, found, fleet_access().pending[0]))
+    assert "signed   audit (entry 42), ci (entry 43, void: it may not approve)" in shown
+    assert "waits    1 more approval is needed" in shown
+    assert [] == records.approvals_of(approval, [*entries, approval, void])
+
+
+async def test_an_entry_that_waits_says_for_whom() -> None:
+    """The page of a statement that waits says so under its verdict."""
+    async with console() as driven:
+        await driven.press("6", "enter")
+        assert shows(driven, "entry 38", "waits    1 more approval is needed")
 
 
 def test_an_old_backup_is_not_called_a_fork() -> None:

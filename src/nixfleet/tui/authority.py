@@ -19,8 +19,8 @@ from nixfleet.trust.replay import Explanation, explain
 from nixfleet.trust.sshsig import parse_public_key
 from nixfleet.tui.ports import Stop, Subject
 
-ASKED_MAX: Final = 200
-"""Sets of tags that a right is asked over before an act; what is beyond is refused, if it is, by the coordinator."""
+ASKED_MAX: Final = 2_000
+"""Rights over sets of tags that are worked out before an act; what is beyond is left to the log to refuse."""
 _AGES_S: Final = 60
 _KEY_BYTES_MAX: Final = 16 << 10
 
@@ -35,6 +35,8 @@ class LogAuthority:
         self._clock = clock
         self._held: tuple[tuple[int, int], AccessView] | None = None
         self._signable: dict[int, str] = {}
+        self._reaches: dict[tuple[object, ...], bool] = {}
+        """Whether this key may do an action to devices with these tags."""
 
     def access(self) -> AccessView:
         """Give everything, worked out anew when the log has grown, or a minute has passed."""
@@ -43,6 +45,7 @@ class LogAuthority:
         if self._held is None or self._held[0] != at:
             self._held = (at, access_view(self._mirror.state, now))
             self._signable.clear()
+            self._reaches.clear()
         return self._held[1]
 
     def explain(self, key: str, action: Action, device: str) -> Explanation:
@@ -69,17 +72,16 @@ class LogAuthority:
 
     def why_not(self, action: Action, devices: Sequence[DeviceView]) -> str:
         """Give the sentence about the first device over which this key has not the right."""
-        seen: set[tuple[tuple[str, str], ...]] = set()
+        self.access()  # whose age is that of the answers
         for device in devices:
-            tags = tuple(sorted(device.tags.items()))
-            if tags in seen:
-                continue
-            seen.add(tags)
-            if len(seen) > ASKED_MAX:
-                break
-            told = self.explain(self._signer, action, device.id)
-            if not (told.allowed or told.waits):
-                return told.sentence
+            tags = (action, *sorted(device.tags.items()))
+            if tags not in self._reaches:
+                if len(self._reaches) >= ASKED_MAX:
+                    break
+                told = self.explain(self._signer, action, device.id)
+                self._reaches[tags] = told.allowed or told.waits
+            if not self._reaches[tags]:
+                return self.explain(self._signer, action, device.id).sentence
         return ""
 
     def public_key(self, text: str) -> tuple[str, str]:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from nixfleet.tui.screens.base import ConsoleScreen
 
 JOIN: Final = "nixfleet agent join TOKEN"
+READ_CHARS_S: Final = 12
+"""A reason stands as long as it takes to read."""
 
 
 class Changing(PlainToasts):
@@ -69,7 +71,7 @@ class Changing(PlainToasts):
         scene = screen.scene()
         why = refusal(key.id, scene)
         if why:
-            self.notify(f"{key.label}: {why}.", severity="warning", timeout=4)
+            self.notify(f"{key.label}: {why}.", severity="warning", timeout=max(4, len(why) / READ_CHARS_S))
             return
         match kind_of(name):
             case "deploy":

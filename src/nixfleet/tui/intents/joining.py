@@ -7,7 +7,7 @@ from nixfleet.model.views import DeviceView, EnrollView
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.intents.scene import Plan, Scene, Step, named, unless
 from nixfleet.tui.ports import TokenWish
-from nixfleet.tui.view.joining import fingerprint_rows, renews_key, takes_name
+from nixfleet.tui.view.joining import fingerprint_rows, renews_key, spent, takes_name
 from nixfleet.tui.view.text import Line, Span, ago
 
 Kind = Literal["approve", "reject"]
@@ -20,8 +20,13 @@ def refusal(kind: Kind, scene: Scene) -> str:
         for request in requests:
             if takes_name(request, scene.store) or renews_key(request, scene.store):
                 return f"{clean(request.name)} is no new device: approve it alone"
+        for request in requests:
+            if why := spent(request, scene.store):
+                return f"{clean(request.name)}: {why}"
         if len({request.name for request in requests}) < len(requests):
             return "two of these ask under one name: approve them one by one"
+    if kind == "approve" and len(requests) == 1:
+        return spent(requests[0], scene.store)
     return unless(bool(requests), "nobody asks")
 
 
@@ -98,7 +103,12 @@ def _renew(request: EnrollView, known: DeviceView) -> Plan:
             lines=(
                 *_to_compare(request),
                 (),
-                (Span(f"{name} keeps its name, tags and history; its old key is worth nothing afterwards.", "warn"),),
+                (
+                    Span(
+                        f"Anybody can ask under the id of {name}: only what the device itself shows proves it.", "warn"
+                    ),
+                ),
+                (Span("It keeps name, tags and history; its old key is worth nothing afterwards."),),
             ),
             level="name",
             expect=name.strip() or known.id[:8],

@@ -15,6 +15,7 @@ from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
+from nixfleet.tui.view.access import pending_of
 from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.log import log_head
 from nixfleet.tui.view.text import Line, Span, plain
@@ -148,9 +149,7 @@ class EntryScreen(ConsoleScreen):
 
     def body(self) -> ComposeResult:
         """Give the head and the bytes."""
-        yield LinesPanel(
-            lambda cells: [(Span(" "), *line) for line in view.entry_head(self._entry, cells - 2)], id="head"
-        )
+        yield LinesPanel(lambda cells: [(Span(" "), *line) for line in self._head(cells - 2)], id="head")
         yield LineView(empty="Reading …", id="lines")
 
     def on_mount(self) -> None:
@@ -158,16 +157,21 @@ class EntryScreen(ConsoleScreen):
         self.query_one("#lines", LineView).focus()
         self._read()
 
-    def take_in(self, changes: Changes, _settle: bool, /) -> None:
-        """Do nothing: an entry never changes."""
+    def take_in(self, _changes: Changes, _settle: bool, /) -> None:
+        """Show who has signed it by now; the entry itself never changes."""
+        self.query_one("#head", LinesPanel).redraw(layout=True)
 
     def copy_text(self) -> str:
         """Copy everything that is shown."""
-        return plain([*view.entry_head(self._entry, 120), (), *self.query_one("#lines", LineView).all_lines])
+        return plain([*self._head(120), (), *self.query_one("#lines", LineView).all_lines])
 
     def export_index(self) -> int | None:
         """Give the entry that `e` exports."""
         return self._entry.index
+
+    def _head(self, cells: int) -> list[Line]:
+        pending = pending_of(self.desk.access, f"pending:{self._entry.index}")
+        return view.entry_head(self._entry, cells, view.approvals_of(self._entry, self.desk.entries), pending)
 
     @work(exclusive=True, exit_on_error=False)
     async def _read(self) -> None:

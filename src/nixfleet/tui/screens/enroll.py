@@ -35,9 +35,7 @@ class EnrollScreen(TableScreen[EnrollView]):
     scope = "enroll"
     view = "enroll"
     kind = "request"
-    empty = (
-        "Nobody asks to be enrolled.\n \nT makes a token that new devices join with, as  nixfleet enroll token  does."
-    )
+    empty = "Nobody asks to be enrolled.\n \nT makes a token for new devices, as does\nnixfleet enroll token"
     BINDINGS = bindings("enroll")
 
     def body(self) -> ComposeResult:

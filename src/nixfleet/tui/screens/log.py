@@ -15,7 +15,7 @@ from nixfleet.tui.screens.base import ConsoleScreen
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import log as view
-from nixfleet.tui.view.text import Line, Span, plain
+from nixfleet.tui.view.text import Line, Span, clip, plain
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
@@ -130,5 +130,5 @@ class RefusedScreen(ConsoleScreen):
         lines.show(view.refused_lines(refused, self.desk.clock()) or [(Span("Nothing was refused.", "dim"),)])
 
     def _head(self, cells: int) -> list[Line]:
-        said = "Refused requests: none of this is in the log, it is the coordinator's word alone."
-        return [(Span(" "), Span(said[: cells - 2], "dim"))]
+        said = "Refused; none of this is in the log: it is the coordinator's word alone."
+        return [(Span(" "), Span(clip(said, cells - 2), "dim"))]

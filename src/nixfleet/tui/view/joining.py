@@ -15,6 +15,16 @@ def renews_key(request: EnrollView, store: Store) -> DeviceView | None:
     return device if device is not None and device.state != "retired" else None
 
 
+def spent(request: EnrollView, store: Store) -> str:
+    """Say why a request cannot be granted as it is: its id is of no use any more, or needs nothing."""
+    device = store.devices.get(request.device)
+    if device is not None and device.state == "retired":
+        return f"its id is that of {clean(device.name)}, which is retired: on the device, nixfleet agent join --replace"
+    if device is not None and device.key == request.key:
+        return f"it is enrolled already, as {clean(device.name)}"
+    return ""
+
+
 def takes_name(request: EnrollView, store: Store) -> DeviceView | None:
     """Give the other device that has the name a request asks for, None when it is free."""
     holder = store.device_named(request.name)
@@ -23,6 +33,8 @@ def takes_name(request: EnrollView, store: Store) -> DeviceView | None:
 
 def kind_cell(request: EnrollView, store: Store) -> Line:
     """Say in a word or two what approving a request would mean."""
+    if spent(request, store):
+        return (Span("nothing", "dim"),)
     if renews_key(request, store) is not None:
         return (Span("! new key", "warn"),)
     return (Span("! name taken", "warn"),) if takes_name(request, store) is not None else (Span("new device"),)
@@ -31,6 +43,8 @@ def kind_cell(request: EnrollView, store: Store) -> Line:
 def _why_lines(request: EnrollView, store: Store, now: int, cells: int) -> list[Line]:
     """Say why it asks, and what approving it does beyond enrolling it."""
     known, holder = renews_key(request, store), takes_name(request, store)
+    if said := spent(request, store):
+        return wrap(said[0].upper() + said[1:], cells, "warn", most=3)
     if known is not None:
         return wrap(
             f"It is enrolled as {known.name} and shows another key now: A gives it this key, the old one ends.",

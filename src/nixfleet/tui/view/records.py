@@ -1,7 +1,9 @@
-"""Log entries, enrolment requests, releases and the log's state as rows and cards; pure functions of the records."""
+"""Log entries and releases as rows and cards; pure functions of the records."""
+
+from collections.abc import Sequence
 
 from nixfleet.model.text import clean, counted
-from nixfleet.model.views import EntryView, ReleaseLineView, ReleaseView
+from nixfleet.model.views import EntryView, PendingView, ReleaseLineView, ReleaseView
 from nixfleet.tui.view.devices import when
 from nixfleet.tui.view.text import (
     Line,
@@ -19,6 +21,8 @@ def verdict_cell(entry: EntryView) -> Line:
     """Draw the verdict as a glyph and a word."""
     if entry.verdict == "valid":
         return (Span("✓ valid", "ok"),)
+    if entry.verdict == "waiting":
+        return (Span("◌ waiting", "warn"),)
     return (Span(f"✗ {clean(entry.verdict)}", "bad"),)
 
 
@@ -30,8 +34,25 @@ def entry_phrase(entry: EntryView) -> Line:
     return (*spans, Span(f"  {clean(entry.note)}", "dim")) if entry.note else spans
 
 
-def entry_head(entry: EntryView, cells: int) -> list[Line]:
-    """Set out one entry."""
+def approvals_of(entry: EntryView, entries: Sequence[EntryView]) -> list[EntryView]:
+    """Find the further signatures over an entry's payload: approvals and co-signatures are entries of their own."""
+    if not entry.digest or entry.type == "approve":
+        return []
+    return [one for one in entries[entry.index + 1 :] if one.type == "approve" and one.digest == entry.digest]
+
+
+def _signed_words(approvals: Sequence[EntryView]) -> str:
+    """Say who signed an entry, as well."""
+    return ", ".join(
+        f"{one.principal} (entry {one.index}{'' if one.verdict == 'valid' else f', {one.verdict}: {one.why}'})"
+        for one in approvals
+    )
+
+
+def entry_head(
+    entry: EntryView, cells: int, approvals: Sequence[EntryView] = (), pending: PendingView | None = None
+) -> list[Line]:
+    """Set out one entry, with who signed it as well, and what it still waits for."""
     lines: list[Line] = [
         joined(((Span(f"entry {entry.index}", "strong"),), verdict_cell(entry), (Span(clean(entry.what)),)))
     ]
@@ -45,6 +66,8 @@ def entry_head(entry: EntryView, cells: int) -> list[Line]:
             ("on", (Span(clean(entry.subject)),) if entry.subject else ()),
             ("digest", (Span(entry.digest, "dim"),) if entry.digest else ()),
             ("note", (Span(clean(entry.note)),) if entry.note else ()),
+            ("signed", (Span(clean(_signed_words(approvals))),) if approvals else ()),
+            ("waits", (Span(clean(pending.waits), "warn"),) if pending is not None else ()),
         ],
         cells,
         label=8,

@@ -239,7 +239,8 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
     def on_resize(self) -> None:
         """Keep the scroll range right."""
         self.virtual_size = Size(self.scrollable_content_region.width, len(self.listing.ids) + 1)
-        self._scroll_to_cursor()
+        # Later: how far one can scroll is known once the new height is in force.
+        self.call_after_refresh(self._scroll_to_cursor)
 
     def action_row(self, step: int) -> None:
         """Move the cursor by rows."""
