@@ -205,7 +205,10 @@ class Coordinator:
                 self.agents.drop(device)
 
     def _device_entry(self, statement: Device, before: Device | None) -> None:
-        """Let go of what belonged to a device's former key, and of its request."""
+        """Let go of what belonged to a device's former key, and of its request, once the statement is in force."""
+        record = self.log.state.devices.get(statement.device)
+        if record is None or record.statement.version < statement.version:
+            return  # it waits for signatures
         if before is not None and before.key != statement.key:
             self.desk.forget(statement.device)
             self.agents.drop(statement.device)

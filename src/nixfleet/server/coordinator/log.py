@@ -279,8 +279,10 @@ class LogKeeper:
         statement = entry.statement
         if entry.row.index == 0:
             self.name = clean(statement.note or "")[:63]
-        if isinstance(statement, Device) and entry.row.kind == "device":
-            self.own_entries.setdefault(statement.device, []).append(entry.row.index)
+        if isinstance(statement, Device):
+            if entry.row.kind == "device":
+                self.own_entries.setdefault(statement.device, []).append(entry.row.index)
+            # With an approval, too: it may be what brings the statement in force.
             self._learn_key(statement.device)
         if entry.row.kind == "control":
             self.times[entry.row.index] = entry.log_time
