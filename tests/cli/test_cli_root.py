@@ -151,7 +151,7 @@ def test_a_protocol_is_raised_when_each_device_says_so_itself(
     served: Commands, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device below, or one that has not reported, is named and nothing is signed; what it signs counts, no view."""
-    for module in ("client.roots", "trust.replay.rules", "server.coordinator.admission"):
+    for module in ("client.roots", "client.following", "trust.replay.rules", "server.coordinator.admission"):
         monkeypatch.setattr(f"nixfleet.{module}.PROTOCOL", 2)
     served.enroll("web-01", "web-02", "web-03")
     served("device", "retire", "web-03", "--yes")
@@ -176,10 +176,34 @@ def test_a_protocol_is_raised_when_each_device_says_so_itself(
     assert 2 == served("access", "root", "show", "--json").json["root"]["protocol"]
 
 
+def test_who_cosigns_a_higher_protocol_asks_the_devices_again(
+    served: Commands, bob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is there since, and below, keeps it from completing; so does a co-signer's own old software."""
+    served("access", "root", "update", "--add-principal", f"bob={public(bob)}", "--threshold", "2", "--yes")
+    as_bob = ("--key", str(bob))
+    served(*as_bob, "access", "root", "sign", "--yes")
+    with monkeypatch.context() as newer:
+        for module in ("client.roots", "client.following", "trust.replay.rules", "server.coordinator.admission"):
+            newer.setattr(f"nixfleet.{module}.PROTOCOL", 2)
+        done = served("access", "root", "update", "--protocol", "2", "--yes", "--json").json
+        served.ask("web-01")
+        served("enroll", "web-01", "--key", key("web-01").public.fingerprint, "--yes")
+        served(*as_bob, "approve", str(int(done["index"]) + 1), "--yes")
+        for command in (("access", "root", "sign"), ("approve", done["digest"])):
+            refused = served(*as_bob, *command, "--yes", code=3).err
+            assert "1 device cannot follow protocol 2 yet: web-01 (has not reported yet)" in refused
+        served.report("web-01", "0" * 64, Outcome.CONFIRMED, protocol=2)
+        newer.setattr("nixfleet.client.following.PROTOCOL", 1)
+        assert "follows protocol 1, not 2" in served(*as_bob, "access", "root", "sign", "--yes", code=2).err
+        newer.setattr("nixfleet.client.following.PROTOCOL", 2)
+        assert "root 3 is in force" in served(*as_bob, "access", "root", "sign", "--yes").err
+
+
 def test_software_that_is_too_old_says_so_and_signs_nothing(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the protocol is above what this machine follows, each command says that it shows an old state of things."""
     with monkeypatch.context() as newer:
-        for module in ("client.roots", "trust.replay.rules", "server.coordinator.admission"):
+        for module in ("client.roots", "client.following", "trust.replay.rules", "server.coordinator.admission"):
             newer.setattr(f"nixfleet.{module}.PROTOCOL", 2)
         served("access", "root", "update", "--protocol", "2", "--yes")
     shutil.rmtree(served.home / "state" / "mirrors")
@@ -191,7 +215,8 @@ def test_software_that_is_too_old_says_so_and_signs_nothing(served: Commands, mo
 def test_a_coordinator_takes_no_root_that_it_could_not_serve(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """A protocol above its own, or a log key that it does not hold, is turned away and leaves the log as it was."""
     with monkeypatch.context() as newer:
-        newer.setattr("nixfleet.client.roots.PROTOCOL", 2)
+        for module in ("client.roots", "client.following"):
+            newer.setattr(f"nixfleet.{module}.PROTOCOL", 2)
         raised = served("access", "root", "update", "--protocol", "2", "--yes", code=3)
     assert "this coordinator follows protocol 1, not 2: update it first" in raised.err
     changed = served("access", "root", "update", "--log-key", key("stolen").public.text, "--yes", code=3)

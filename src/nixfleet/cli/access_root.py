@@ -1,7 +1,5 @@
 """``nixfleet access root``: who stands at the root, its next version, and signing one that others proposed."""
 
-from typing import Final
-
 import click
 
 from nixfleet.cli import output
@@ -10,7 +8,7 @@ from nixfleet.cli.root_options import root_options
 from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.client import roots
-from nixfleet.client.following import behind_root, cannot_follow
+from nixfleet.client.following import behind_root, check_followers, some
 from nixfleet.client.roots import RootWishes
 from nixfleet.errors import Refused
 from nixfleet.model.ids import Digest
@@ -19,8 +17,6 @@ from nixfleet.trust import proposals
 from nixfleet.trust.access import access_view
 from nixfleet.trust.proposals import Proposal
 from nixfleet.trust.statements import digest
-
-SHOWN: Final = 10
 
 
 @click.group(cls=Group)
@@ -46,7 +42,7 @@ async def show(given: Globals) -> None:
             show_proposal(fleet.state, *one)
     if behind:
         have = "has" if len(behind) == 1 else "have"
-        click.echo(f"\n{counted(len(behind), 'device')} {have} not replayed this root yet: {_some(behind)}")
+        click.echo(f"\n{counted(len(behind), 'device')} {have} not replayed this root yet: {some(behind)}")
 
 
 @root.command("update")
@@ -58,8 +54,7 @@ async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
     async with connected(given, catch_up=True) as fleet:
         state = fleet.state
         old, new = roots.in_force(state), roots.next_root(fleet.admin.head(given.note), state, wishes)
-        if new.protocol > old.protocol:
-            await _check_followers(fleet, new.protocol)
+        await check_followers(fleet.client, state, new)
         if not given.json or dry_run:
             changes_shown(given, state, old, new)
         for each, waiting in proposals_of(fleet):
@@ -67,7 +62,7 @@ async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
                 already = f"! root {waiting.root.version} ({each[:12]}) waits for signatures already"
                 click.echo(f"{already}; only one can come in force", err=True)
         if set(old.urls) - set(new.urls) and (late := await behind_root(fleet.client, state)):
-            click.echo(f"! {counted(len(late), 'device')} do not know root {old.version} yet: {_some(late)}", err=True)
+            click.echo(f"! {counted(len(late), 'device')} do not know root {old.version} yet: {some(late)}", err=True)
         if dry_run:
             return
         confirm(given, f"Sign root {new.version} as {state.root_keys[fleet.admin.key]}?")
@@ -93,6 +88,8 @@ async def sign(given: Globals, which: str) -> None:
         fault = proposals.may_sign(fleet.state, proposal, fleet.admin.key)
         if fault:
             raise Refused(f"root {proposal.root.version} is not signed: {fault}")
+        # Once more: who enrolled since it was proposed may be too old.
+        await check_followers(fleet.client, fleet.state, proposal.root)
         confirm(given, f"Sign root {proposal.root.version}, exactly as shown?")
         await fleet.admin.approve(chosen)
         _tell(given, fleet, chosen, proposal.root.version, proposal.index)
@@ -118,18 +115,3 @@ def _tell(given: Globals, fleet: Fleet, chosen: Digest, version: int, index: int
         json=given.json,
         quiet=given.quiet,
     )
-
-
-async def _check_followers(fleet: Fleet, protocol: int) -> None:
-    """Check by every device's own signed word that it can follow. Raises: Refused that names those below."""
-    below = await cannot_follow(fleet.client, fleet.state, protocol)
-    if below:
-        raise Refused(
-            f"{counted(len(below), 'device')} cannot follow protocol {protocol} yet: {_some(below)};"
-            " bring a newer agent there first, or retire what is gone"
-        )
-
-
-def _some(names: tuple[str, ...]) -> str:
-    more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

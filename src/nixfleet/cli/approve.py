@@ -11,14 +11,17 @@ from nixfleet.cli import output
 from nixfleet.cli.options import Globals, command, confirm
 from nixfleet.cli.root_tables import show_proposal
 from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.client.following import check_followers
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Digest
+from nixfleet.model.statements import Root
 from nixfleet.model.text import clean
 from nixfleet.model.views import PendingView
 from nixfleet.trust.access import access_view
 from nixfleet.trust.approving import unmet, why_not
 from nixfleet.trust.proposals import proposals
 from nixfleet.trust.replay import State
+from nixfleet.trust.statements import parse
 
 MIN_DIGITS = 6
 
@@ -107,6 +110,9 @@ async def _approve(given: Globals, fleet: Fleet, one: Waiting) -> dict[str, Any]
         _show(fleet.state, one)
     if one.why_not:
         raise Refused(f"not approved: {one.why_not}")
+    statement = parse(one.payload)
+    if isinstance(statement, Root):
+        await check_followers(fleet.client, fleet.state, statement)
     confirm(given, f"Sign this {one.view.type}, exactly as shown?")
     acted = await fleet.admin.approve(one.view.digest)
     left = unmet(fleet.state, one.payload, now())

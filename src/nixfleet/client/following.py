@@ -8,12 +8,39 @@ from typing import Final
 
 from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
-from nixfleet.errors import Untrusted
+from nixfleet.errors import Refused, Untrusted, UserError
+from nixfleet.model.ids import PROTOCOL
+from nixfleet.model.statements import Root
+from nixfleet.model.text import counted
 from nixfleet.trust.replay import DeviceRecord, State
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
 
 AT_ONCE: Final = 16
+SHOWN: Final = 10
+
+
+async def check_followers(client: Client, state: State, new: Root) -> None:
+    """Check, before a root is proposed or co-signed, that everybody could replay on behind it.
+
+    Raises: Refused that names the devices below, UserError when this software is itself too old, Unreachable.
+    """
+    if state.root is not None and new.protocol <= state.root.protocol:
+        return
+    if new.protocol > PROTOCOL:
+        raise UserError(f"this nixfleet follows protocol {PROTOCOL}, not {new.protocol}: update it first")
+    below = await cannot_follow(client, state, new.protocol)
+    if below:
+        raise Refused(
+            f"{counted(len(below), 'device')} cannot follow protocol {new.protocol} yet: {some(below)};"
+            " bring a newer agent there first, or retire what is gone"
+        )
+
+
+def some(names: tuple[str, ...]) -> str:
+    """Name a few of several."""
+    more = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 async def cannot_follow(client: Client, state: State, protocol: int) -> tuple[str, ...]:
