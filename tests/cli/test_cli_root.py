@@ -104,6 +104,8 @@ def test_without_a_terminal_nothing_is_signed_unasked(served: Commands, bob: Pat
     argv = ("access", "root", "update", "--add-key")
     assert "add --yes" in served(*argv, f"{me(served)}={public(bob)}", code=2).err
     assert 1 == served("access", "root", "show", "--json").json["root"]["version"]
+    for command in (("access", "root", "sign"), ("approve", "1")):
+        assert "carries no note of its own: leave -m out" in served(*command, "-m", "T-1", code=2).err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, Group, command, confirm
+from nixfleet.cli.options import Globals, Group, command, confirm, no_note
 from nixfleet.cli.root_options import root_options
 from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words
 from nixfleet.cli.session import Fleet, connected, now
@@ -81,6 +81,7 @@ async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
 @command
 async def sign(given: Globals, which: str) -> None:
     """Sign a root version that somebody proposed, by the first digits of its ID; by default the only one."""
+    no_note(given)
     async with connected(given, catch_up=True) as fleet:
         chosen, proposal = proposals.find_proposal(proposals_of(fleet), which)
         if not given.json:

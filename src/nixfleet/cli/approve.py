@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from nixfleet.cli import output
-from nixfleet.cli.options import Globals, command, confirm
+from nixfleet.cli.options import Globals, command, confirm, no_note
 from nixfleet.cli.root_tables import show_proposal
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.client.following import check_followers
@@ -43,6 +43,7 @@ async def approve(given: Globals, which: tuple[str, ...]) -> None:
 
     The signature is over the exact payload that is shown, and counts only for it.
     """
+    no_note(given)
     async with connected(given, catch_up=True) as fleet:
         waiting = waiting_of(fleet)
         if not which:

@@ -126,6 +126,15 @@ def _with_options(function: Callable[..., Any], names: Any) -> Callable[..., Any
     return function
 
 
+def no_note(given: Globals) -> None:
+    """Refuse a note where nothing could carry it: a further signature is over another's statement as it is.
+
+    Raises: click.UsageError.
+    """
+    if given.note:
+        raise click.UsageError("A further signature carries no note of its own: leave -m out.")
+
+
 def confirm(given: Globals, question: str) -> None:
     """Ask before an act, No by default; without a terminal and without ``--yes`` the answer is no.
 
