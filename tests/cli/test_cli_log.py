@@ -1,9 +1,13 @@
 """`nixfleet log`: a copy that is kept, an old backup brought back from it, and a coordinator lost for good."""
 
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -44,7 +48,7 @@ def test_a_mirror_is_brought_up_to_date(begun: Commands, tmp_path: Path) -> None
         begun.release("a", web_01="a")
         said = begun("log", "mirror").out
         assert f"3 entries in {begun.home}/state/mirrors/{begun.fleet}, verified; root " in said
-        assert "" == begun("log", "mirror").out
+        assert said == begun("log", "mirror").out
         told = begun("log", "mirror", str(tmp_path / "copy"), "--json").json
         assert (3, begun.fleet, 1) == (told["size"], told["fleet"], told["lines"])
         assert 1 == len(list((tmp_path / "copy" / "lines").iterdir()))
@@ -120,6 +124,7 @@ def test_a_lost_coordinator_is_made_anew_from_the_copy(begun: Commands, tmp_path
         assert root != found["root"]
         entry = begun("audit", "list", "--json").json["entries"][-1]
         assert ("root", "valid", "the disk is gone") == (entry["type"], entry["verdict"], entry["note"])
+        assert entry["what"].endswith(", taking the lost log up after 3 entries (epoch 1)")
         assert ["web-01"] == [one["name"] for one in begun("release", "show", "a", "--json").json["lines"]]
         begun.enroll("web-02")
         begun("audit", "export", "--out", str(tmp_path / "all"))
@@ -170,3 +175,25 @@ def test_a_spoiled_copy_restores_nothing(begun: Commands, tmp_path: Path, file: 
     assert "does not verify" in begun(*argv, code=4).complaint
     assert not begun.data.exists()
     assert "belong to --new-log-key" in begun("log", "restore", "--data", "x", code=2).err
+
+
+def test_a_mirror_that_follows_has_what_comes(begun: Commands, tmp_path: Path) -> None:
+    """It stays, says each extension in a line, outlives a coordinator that is away, and ends at once when told to."""
+    env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "nixfleet", "log", "mirror", str(tmp_path / "copy"), "--follow", "--timeout", "2"]
+    with ExitStack() as stack:
+        with serving(begun):
+            process = stack.enter_context(
+                subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            )
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline().startswith("1 entries in ")
+            begun.enroll("web-01")
+            assert process.stdout.readline().startswith("2 entries in ")
+        assert "nixfleet: " in process.stderr.readline()
+        with serving(begun):
+            begun("device", "tag", "web-01", "site=rome")
+            assert process.stdout.readline().startswith("3 entries in ")
+            process.send_signal(signal.SIGTERM)
+        process.wait(60)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 import signal
 import sys
 from collections.abc import AsyncGenerator
@@ -244,3 +245,36 @@ async def test_device_lines_come_back_from_who_published_them(tmp_path: Path) ->
         found = await until(admin.rollouts, lambda rollouts: len(rollouts) == 2)
         assert {rollout, "running"} <= {found[0].id, found[0].state, found[1].id, found[1].state}
         assert ["web-01"] == [line.name for line in (await admin.release("b")).lines]
+
+
+async def test_all_coordinators_of_a_database_wait_for_what_lacks(tmp_path: Path, postgres_url: str) -> None:
+    """What one was given the other has, too; neither appends, whoever was told, until all is back."""
+    async with old_backup(tmp_path, postgres_url) as one:
+        twin = Rig(tmp_path / "twin", one.fleet, one.database_url)
+        shutil.copytree(one.data_dir, twin.data_dir, ignore=shutil.ignore_patterns("*.lock"))
+        twin.now = one.now
+        twin.server = twin.make_server()
+        await asyncio.to_thread(twin.server.start)
+        try:
+            async with one.client("admin") as left, twin.client("admin") as right:
+                answer = await give_back(left, copy_of_device(tmp_path, one.fleet, "web-01"))
+                assert 3 == len(answer.lacks)
+
+                async def why() -> str:
+                    try:
+                        await right.append([one.submission(1)])
+                    except Unreachable as error:
+                        return str(error)
+                    return ""
+
+                await until(why, lambda said: "runs an old backup: it has all 11 entries, but of 3" in said)
+                assert OfferAnswer(size=11) == await give_back(right, mirror_of(tmp_path / "mirror", one.fleet))
+                await until(left.fleet, lambda fleet: fleet.log_size == one.fleet.size)
+                pass_quiet(one)
+                twin.now = one.now
+                await act(one, left)
+                await until(right.fleet, lambda fleet: fleet.log_size == one.fleet.size)
+                twin.sent = one.fleet.size
+                await act(twin, right)
+        finally:
+            await asyncio.to_thread(twin.server.stop)

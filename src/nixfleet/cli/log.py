@@ -47,24 +47,26 @@ async def mirror(given: Globals, folder: Path | None, *, follow: bool) -> None:
     """Bring this machine's copy of the log up to date, with the device lines of releases; DIR is another copy."""
     async with connected(given) as fleet:
         copy = fleet.mirror if folder is None else Mirror.open(folder, fleet.context.fleet)
-        await _mirror_once(given, fleet, copy, folder)
+        await _mirror_once(given, fleet, copy, changed=False)
         while follow:
             await asyncio.sleep(FOLLOW_S)
             try:
-                await _mirror_once(given, fleet, copy, folder)
+                await _mirror_once(given, fleet, copy, changed=True)
             except (Unreachable, Refused) as error:
                 click.echo(f"nixfleet: {error}", err=True)
 
 
-async def _mirror_once(given: Globals, fleet: Fleet, copy: Mirror, folder: Path | None) -> None:
+async def _mirror_once(given: Globals, fleet: Fleet, copy: Mirror, *, changed: bool) -> None:
+    """Bring a copy up to date, and say so; with `changed` only where something came."""
     before = copy.log_state
     await copy.catch_up(fleet.client)
     kept = await keep_lines(fleet.client, copy)
+    if changed and copy.log_state == before and not kept:
+        return
     if given.json:
         output.as_json({"size": copy.size, "root": copy.log_state.root, "fleet": copy.fleet, "lines": kept})
-    elif not given.quiet and (copy.log_state != before or copy.size == 0 or kept):
-        place = folder or mirror_dir(fleet.context.fleet, given.env)
-        click.echo(f"{copy.size} entries in {place}, verified; root {copy.log_state.root}")
+    elif not given.quiet:
+        click.echo(f"{copy.size} entries in {copy.folder}, verified; root {copy.log_state.root}")
 
 
 @log.command("restore")

@@ -99,7 +99,9 @@ def describe(statement: Statement, state: State) -> tuple[str, str]:
 def _root(root: Root) -> str:
     people = ", ".join(principal.name for principal in root.principals)
     threshold = "" if root.threshold == 1 else f", {root.threshold} signatures"
-    return f"{'found the fleet' if root.version == 1 else f'set root {root.version}'}: {people}{threshold}"
+    lost = root.log.from_
+    taken = "" if lost is None else f", taking the lost log up after {lost.size} entries (epoch {root.log.epoch})"
+    return f"{'found the fleet' if root.version == 1 else f'set root {root.version}'}: {people}{threshold}{taken}"
 
 
 def _grant(grant: Grant) -> str:

@@ -313,6 +313,7 @@ class Coordinator:
         since = self.wall_s()
         while not await waited(self._stopping, FOLLOW_S):
             try:
+                await self.restoring.follow()
                 await self.log.catch_up()
                 now = self.wall_s()
                 rows = await self.store.status.devices(since - FOLLOW_SLACK_S)

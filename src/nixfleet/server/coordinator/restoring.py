@@ -53,6 +53,14 @@ class Restoring:
         if self._goal is not None and not self._whole_at:
             await self._finish_if_whole()
 
+    async def follow(self) -> None:
+        """Notice what another coordinator on the database has begun or ended. Raises: Unreachable, Untrusted."""
+        async with self._one:
+            goal = await self._store.offers.mark(GOAL)
+            known = (self._note, self._whole_at) if self._goal is not None else None
+            if known != (None if goal is None else (goal.note, goal.at)):
+                await self._read()
+
     async def load_only(self) -> None:
         """Find out what was under way, and go on with nothing. Raises: Untrusted."""
         await self._read()
