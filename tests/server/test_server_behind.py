@@ -12,8 +12,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.factories import key
-from tests.server.backups import copy_of_device, entries_of, fork_of, mirror_of, old_backup
-from tests.server.harness import DEADLINE_S, Rig, until
+from tests.server.backups import (
+    copy_database,
+    copy_of_device,
+    entries_of,
+    fork_of,
+    mirror_of,
+    old_backup,
+    put_back,
+)
+from tests.server.harness import DEADLINE_S, Rig, rig, until
 
 from nixfleet.client.api import Client
 from nixfleet.client.offering import give_back
@@ -278,3 +286,29 @@ async def test_all_coordinators_of_a_database_wait_for_what_lacks(tmp_path: Path
                 await act(twin, right)
         finally:
             await asyncio.to_thread(twin.server.stop)
+
+
+async def test_approvals_come_back_with_what_they_approve(tmp_path: Path) -> None:
+    """Agents hold an approval's leaf alone: its payload is that of the approved, which the backup or the offer has."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        fleet = one.fleet
+        fleet.grant("carol", "approve")
+        before = fleet.rollout(fleet.release("a")[0])
+        async with one.client("admin") as admin:
+            await one.send(admin)
+        await asyncio.to_thread(one.server.stop)
+        taken = await asyncio.to_thread(copy_database, one)
+        one.server = one.make_server()
+        await asyncio.to_thread(one.server.start)
+        fleet.approve(before, "carol")
+        fleet.approve(fleet.rollout(fleet.release("b")[0]), "carol")
+        async with one.client("admin") as admin:
+            await one.send(admin)
+        await asyncio.to_thread(one.server.stop)
+        await asyncio.to_thread(put_back, one, taken)
+        one.server = one.make_server()
+        await asyncio.to_thread(one.server.start)
+        async with one.client("admin") as admin:
+            answer = await give_back(admin, copy_of_device(tmp_path, fleet, "web-01"))
+            assert OfferAnswer(size=fleet.size) == answer
+            assert fleet.entries == await leaves(admin)

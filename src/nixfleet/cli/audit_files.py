@@ -99,6 +99,10 @@ async def _verify_served(given: Globals, against: Path | None) -> None:
         view = verify_all(fleet.context.fleet, note, entries)
         # Our own copy is older: what it holds must be a part of what is served now (trust.md, step 1).
         await fleet.mirror.catch_up(fleet.client)
+        if fleet.mirror.size != view.size:
+            # An old backup has just been given back what it lacked.
+            note, entries = await fetch_all(fleet.client)
+            view = verify_all(fleet.context.fleet, note, entries)
         earlier = None if against is None else _check_extends(view, against)
         told = await witnesses(fleet.client, fleet.mirror)
     void = first_void(fleet.context.fleet, entries)

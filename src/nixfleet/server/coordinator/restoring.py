@@ -188,9 +188,9 @@ class Restoring:
             if self._lacking.get(one.index, message_digest(one.payload)) != message_digest(one.payload):
                 raise Untrusted(f"the payload of entry {one.index} is not the one that was signed")
             given.append(one.payload)
-        # An approval has the payload of what it approves, which may be here already.
-        given += [row.payload for row in self._log.tail]
         found = [(index, payload) for payload in given for index in at.get(message_digest(payload), ())]
+        # An approval has the payload of what it approves, which may be here already.
+        found += [(index, row.payload) for row in self._log.tail for index in at.get(Leaf.unpack(row.leaf).sha512, ())]
         await self._store.offers.fill(found)
         for index, _ in found:
             self._lacking.pop(index, None)
