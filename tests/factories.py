@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from nixfleet.model.device import EnrollRequest
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import (
     Action,
@@ -31,11 +32,13 @@ from nixfleet.model.statements import (
     TargetLine,
     Wave,
 )
+from nixfleet.model.views import EnrollView
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT, Tree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
 from nixfleet.trust.replay import State, Verdict, replay
+from nixfleet.trust.reports import sign_enroll
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
 
@@ -83,6 +86,15 @@ def target_line(device: str, system: str) -> TargetLine:
 def principal(name: str, *keys: str) -> Principal:
     """Make a principal with named keys, by default one of the same name."""
     return Principal(name=name, keys=tuple(key(one).public.text for one in keys or (name,)))
+
+
+def asking(fleet: str, name: str, by: str = "", device: str = "", **fields: Any) -> EnrollView:
+    """Make the request of a named device as a coordinator shows it, signed by its key or another named one."""
+    secret = key(by or name)
+    made: dict[str, Any] = {"device": device_id(device or name), "name": name, "key": secret.public.text, **fields}
+    signed = sign_enroll(EnrollRequest(v=1, fleet=fleet, at=T0, **made), secret)
+    made |= {"tags": fields.get("tags", {}), "fingerprint": secret.public.fingerprint}
+    return EnrollView(**made, payload=signed.payload, signature=signed.signature)
 
 
 class Fleet:

@@ -10,6 +10,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -228,17 +229,32 @@ def test_a_device_that_asks_is_enrolled_by_fingerprint(served: Commands) -> None
     assert [] == served("enroll", "list", "--json").json["requests"]
 
 
-def test_a_fingerprint_that_is_not_the_keys_is_not_signed(served: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A coordinator that shows the fingerprint of one key and hands over another gets no signature."""
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"key": key("thief").public.text}, "another fingerprint"),
+        ({"device": device_id("other")}, "another request of web-01 than the device has signed"),
+        ({"tags": {"env": "prod"}}, "another request of web-01 than the device has signed"),
+        ({"payload": b"", "signature": b""}, "a request that web-01 has not signed"),
+        (
+            {"key": key("thief").public.text, "fingerprint": key("thief").public.fingerprint},
+            "another request of web-01 than the device has signed",
+        ),
+    ],
+)
+def test_a_request_that_the_device_did_not_sign_is_not_signed_either(
+    served: Commands, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], why: str
+) -> None:
+    """A coordinator that shows another key, id or tags than the device asked with gets no signature."""
     served.ask("web-01")
     honest = Client.enroll_requests
 
     async def hostile(self: Client) -> tuple[EnrollView, ...]:
-        return tuple(msgspec.structs.replace(one, key=key("thief").public.text) for one in await honest(self))
+        return tuple(msgspec.structs.replace(one, **changed) for one in await honest(self))
 
     monkeypatch.setattr(Client, "enroll_requests", hostile)
-    done = served("enroll", "web-01", "--key", key("web-01").public.fingerprint, code=4)
-    assert "another fingerprint" in done.complaint
+    for argv in (["--yes"], ["--key", key("web-01").public.fingerprint]):
+        assert why in served("enroll", "web-01", *argv, code=4).complaint
     assert 1 == entries(served)
 
 

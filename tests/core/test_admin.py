@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests import factories
 from tests.factories import Fleet, closure, device_id, key
 from tests.fakelog import FakeLog
 from tests.httpd import Answer, Asked, Handler, httpd
@@ -57,10 +58,9 @@ async def at_work(folder: Path, fleet: Fleet, by: str = "admin") -> AsyncIterato
         yield log, admin
 
 
-def asking(name: str = "new", **tags: str) -> EnrollView:
+def asking(fleet: Fleet, name: str = "new", **tags: str) -> EnrollView:
     """Make the request of a device that asks to be enrolled."""
-    public = key(name).public
-    return EnrollView(device=device_id(name), name=name, key=public.text, fingerprint=public.fingerprint, tags=tags)
+    return factories.asking(fleet.fleet, name, tags=tags)
 
 
 async def test_a_root_made_here_begins_a_log() -> None:
@@ -116,7 +116,7 @@ async def test_a_token_has_bounds(tmp_path: Path, fleet: Fleet, uses: int, days:
 async def test_a_device_is_enrolled_changed_held_and_retired(tmp_path: Path, fleet: Fleet) -> None:
     """Each act on a device raises its version by one and changes only what it says."""
     async with at_work(tmp_path, fleet) as (_, admin):
-        await admin.enroll(asking("new", env="prod"), tags={"env": "dev", "site": "rome"})
+        await admin.enroll(asking(fleet, "new", env="prod"), tags={"env": "dev", "site": "rome"})
         await admin.tag(["new"], {"env": "prod", "site": None}, note="T-1")
         await admin.hold(["new", device_id("web-01")], fleet.now + 60)
         await admin.unhold(["new"])
@@ -131,12 +131,12 @@ async def test_a_taken_name_is_moved_only_when_told(tmp_path: Path, fleet: Fleet
     """Enrolling under a taken name is refused; with `replace`, the old device is retired in the same append."""
     async with at_work(tmp_path, fleet) as (log, admin):
         with pytest.raises(UserError, match="--replace"):
-            await admin.enroll(asking(), name="web-01")
-        await admin.enroll(asking(), name="web-01", replace=True)
+            await admin.enroll(asking(fleet), name="web-01")
+        await admin.enroll(asking(fleet), name="web-01", replace=True)
         assert (device_id("new"),) == admin.state.named("web-01")
         assert [2] == [len(request.statements) for request in log.appended]
         with pytest.raises(UserError, match="enrolled already"):
-            await admin.enroll(asking(), name="other")
+            await admin.enroll(asking(fleet), name="other")
 
 
 @pytest.mark.parametrize(

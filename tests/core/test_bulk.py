@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.factories import T0, YEAR_S, Fleet, device_id, fingerprint, key
+from tests import factories
+from tests.factories import T0, YEAR_S, Fleet, device_id, key
 from tests.fakelog import FakeLog
 from tests.httpd import httpd
 from tests.touch import Touched
@@ -37,15 +38,14 @@ async def at_work(folder: Path, fleet: Fleet, signer: Signer) -> AsyncIterator[t
         yield log, Admin(api, mirror, signer, lambda: fleet.now)
 
 
-def asking(name: str, **tags: str) -> EnrollView:
+def asking(fleet: Fleet, name: str, **tags: str) -> EnrollView:
     """Make the request of a device that asks to be enrolled."""
-    public = key(name).public
-    return EnrollView(device=device_id(name), name=name, key=public.text, fingerprint=public.fingerprint, tags=tags)
+    return factories.asking(fleet.fleet, name, tags=tags)
 
 
-def wishes(count: int, **tags: str) -> list[Wish]:
+def wishes(fleet: Fleet, count: int, **tags: str) -> list[Wish]:
     """Wish for so many devices with these tags."""
-    return [Wish(asking(f"web-{number:03}", **tags)) for number in range(count)]
+    return [Wish(asking(fleet, f"web-{number:03}", **tags)) for number in range(count)]
 
 
 def grants(fleet: Fleet) -> list[Grant]:
@@ -63,7 +63,7 @@ async def test_five_hundred_devices_cost_one_touch(tmp_path: Path) -> None:
     """The person signs one grant: enroll alone, these tags, so many devices, an hour; a key in memory does the rest."""
     fleet, signer = Fleet(), Touched(key("admin"))
     async with at_work(tmp_path, fleet, signer) as (log, admin):
-        wanted = wishes(500, env="prod", site="rome")
+        wanted = wishes(fleet, 500, env="prod", site="rome")
         assert 1 == plan_of(admin, wanted).touches
         counted: list[int] = []
         acted = await enroll_many(admin, wanted, note="T-7", told=counted.append)
@@ -102,7 +102,7 @@ async def test_the_key_in_memory_can_enrol_nobody_else(tmp_path: Path) -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(MemorySigner, "sign", overheard)
-            await enroll_many(admin, wishes(MANY, env="prod"))
+            await enroll_many(admin, wishes(fleet, MANY, env="prod"))
     (stolen,) = {secret.seed: secret for secret in secrets if secret.public != key("admin").public}.values()
     for tags in ({"env": "prod"}, {"env": "dev"}, {}):
         verdict = acts_by(fleet, stolen, "evil", tags=tags)
@@ -122,9 +122,9 @@ async def test_one_grant_serves_one_set_of_tag_keys(tmp_path: Path) -> None:
     """Values are joined, other tag keys take another grant, and one device alone takes none."""
     fleet, signer = Fleet(), Touched(key("admin"))
     wanted = [
-        *(Wish(asking(f"a-{site}", site=site)) for site in ("rome", "oslo", "bern")),
-        *(Wish(asking(f"b-{number}")) for number in range(2)),
-        Wish(asking("c", rack="7")),
+        *(Wish(asking(fleet, f"a-{site}", site=site)) for site in ("rome", "oslo", "bern")),
+        *(Wish(asking(fleet, f"b-{number}")) for number in range(2)),
+        Wish(asking(fleet, "c", rack="7")),
     ]
     async with at_work(tmp_path, fleet, signer) as (_, admin):
         await enroll_many(admin, wanted)
@@ -137,7 +137,7 @@ async def test_more_values_than_a_selector_may_list_take_a_second_grant(tmp_path
     """A tag that each device has for itself does not make the grant malformed."""
     fleet, signer = Fleet(), Touched(key("admin"))
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        await enroll_many(admin, [Wish(asking(f"d-{number}", serial=str(number))) for number in range(70)])
+        await enroll_many(admin, [Wish(asking(fleet, f"d-{number}", serial=str(number))) for number in range(70)])
         assert 70 == len(admin.state.devices)
     assert [64, 6] == [one.max_uses for one in grants(fleet)]
 
@@ -147,7 +147,7 @@ async def test_few_are_signed_one_by_one(tmp_path: Path, count: int) -> None:
     """A grant would be an entry more, and no touch less."""
     fleet, signer = Fleet(), Touched(key("admin"))
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        await enroll_many(admin, wishes(count))
+        await enroll_many(admin, wishes(fleet, count))
     assert (count, []) == (signer.touches, grants(fleet))
 
 
@@ -155,7 +155,7 @@ async def test_a_key_in_memory_needs_no_other(tmp_path: Path) -> None:
     """A sealed key that is open asks for no touch: it signs itself, and the log keeps one name."""
     fleet = Fleet()
     async with at_work(tmp_path, fleet, MemorySigner(key("admin"))) as (_, admin):
-        await enroll_many(admin, wishes(MANY))
+        await enroll_many(admin, wishes(fleet, MANY))
         assert MANY == len(admin.state.devices)
     assert [] == grants(fleet)
 
@@ -165,7 +165,7 @@ async def test_who_may_hand_on_does_it_under_their_own_grant(tmp_path: Path) -> 
     fleet, signer = Fleet(), Touched(key("team"))
     team(fleet, "enroll", "grant", depth=1, not_after=T0 + 600, max_devices=7)
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        await enroll_many(admin, wishes(MANY, env="prod"))
+        await enroll_many(admin, wishes(fleet, MANY, env="prod"))
         assert MANY == len(admin.state.devices)
     parent, child = grants(fleet)
     assert (1, parent.id, T0 + 600, 7) == (signer.touches, child.parent, child.not_after, child.max_devices)
@@ -185,8 +185,8 @@ async def test_who_may_not_hand_on_signs_each(tmp_path: Path, limits: dict[str, 
         fleet.grant("team", "enroll", select={"env": ["dev"]})
     tags = {"env": "dev" if elsewhere else "prod"}
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        assert "lets it hand on 'enroll' here" in plan_of(admin, wishes(MANY, **tags)).why_alone
-        await enroll_many(admin, wishes(MANY, **tags))
+        assert "lets it hand on 'enroll' here" in plan_of(admin, wishes(fleet, MANY, **tags)).why_alone
+        await enroll_many(admin, wishes(fleet, MANY, **tags))
         assert MANY == len(admin.state.devices)
     assert MANY == signer.touches
 
@@ -212,8 +212,8 @@ async def test_where_grants_need_approvals_each_act_is_signed(tmp_path: Path) ->
     fleet.root(by="a", rules=(rule,))
     fleet.approve(digest(fleet.entries[-1][1]), "b")
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        assert "asks for approvals of every grant" in plan_of(admin, wishes(MANY)).why_alone
-        await enroll_many(admin, wishes(MANY))
+        assert "asks for approvals of every grant" in plan_of(admin, wishes(fleet, MANY)).why_alone
+        await enroll_many(admin, wishes(fleet, MANY))
         assert (MANY, MANY) == (signer.touches, len(admin.state.devices))
 
 
@@ -224,11 +224,11 @@ async def test_a_rule_on_enrolments_holds_for_the_key_in_memory_too(tmp_path: Pa
     granted(fleet, "team", "approve")
     granted(fleet, "boss", "approve")
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        acted = await enroll_many(admin, wishes(MANY))
+        acted = await enroll_many(admin, wishes(fleet, MANY))
         assert {} == admin.state.devices
-        assert Kind.WAITS is judged(wishes(1)[0].request, admin.state).kind
+        assert Kind.WAITS is judged(wishes(fleet, 1)[0].request, admin.state).kind
         with pytest.raises(UserError, match="is signed, and waits for approvals"):
-            await enroll_many(admin, wishes(1))
+            await enroll_many(admin, wishes(fleet, 1))
     needed = "1 more approval is needed, by another principal with the right to approve, within the hour"
     assert {needed} == {one.waits for one in acted}
     assert 1 == signer.touches
@@ -244,7 +244,7 @@ async def test_without_the_roots_threshold_many_are_refused_as_one_is(tmp_path: 
     fleet.now += 1
     fleet.approve(Digest(fleet.fleet), "other")
     async with at_work(tmp_path, fleet, signer) as (_, admin):
-        acted = await enroll_many(admin, wishes(MANY))
+        acted = await enroll_many(admin, wishes(fleet, MANY))
     assert ({"1 more root signature is needed"}, MANY) == ({one.waits for one in acted}, signer.touches)
 
 
@@ -288,7 +288,7 @@ async def test_names_that_move_are_freed_in_the_same_append(tmp_path: Path) -> N
     fleet, signer = Fleet(), Touched(key("admin"))
     for number in range(MANY):
         fleet.device(f"old-{number}", name=f"web-{number}")
-    moved = [Wish(asking(f"new-{number}"), name=f"web-{number}", replace=True) for number in range(MANY)]
+    moved = [Wish(asking(fleet, f"new-{number}"), name=f"web-{number}", replace=True) for number in range(MANY)]
     async with at_work(tmp_path, fleet, signer) as (log, admin):
         acted = await enroll_many(admin, moved)
         assert [(device_id(f"new-{number}"),) for number in range(MANY)] == [
@@ -303,7 +303,7 @@ async def test_somebody_faster_costs_no_second_touch(tmp_path: Path) -> None:
     async with at_work(tmp_path, fleet, signer) as (log, admin):
         others = iter(range(9))
         log.before_append = lambda: fleet.device(f"other-{next(others)}")
-        await enroll_many(admin, wishes(MANY))
+        await enroll_many(admin, wishes(fleet, MANY))
     assert 1 == signer.touches
 
 
@@ -315,7 +315,7 @@ async def test_a_grant_that_is_refused_ends_it_before_anything_is_enrolled(tmp_p
         (held,) = fleet.state.grants
         log.before_append = lambda: fleet.revoke(grant=held) if held not in fleet.state.revoked_grants else None
         with pytest.raises(Refused, match=r"its parent is not live|no grant of its key is live"):
-            await enroll_many(admin, wishes(MANY, env="prod"))
+            await enroll_many(admin, wishes(fleet, MANY, env="prod"))
     assert {} == fleet.state.devices
 
 
@@ -325,21 +325,15 @@ async def test_what_cannot_be_is_sorted_out_before_a_touch(tmp_path: Path) -> No
     fleet.device("web-01")
     fleet.device("gone")
     fleet.device("gone", state="retired")
-    other = asking("web-01")
-    rekeyed = EnrollView(
-        device=device_id("web-01"),
-        name="web-01",
-        key=key("x").public.text,
-        fingerprint=fingerprint("x"),
-        tags={},
-    )
+    other = asking(fleet, "web-01")
+    rekeyed = factories.asking(fleet.fleet, "web-01", by="x")
     cases = [
         (Wish(other), "it is enrolled already, as web-01"),
         (Wish(rekeyed), "shows another key than"),
-        (Wish(asking("gone")), "which is retired: on the device: nixfleet agent join --replace"),
-        (Wish(asking("y"), name="web-01"), "the name web-01 is taken; to move it"),
-        (Wish(asking("z")), ""),
-        (Wish(asking("z")), "another device of this list"),
+        (Wish(asking(fleet, "gone")), "which is retired: on the device: nixfleet agent join --replace"),
+        (Wish(asking(fleet, "y"), name="web-01"), "the name web-01 is taken; to move it"),
+        (Wish(asking(fleet, "z")), ""),
+        (Wish(asking(fleet, "z")), "another device of this list"),
     ]
     async with at_work(tmp_path, fleet, signer) as (log, admin):
         found = sort_out(admin.state, [wish for wish, _ in cases])

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests import factories
 from tests.factories import Fleet, device_id, fingerprint, key
 from tests.fakelog import FakeLog
 from tests.httpd import httpd
@@ -14,7 +15,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.statements import Rule
-from nixfleet.model.views import DeviceView, EnrollView
+from nixfleet.model.views import DeviceView
 from nixfleet.trust.signers import MemorySigner, Signer
 from nixfleet.trust.sshsig import PublicKey
 from nixfleet.trust.statements import digest
@@ -154,16 +155,7 @@ async def test_only_others_may_sign_what_waits(tmp_path: Path) -> None:
 
 async def test_several_devices_are_enrolled_with_one_signature(tmp_path: Path, fleet: Fleet) -> None:
     """A narrow grant to a key in memory signs for all; each device is in the log."""
-    requests = [
-        EnrollView(
-            device=device_id(f"new-{number}"),
-            name=f"new-{number}",
-            key=key(f"new-{number}").public.text,
-            fingerprint=fingerprint(f"new-{number}"),
-            tags={"env": "test"},
-        )
-        for number in range(5)
-    ]
+    requests = [factories.asking(fleet.fleet, f"new-{number}", tags={"env": "test"}) for number in range(5)]
     signer = Touched("admin")
     async with sitting(tmp_path, fleet, signer=signer) as (acts, authority):
         assert "5 devices enrolled" in await acts.enroll_many(requests)
@@ -174,13 +166,7 @@ async def test_several_devices_are_enrolled_with_one_signature(tmp_path: Path, f
 
 async def test_a_device_gets_the_key_that_it_asks_with(tmp_path: Path, fleet: Fleet) -> None:
     """The old key is worth nothing afterwards."""
-    request = EnrollView(
-        device=device_id("dev-01"),
-        name="dev-01",
-        key=key("dev-01 new").public.text,
-        fingerprint=fingerprint("dev-01 new"),
-        tags={},
-    )
+    request = factories.asking(fleet.fleet, "dev-01", by="dev-01 new")
     async with sitting(tmp_path, fleet) as (acts, _):
         assert "dev-01 has its new key" in await acts.renew_key(request)
         state = acts._admin.state

@@ -85,7 +85,7 @@ async def admit(given: Globals, /, tags: tuple[str, ...], **options: Any) -> int
         requests = await fleet.client.enroll_requests()
         if choice.listed:
             return await _many(given, fleet, choice, requests)
-        request = _picked(choice, requests, choice.wanted[0])
+        request = _picked(choice, requests, choice.wanted[0], fleet)
         if judged(request, fleet.state).kind is Kind.KEY:
             await _rekey(given, fleet, choice, request)
         else:
@@ -134,13 +134,14 @@ def _choice(
     )
 
 
-def _picked(choice: Choice, requests: Sequence[EnrollView], wanted: Wanted) -> EnrollView:
+def _picked(choice: Choice, requests: Sequence[EnrollView], wanted: Wanted, fleet: Fleet) -> EnrollView:
     """Find the request of a wanted device that shows a known key. Raises: UserError, Untrusted."""
     if choice.hosts is None or wanted.keys is not None:
-        return pick(requests, wanted)
+        return pick(requests, wanted, fleet.context.fleet)
     # The host is who the admin says, never what the device says of itself.
     keys = choice.hosts.keys_of(choice.host or wanted.name)
-    return pick(requests, Wanted(wanted.name, keys), source=f"ssh, for {choice.host or wanted.name},")
+    source = f"ssh, for {choice.host or wanted.name},"
+    return pick(requests, Wanted(wanted.name, keys), fleet.context.fleet, source)
 
 
 async def _one(given: Globals, fleet: Fleet, choice: Choice, request: EnrollView) -> None:
@@ -217,7 +218,7 @@ async def _many(given: Globals, fleet: Fleet, choice: Choice, requests: Sequence
     wishes, left = [], []
     for wanted in choice.wanted:
         try:
-            request = _picked(choice, requests, wanted)
+            request = _picked(choice, requests, wanted, fleet)
         except (UserError, Untrusted) as error:
             left.append((wanted.name, _already(fleet, wanted) or str(error)))
         else:

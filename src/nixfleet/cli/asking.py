@@ -118,14 +118,14 @@ def _no_key(known: KnownHost) -> str:
     return f"knows no host {known.host}: say under which name with --host, or compare the key with --key"
 
 
-def pick(requests: Sequence[EnrollView], wanted: Wanted, source: str = "") -> EnrollView:
+def pick(requests: Sequence[EnrollView], wanted: Wanted, fleet: str, source: str = "") -> EnrollView:
     """Choose the request of a name that shows one of the wanted keys; `source` says who knows those.
 
     Raises: UserError when nobody asks under the name or with the key, Untrusted when `source` knows another key.
     """
     named = [request for request in requests if request.name == wanted.name]
     for request in named:
-        check_request(request)
+        check_request(request, fleet)
     if not named:
         raise UserError(f"no device asks under the name {wanted.name!r}; see 'nixfleet enroll list'")
     if wanted.keys is None:

@@ -138,7 +138,7 @@ async def drop(given: Globals, name: str, shown: str | None) -> None:
     """Drop the request of the device that asks under NAME; it may ask again."""
     wanted = Wanted(name, frozenset({key_of(shown)}) if shown else None)
     async with connected(given) as fleet:
-        request = pick(await fleet.client.enroll_requests(), wanted)
+        request = pick(await fleet.client.enroll_requests(), wanted, fleet.context.fleet)
         await fleet.client.forget_request(request.device)
     output.done(
         {"name": request.name, "device": request.device, "key": request.fingerprint},

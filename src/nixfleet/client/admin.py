@@ -105,6 +105,11 @@ class Admin:
         return self._head(note)
 
     @property
+    def fleet(self) -> str:
+        """The fleet's id."""
+        return self._mirror.fleet
+
+    @property
     def signer(self) -> Signer:
         """The person's own key."""
         return self._signer
@@ -308,7 +313,7 @@ class Admin:
         note: str | None = None,
     ) -> Acted:
         """Enrol a device that asks, under its own name and tags unless others are given."""
-        check_request(request)
+        check_request(request, self.fleet)
 
         def build(head: Head, state: State) -> list[Act]:
             made = acts.enroll(

@@ -7,9 +7,10 @@ from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Digest, Selector, matches
 from nixfleet.model.statements import SelectLine, TargetLine, Targets
 from nixfleet.model.views import EnrollView, ReleaseLineView, ReleaseView
-from nixfleet.model.wire import LineProof
+from nixfleet.model.wire import LineProof, Signed
 from nixfleet.trust.lines import LineTree, encode_line, verify_line
 from nixfleet.trust.replay import State, selected
+from nixfleet.trust.reports import open_enroll
 from nixfleet.trust.sshsig import parse_public_key
 
 
@@ -75,7 +76,17 @@ def members_of(release: ReleaseView, state: State, select: Selector) -> dict[str
     return found
 
 
-def check_request(request: EnrollView) -> None:
-    """Check that the fingerprint people compare is that of the key they will sign for. Raises: Untrusted."""
+def check_request(request: EnrollView, fleet: str) -> None:
+    """Check that a request is what its device signed, and its fingerprint that of the key people will sign for.
+
+    Raises: Untrusted; without this a coordinator could have an id or tags of its own choosing signed.
+    """
     if parse_public_key(request.key).fingerprint != request.fingerprint:
         raise Untrusted(f"the coordinator shows another fingerprint for {request.name} than that of the key it sent")
+    try:
+        signed = open_enroll(Signed(payload=request.payload, signature=request.signature), fleet=fleet)
+    except Untrusted as error:
+        raise Untrusted(f"the coordinator shows a request that {request.name} has not signed: {error}") from error
+    shown = request.device, request.name, request.key, request.tags
+    if shown != (signed.device, signed.name, signed.key, signed.tags):
+        raise Untrusted(f"the coordinator shows another request of {request.name} than the device has signed")

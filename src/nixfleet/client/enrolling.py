@@ -203,7 +203,7 @@ async def enroll_many(
     (`sort_out` tells before), and as every act.
     """
     for wish in wishes:
-        check_request(wish.request)
+        check_request(wish.request, admin.fleet)
     bad = sort_out(admin.state, wishes).bad
     if bad:
         raise UserError(f"{bad[0][0].called}: {bad[0][1]}")

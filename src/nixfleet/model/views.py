@@ -186,7 +186,7 @@ class EntryView(_View, frozen=True, kw_only=True):
 
 
 class EnrollView(_View, frozen=True, kw_only=True):
-    """A device that asks to be enrolled."""
+    """A device that asks to be enrolled; `payload` and `signature` are its request as it signed it."""
 
     device: str
     name: str
@@ -197,6 +197,8 @@ class EnrollView(_View, frozen=True, kw_only=True):
     asked_at: int = 0
     seen_at: int = 0
     reason: str = ""
+    payload: bytes = b""
+    signature: bytes = b""
 
 
 class PrincipalView(_View, frozen=True, kw_only=True):

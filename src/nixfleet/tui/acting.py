@@ -89,7 +89,7 @@ class AdminActs:
 
     async def renew_key(self, request: EnrollView) -> str:
         """Give a device that is enrolled the key it asks with now."""
-        check_request(request)
+        check_request(request, self._admin.fleet)
         return _said(f"{request.name} has its new key", await rekey(self._admin, request.device, request.key))
 
     async def make_token(self, wish: TokenWish) -> Secret:

@@ -93,7 +93,7 @@ class People:
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
         view = _view(request, row)
-        changed = held is None or held != msgspec.structs.replace(view, seen_at=held.seen_at)
+        changed = held is None or not _same(held, view)
         # That it still asks is hardly worth a write.
         if changed or now - self._written.get(request.device, 0) >= HEARD_WRITE_S:
             self._writes.take(now)
@@ -236,4 +236,12 @@ def _view(request: EnrollRequest, row: EnrollRow) -> EnrollView:
         asked_at=row.asked_at,
         seen_at=row.seen_at,
         reason=clean(request.reason),
+        payload=row.payload,
+        signature=row.signature,
     )
+
+
+def _same(held: EnrollView, asked: EnrollView) -> bool:
+    """Tell whether a device asks for what it asked before: it signs a new time with it each time."""
+    times = {"seen_at": held.seen_at, "payload": held.payload, "signature": held.signature}
+    return held == msgspec.structs.replace(asked, **times)
