@@ -52,8 +52,8 @@ class _One(click.Command):
     """The command for devices, whose names stand where other commands have theirs."""
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """Say NAME once: it is the command's own word."""
-        return super().collect_usage_pieces(ctx)[:-1]
+        """Say the first NAME once: it is the command's own word."""
+        return ["[NAME…]", *super().collect_usage_pieces(ctx)[:-1]]
 
 
 @click.command("NAME", cls=_One, hidden=True)
