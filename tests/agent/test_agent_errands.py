@@ -241,18 +241,48 @@ async def test_joining_anew_leaves_a_fork_behind(tmp_path: Path) -> None:
     assert device not in other.state.devices
 
 
-async def test_a_token_of_another_fleet_needs_the_word_and_an_agent_toml_that_agrees(tmp_path: Path) -> None:
-    """What agent.toml pins is not overruled by a token; nothing is changed before that is clear."""
+async def test_a_token_of_another_fleet_needs_the_word_and_then_always_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What agent.toml pinned is overruled by root's word alone, and until agent.toml says something else again."""
     site = Site(tmp_path, token=False)
     other = Fleet("other")
-    token = token_of(other)
+    other.grant("joiner", "enroll", by="other", select={"env": ["prod"]}, max_uses=2)
+    token, old = token_of(other), site.fleet.fleet
+    with pytest.raises(UserError, match=r"but agent.toml names .*: use another token, or --replace"):
+        await join(site, token)
     site.parts()
     before = identity_of(site)
-    with pytest.raises(UserError, match=f"this device has asked in fleet {site.fleet.fleet[:12]} already"):
+    with pytest.raises(UserError, match=f"this device has asked in fleet {old[:12]} already"):
         await join(site, token)
-    with pytest.raises(UserError, match=f"the token is of fleet {other.fleet[:12]}, but agent.toml names"):
-        await join(site, token, replace=True)
     assert before == identity_of(site)
+    site.fleet = site.server.fleet = other
+    await join(site, token, replace=True)
+    assert "agent.toml names another fleet" in caplog.text
+    found = identity_of(site)
+    assert (other.fleet, other.fleet) == (found.fleet, site.parts().mirror.fleet)
+    assert found.device in other.state.devices
+    site.settings = replace(site.settings, fleet="9" * 64)
+    with pytest.raises(UserError, match="names the fleet 999999999999…, but this device belongs to"):
+        site.parts()
+    site.settings = replace(site.settings, fleet=other.fleet)
+    assert found == site.parts().identity
+
+
+async def test_a_device_whose_memory_is_damaged_can_always_join_anew(tmp_path: Path) -> None:
+    """Identity and journal that nobody can read are put aside as they are; without the word they stop the errand."""
+    site = Site(tmp_path)
+    await enrolled(site)
+    folder = site.machine.state_dir
+    for name in ("identity.json", "journal.json"):
+        (folder / name).write_text("{")
+    with pytest.raises(UserError, match="unreadable"):
+        await join(site, token_of(site.fleet))
+    site.settings = replace(site.settings, name="web-02")
+    await join(site, token_of(site.fleet), replace=True)
+    assert identity_of(site).device in site.fleet.state.devices
+    aside = folder / "before-unreadable"
+    assert ["identity.json", "journal.json", "log", "waits"] == sorted(one.name for one in aside.iterdir())
 
 
 async def test_no_update_is_cut_in_two_by_joining_anew(tmp_path: Path) -> None:

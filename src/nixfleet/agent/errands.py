@@ -4,6 +4,7 @@ The agent must not run meanwhile (`main` holds its lock). Nothing here begins an
 behind, the agent's next start goes on with it.
 """
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from nixfleet.model.device import JoinToken
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Sync
 
+log = logging.getLogger("nixfleet.agent")
+
 
 def begin_rekey(host: Host, settings: Settings, folder: Path) -> None:
     """Make a new key beside the present one, for the agent to change to. Raises: UserError."""
@@ -40,7 +43,7 @@ def begin_join(host: Host, settings: Settings, folder: Path, token: JoinToken | 
     Raises: UserError when it belongs to a fleet already and `replace` is not said, or an update is under way.
     """
     identities.finish_replacing(folder)
-    found = load(folder / identities.IDENTITY, Identity)
+    found = identities.readable(folder) if replace else load(folder / identities.IDENTITY, Identity)
     if found is not None and not replace:
         name = _member_name(folder, found)
         if name or (token is not None and token.fleet != found.fleet):
@@ -56,21 +59,37 @@ def begin_join(host: Host, settings: Settings, folder: Path, token: JoinToken | 
             urls = tuple(dict.fromkeys((*token.urls, *found.urls)))
             identities.write(folder, msgspec.structs.replace(found, urls=urls))
             return
-    update = Journal(folder).state.update
-    if update is not None and update.phase not in ENDED:
-        raise UserError(f"an update is under way ({update.phase.value}): let the agent bring it to its end first")
-    fleet, state, urls = _pin(settings, token)
+    _check_rests(folder, replace=replace)
+    fleet, state, urls = _pin(settings, token, replace=replace)
     new = identities.made(host, settings, fleet, state, urls, by_token=token is not None)
+    if settings.fleet not in {None, fleet}:
+        log.warning("agent.toml names another fleet, %s: name this one there, or none", (settings.fleet or "")[:12])
+        new = msgspec.structs.replace(new, overruled=settings.fleet or "")
     identities.replace_by(folder, new)
 
 
-def _pin(settings: Settings, token: JoinToken | None) -> tuple[str, LogState, tuple[str, ...]]:
-    """Say which fleet and which state of its log is trusted from now on. Raises: UserError."""
+def _check_rests(folder: Path, *, replace: bool) -> None:
+    """Check that no update is under way, whose journal knows the way back. Raises: UserError."""
+    try:
+        update = Journal(folder).state.update
+    except UserError:
+        if not replace:
+            raise
+        return  # nobody can read it any more: what it knew is lost, and is put aside
+    if update is not None and update.phase not in ENDED:
+        raise UserError(f"an update is under way ({update.phase.value}): let the agent bring it to its end first")
+
+
+def _pin(settings: Settings, token: JoinToken | None, *, replace: bool) -> tuple[str, LogState, tuple[str, ...]]:
+    """Say which fleet and which state of its log is trusted from now on. Raises: UserError.
+
+    With `replace` a token always re-pins (trust.md, Enrolment): on NixOS, agent.toml changes with the system alone.
+    """
     if token is not None:
-        if settings.fleet not in {None, token.fleet}:
+        if settings.fleet not in {None, token.fleet} and not replace:
             raise UserError(
                 f"the token is of fleet {token.fleet[:12]}, but agent.toml names {(settings.fleet or '')[:12]}:"
-                " take fleet and checkpoint out of it, or use another token"
+                " use another token, or --replace to trust this one all the same"
             )
         return token.fleet, token.log, token.urls
     pin = pinned(settings)

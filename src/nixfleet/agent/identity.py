@@ -46,6 +46,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """The device id that this disk had before it was found in another machine."""
     key: str = ""
     """The key's fingerprint when it was chosen; empty where an older agent wrote this."""
+    overruled: str = ""
+    """The fleet that agent.toml named when root on this device joined another one; empty when it named none."""
     next_key_file: str = ""
     """A new key that the log is to have in place of the present one (`agent.rekey`); empty when there is none."""
 
@@ -168,12 +170,13 @@ def _check_unchanged(found: Identity, settings: Settings) -> None:
     if settings.key_file is not None and settings.key_file != found.key_file:
         raise UserError(
             f"agent.toml names the key {settings.key_file}, but this device is known by {found.key_file};"
-            f" change it back, or move {settings.state_dir} away and join anew"
+            " change it back, or join anew with 'nixfleet agent join --replace'"
         )
-    if settings.fleet is not None and settings.fleet != found.fleet:
+    # Root's word on the device counts for more than what agent.toml said then; what it says since is a contradiction.
+    if settings.fleet not in {None, found.fleet, found.overruled}:
         raise UserError(
             f"agent.toml names the fleet {settings.fleet[:12]}…, but this device belongs to {found.fleet[:12]}…;"
-            f" change it back, or move {settings.state_dir} away and join anew"
+            " change it back, or join anew with 'nixfleet agent join --replace'"
         )
 
 
@@ -222,9 +225,9 @@ def finish_replacing(folder: Path) -> None:
     new = load(folder / REPLACING, Identity)
     if new is None:
         return
-    old = load(folder / IDENTITY, Identity)
+    old = readable(folder)
     try:
-        if old is not None and old.device != new.device:
+        if old is None or old.device != new.device:
             _put_aside(folder, old)
         write(folder, new)
         (folder / REPLACING).unlink(missing_ok=True)
@@ -233,18 +236,33 @@ def finish_replacing(folder: Path) -> None:
         raise UserError(f"{folder} cannot be changed: {error.strerror or error}") from error
 
 
-def _put_aside(folder: Path, old: Identity) -> None:
+def readable(folder: Path) -> Identity | None:
+    """Read who this device was, for one that is about to be another: None where that is damaged, too."""
+    try:
+        return load(folder / IDENTITY, Identity)
+    except UserError:
+        return None
+
+
+def _put_aside(folder: Path, old: Identity | None) -> None:
     """Move the memory of the device that this one was into a folder of its own; only the last such is kept."""
-    aside = folder / f"before-{old.device[:8]}"
+    own = [Path(old.key_file).name] if old is not None and Path(old.key_file).parent == folder else []
+    there = [name for name in ("log", "journal.json", "waits", *own) if (folder / name).exists()]
+    if old is None and (folder / IDENTITY).exists():
+        there.append(IDENTITY)
+    aside = folder / f"before-{old.device[:8] if old is not None else 'unreadable'}"
+    if old is None and not there:
+        return
     for other in folder.glob("before-*"):
         if other != aside:
             shutil.rmtree(other, ignore_errors=True)
     aside.mkdir(mode=0o700, exist_ok=True)
-    write(aside, old)
-    own = [Path(old.key_file).name] if Path(old.key_file).parent == folder else []
-    for name in ("log", "journal.json", "waits", *own):
-        if (folder / name).exists():
-            (folder / name).replace(aside / name)
+    if old is not None:
+        write(aside, old)
+    for name in there:
+        if (aside / name).is_dir():
+            shutil.rmtree(aside / name, ignore_errors=True)
+        (folder / name).replace(aside / name)
     sync_folder(aside)
 
 
