@@ -399,6 +399,7 @@ async def test_a_host_key_made_anew_asks_as_the_same_device(tmp_path: Path) -> N
         own = site.fleet.state.devices[device].statement
         site.fleet.device("web-01", device=device, version=own.version + 1, key=request.key)
         await until(lambda: len(site.server.reports) > told)
+    assert fingerprint("second") == identity_of(site).key
 
 
 def test_an_identity_of_an_older_agent_is_read(tmp_path: Path) -> None:

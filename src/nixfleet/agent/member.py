@@ -123,6 +123,7 @@ class Member:
                 raise Refused(f"{reason or 'this device is not enrolled yet'}; an admin is asked to let it in")
             await asyncio.sleep(pause_s(asked, self._parts.settings.poll_s))
             asked += 1
+        rekey.note(Path(self._parts.settings.state_dir), self.key)
 
     async def rekey(self, link: Link) -> None:
         """Bring the key that was made beside into the log. Raises: Refused when this device is no member."""

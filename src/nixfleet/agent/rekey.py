@@ -71,3 +71,10 @@ def adopt(folder: Path, key: SecretKey) -> None:
             old.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s, a key that is worth nothing now, stays: %s", old, error.strerror or error)
+
+
+def note(folder: Path, key: SecretKey) -> None:
+    """Record the key that the log has for this device, where an admin gave it another in the same file."""
+    found = load(folder / identities.IDENTITY, Identity)
+    if found is not None and found.key != key.public.fingerprint:
+        identities.write(folder, msgspec.structs.replace(found, key=key.public.fingerprint))
