@@ -11,7 +11,7 @@ from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Unreachable, Untrusted
 from nixfleet.model.device import EnrollRequest, Session
 from nixfleet.model.wire import Signed
-from nixfleet.server.coordinator.journal import AGAIN_S, STRANGER, Journal
+from nixfleet.server.coordinator.journal import AGAIN_S, BURST, EACH_S, STRANGER, Journal
 from nixfleet.server.store import Store
 from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 
@@ -120,6 +120,21 @@ async def test_who_asks_in_a_loop_is_written_once_a_minute(store: Store) -> None
     assert [("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")] == [
         (row.by, row.namespace) for row in await store.log.refused(10)
     ]
+
+
+async def test_who_asks_for_ever_other_things_is_written_now_and_then(store: Store) -> None:
+    """A key that asks for something else each time fills neither disk nor journal, and keeps nobody else out of it."""
+    clock = Clock()
+    journal = Journal(store, clock)
+    for number in range(BURST + 50):
+        await journal.refused("a", f"x{number}", "no")
+    await journal.refused("b", "x", "no")
+    written = [row.by for row in await store.log.refused(1_000)]
+    assert (BURST, 1) == (written.count("a"), written.count("b"))
+    clock.now += EACH_S
+    for number in range(9):
+        await journal.refused("a", f"y{number}", "no")
+    assert (await store.log.refused(1))[0].namespace == "y0"
 
 
 async def test_strangers_share_one_place(store: Store) -> None:

@@ -14,6 +14,9 @@ from nixfleet.server.store import RefusalRow, Store
 AGAIN_S = 60
 """The same refusal of the same key is written once in so long: who asks in a loop wears nothing out."""
 _REMEMBERED = 4_096
+BURST = 30
+EACH_S = 5
+"""Thirty of a key at once, then one in so long: a key that was revoked is in hands that may mean harm."""
 _STRANGERS_S = 5
 """All keys that the log does not name share a place, and a row in so many seconds."""
 STRANGER = ""
@@ -29,6 +32,8 @@ class Journal:
         self._store = store
         self._wall_s = wall_s
         self._noted: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._left: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """How many more of each key are written, as of a time."""
 
     async def refused(self, by: str, what: str, reason: str) -> Refused:
         """Note that a key (its fingerprint, or `STRANGER`) asked for something in vain; gives the error to raise.
@@ -36,7 +41,7 @@ class Journal:
         A journal that cannot be written refuses all the same.
         """
         now = self._wall_s()
-        if not self._lately(by, what, now):
+        if not self._lately(by, what, now) and self._in_bounds(by, now):
             try:
                 await self._store.log.refuse(RefusalRow(now, by, what[:_WORDS], "", reason))
             except NixfleetError:
@@ -53,6 +58,15 @@ class Journal:
         while len(self._noted) > _REMEMBERED:
             self._noted.popitem(last=False)
         return False
+
+    def _in_bounds(self, by: str, now: int) -> bool:
+        """Take one of what a key may have written, where any is left."""
+        left, at = self._left.pop(by, (float(BURST), now))
+        left = min(float(BURST), left + max(0, now - at) / EACH_S)
+        self._left[by] = (max(0.0, left - 1) if left >= 1 else left, now)
+        while len(self._left) > _REMEMBERED:
+            self._left.popitem(last=False)
+        return left >= 1
 
 
 def _mark(by: str, what: str) -> tuple[str, str]:
