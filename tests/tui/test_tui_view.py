@@ -172,6 +172,13 @@ def test_a_rollout_stays_within_its_width(cells: int) -> None:
     assert cells >= max(text.width(line) for one in fleet_rollouts() for line in rollouts.head(one, NOW, cells))
 
 
+def test_counts_of_a_part_of_a_rollout_say_that_there_is_more() -> None:
+    """Who may not read of all members is told that the counts are of those they may see."""
+    whole = fleet_rollouts()[0]
+    part = msgspec.structs.replace(whole, partial=True)
+    assert ["that you may see" in text.plain(rollouts.head(one, NOW, 120)) for one in (whole, part)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("state", "word"),
     [("valid", "verified"), ("fork", "FORK"), ("invalid", "DOES NOT VERIFY"), ("behind", "behind")],

@@ -100,13 +100,14 @@ def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
 
 def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
     """Set out a rollout: state and reason first, then who, when and the limits, then its waves."""
+    whose = " that you may see" if rollout.partial else ""
     lines: list[Line] = [
         spread(
             joined(
                 (
                     state_cell(rollout),
                     (Span(title(rollout), "strong"),),
-                    (Span(f"{rollout.confirmed} of {counted(rollout.total, 'device')}"),),
+                    (Span(f"{rollout.confirmed} of {counted(rollout.total, 'device')}{whose}"),),
                     (Span(f"✗ {rollout.failed} failed", "bad"),) if rollout.failed else (),
                     (Span(f"{rollout.in_flight} under way", "busy"),) if rollout.in_flight else (),
                 )
