@@ -11,6 +11,7 @@ from textual import events
 from textual.widgets import Input
 
 from nixfleet.errors import UserError
+from nixfleet.model.device import CLONE
 from nixfleet.model.statements import ACTIONS
 from nixfleet.model.views import Delta
 from nixfleet.tui.forms import read_explain, read_grant, read_select, read_token
@@ -409,6 +410,21 @@ async def test_a_request_under_a_spent_id_says_what_to_do() -> None:
         await driven.until(partial(tells, driven, "it is enrolled already, as kiosk-oslo-03"))
         await driven.press("X", "y")
         assert [("forget", member.id)] == driven.acts.done
+
+
+async def test_a_copied_disk_takes_nobodys_name() -> None:
+    """Moving the name would retire the device whose disk was copied: another name is asked for instead."""
+    source = FakeSource()
+    one = next(iter(source.requests.values()))
+    copy = msgspec.structs.replace(
+        one, device="c" * 32, name="kiosk-oslo-02", reason=f"{CLONE}: this disk was in kiosk-oslo-02"
+    )
+    source.requests = {copy.device: copy}
+    async with console(source=source) as driven:
+        await driven.press("3", "A")
+        await driven.until(partial(tells, driven, "nixfleet enroll kiosk-oslo-02 --as another name"))
+        assert shows(driven, "! see why", "another machine-id")
+        assert [] == driven.acts.done
 
 
 async def test_marked_requests_are_enrolled_by_one_act_and_odd_ones_alone() -> None:

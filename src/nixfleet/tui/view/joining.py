@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from nixfleet.model.device import CLONE
 from nixfleet.model.text import clean, counted
 from nixfleet.model.views import AccessView, DeviceView, EnrollView, GrantView
 from nixfleet.tui.store import Store
@@ -16,12 +17,16 @@ def renews_key(request: EnrollView, store: Store) -> DeviceView | None:
 
 
 def spent(request: EnrollView, store: Store) -> str:
-    """Say why a request cannot be granted as it is: its id is of no use any more, or needs nothing."""
+    """Say why a request cannot be granted as it is: a spent id, a member, a copied disk; nothing where it can."""
     device = store.devices.get(request.device)
     if device is not None and device.state == "retired":
         return f"its id is that of {clean(device.name)}, which is retired: on the device, nixfleet agent join --replace"
     if device is not None and device.key == request.key:
         return f"it is enrolled already, as {clean(device.name)}"
+    if request.reason.startswith(CLONE) and takes_name(request, store) is not None:
+        # The one that has the name is most likely there: moving the name would retire it.
+        name = clean(request.name)
+        return f"its disk was copied from the device that has the name: nixfleet enroll {name} --as another name"
     return ""
 
 
@@ -34,7 +39,7 @@ def takes_name(request: EnrollView, store: Store) -> DeviceView | None:
 def kind_cell(request: EnrollView, store: Store) -> Line:
     """Say in a word or two what approving a request would mean."""
     if spent(request, store):
-        return (Span("nothing", "dim"),)
+        return (Span("! see why", "warn"),)
     if renews_key(request, store) is not None:
         return (Span("! new key", "warn"),)
     return (Span("! name taken", "warn"),) if takes_name(request, store) is not None else (Span("new device"),)
@@ -44,7 +49,8 @@ def _why_lines(request: EnrollView, store: Store, now: int, cells: int) -> list[
     """Say why it asks, and what approving it does beyond enrolling it."""
     known, holder = renews_key(request, store), takes_name(request, store)
     if said := spent(request, store):
-        return wrap(said[0].upper() + said[1:], cells, "warn", most=3)
+        reason = wrap(request.reason, cells, "warn", most=2) if request.reason else []
+        return reason + wrap(said[0].upper() + said[1:], cells, "warn", most=4)
     if known is not None:
         return wrap(
             f"It is enrolled as {known.name} and shows another key now: A gives it this key, the old one ends.",
