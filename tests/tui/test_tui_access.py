@@ -233,10 +233,10 @@ def test_a_token_has_one_value_of_each_tag() -> None:
 @pytest.mark.parametrize(
     ("who", "says"),
     [
-        ("ops", "✓ yes  ops may deploy to nas-oslo-01, by the root"),
-        ("release-ci", "✗ no  release-ci lacks the right to deploy to nas-oslo-01"),
+        ("ops", "✓ yes\nops may deploy to nas-oslo-01, by the root"),
+        ("release-ci", "✗ no\nrelease-ci lacks the right to deploy to nas-oslo-01"),
         (fingerprint("oncall/night"), "✗   └ oncall/night  grant 492de0a2feb1  covers site=berlin only"),
-        ("night", "✗ no  oncall/night lacks the right"),
+        ("night", "✗ no\noncall/night lacks the right"),
     ],
 )
 def test_what_a_key_may_do_is_told_with_the_failing_link(who: str, says: str) -> None:

@@ -130,10 +130,10 @@ def read_explain(
     if more:
         raise UserError("ask about one action at a time")
     told = authority.explain(key, action, device.id)
-    answer = Span("✗ no  ", "bad")
+    answer = Span("✗ no", "bad")
     if told.allowed or told.waits:
-        answer = Span("✓ yes  ", "ok") if told.allowed else Span("◌ not alone  ", "warn")
-    lines: list[Line] = [(answer, Span(clean(told.sentence)))]
+        answer = Span("✓ yes", "ok") if told.allowed else Span("◌ not alone", "warn")
+    lines: list[Line] = [(answer,), (Span(clean(told.sentence)),)]
     for chain in told.chains:
         lines += [(), *chain_lines([(link.holder, link.grant, link.ok, link.why) for link in chain.links])]
         if chain.why and all(link.ok for link in chain.links):
