@@ -33,7 +33,7 @@ def bad(state: str) -> FakeVerifier:
 @pytest.mark.parametrize(
     ("state", "word", "then"),
     [
-        ("fork", "another history", "compare it with"),
+        ("fork", "another history", "it is the evidence"),
         ("behind", "an old backup", "nixfleet log restore"),
         ("invalid", "does not verify", "names the first entry"),
     ],

@@ -36,7 +36,7 @@ DISTRUST: Final[dict[str, tuple[str, str]]] = {
     ),
     "fork": (
         "FORK: the coordinator shows another history than this machine has verified.",
-        "Sign nothing. Keep this machine's copy of the log; compare it with other admins': nixfleet audit verify",
+        "Sign nothing, and keep this machine's copy of the log: it is the evidence. nixfleet audit verify compares",
     ),
     "invalid": (
         "What the coordinator sends as the log does not verify.",
