@@ -264,7 +264,7 @@ def test_a_token_is_alone_on_standard_output(served: Commands) -> None:
     assert 1 == len(done.out.split())
     assert "only this machine can join" in done.err
     quiet = served("enroll", "token", "--quiet", "--json")
-    assert (["token"], "") == (list(quiet.json), quiet.err)
+    assert (["token", "waits"], "", "") == (list(quiet.json), quiet.json["waits"], quiet.err)
     assert "range" in served("enroll", "token", "--days", "367", code=2).complaint
     assert "no tag" in served("enroll", "token", "--tag", "prod", code=2).complaint
 
