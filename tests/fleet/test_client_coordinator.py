@@ -219,7 +219,7 @@ async def test_who_may_not_is_told_so(running: Running) -> None:
             await api.append([Submission(payload=b"{}", signature=signature)], size=1)
         with pytest.raises(UserError):
             await api.append([Submission(payload=b"{}", signature=signature)])
-        with pytest.raises(Refused, match="neither root nor a live grant"):
+        with pytest.raises(Refused, match="neither root nor a grant names the key"):
             async with running.admin(Touched(key("mallory"))):
                 pass
         async with running.admin(MemorySigner(key("mallory"))) as (_, mallory):
