@@ -13,6 +13,7 @@ from nixfleet.cli.words import parse_date, parse_select
 from nixfleet.client import grants
 from nixfleet.client.acts import DAY_S, find_device
 from nixfleet.client.admin import Unread
+from nixfleet.client.grants import Granted
 from nixfleet.client.handing import GrantWishes
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Fingerprint
@@ -71,8 +72,6 @@ async def grant(
         raise UserError("say --action for each thing they may do, or --read for one who may only read")
     if ("grant" in actions) != (depth > 0):
         raise UserError("--action grant and a --depth of 1 or more belong together: how often it may be handed on")
-    if days is not None and until is not None:
-        raise UserError("say --days or --until, not both")
     wishes = GrantWishes(
         name=name,
         keys=tuple(dict.fromkeys(read_key(key).text for key in keys)),
@@ -88,8 +87,12 @@ async def grant(
     async with connected(given) as fleet:
         made = await grants.grant(fleet.admin, wishes, note=given.note)
         record = fleet.state.grants.get(made.grant.id)
+    _tell(given, made, name if record is None else record.principal)
+
+
+def _tell(given: Globals, made: Granted, holder: str) -> None:
+    """Say what is granted, and what it still waits for."""
     one, waits = made.grant, made.acted.waits
-    holder = name if record is None else record.principal
     text = f"grant {one.id[:SHOWN]}: {holder} may {action_words(one.actions)} on {select_words(one.select)}"
     text = f"{text} until {utc(one.not_after)}"
     if waits:
@@ -114,7 +117,9 @@ async def grant(
 
 
 def _end(days: int | None, until: str | None, begin: str | None) -> int | None:
-    """Give the end that was said, in unix seconds; days count from its beginning."""
+    """Give the end that was said, in unix seconds; days count from its beginning. Raises: UserError."""
+    if days is not None and until is not None:
+        raise UserError("say --days or --until, not both")
     if until is not None:
         return parse_date(until)
     if days is None:
