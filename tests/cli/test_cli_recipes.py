@@ -12,7 +12,7 @@ from tests.cli.commandline import Commands, Done
 from tests.factories import DIGEST, store_path
 from tests.sshagent import make_key
 
-from nixfleet.cli import releases
+from nixfleet.cli import deploy, releases
 from nixfleet.cli.main import main
 from nixfleet.model.statements import Closure
 
@@ -62,6 +62,7 @@ def office(served: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         }
 
     monkeypatch.setattr(releases, "closures_of", closures_of)
+    monkeypatch.setattr(deploy, "closures_of", closures_of)
     for name, tags in (("web-01", ("team=web", "env=test")), ("db-01", ("team=db", "env=prod"))):
         served.enroll(name, tag=tags[0])
         served("device", "tag", name, tags[1])
@@ -134,3 +135,12 @@ def until_newest(nixfleet: Commands, state: str) -> None:
         if (state, state == "waiting") == (newest["state"], "1 more approval is needed" in newest["waits"]):
             return
         assert time.monotonic() < ends, (newest["state"], newest["waits"], newest["release_name"])
+
+
+def test_a_deploy_without_the_right_is_refused_before_anything_is_pushed(office: Commands) -> None:
+    """No closure is sent and no release signed: the missing right is named first."""
+    office("access", "grant", "web", "--to", "anna.pub", "--action", "deploy", "--on", "team=web")
+    size = office("audit", "list", "--json").json["size"]
+    asked = ("--key", "anna", "deploy", "--device", f"web-01={store_path('nixos-system-web-01-42')}", "--yes")
+    assert "web lacks the right to release for web-01: its grant" in office(*asked, code=3).complaint
+    assert size == office("audit", "list", "--json").json["size"]
