@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.factories import device_id
 from tests.server.harness import Rig, rig
 
@@ -55,6 +56,7 @@ async def _run(*argv: str) -> "subprocess.CompletedProcess[str]":
     return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.timeout(900)  # some thirty programs, one after the other
 async def test_killed_at_every_point_one_new_key_is_in_force(tmp_path: Path) -> None:
     """Whatever was written or sent by then, the next plain start ends with the log and the device of one mind."""
     points = []
