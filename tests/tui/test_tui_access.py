@@ -207,6 +207,7 @@ def test_a_grant_stands_in_the_log_with_its_whole_command_line() -> None:
         ({"days": "soon"}, "days: a number from 1"),
         ({"depth": "9"}, "levels: a number from 1 to 8"),
         ({"depth": "1", "actions": "deploy"}, "needs the action grant as well"),
+        ({"actions": "deploy grant"}, "how many levels down"),
     ],
 )
 def test_the_grant_form_says_what_is_wrong(texts: dict[str, str], says: str) -> None:

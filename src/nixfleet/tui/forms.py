@@ -65,6 +65,8 @@ def read_grant(
     actions, depth = _read_actions(texts["actions"]), _read_count(texts["depth"], "levels", 8) or 0
     if depth and "grant" not in actions:
         raise UserError("to be handed on, it needs the action grant as well")
+    if "grant" in actions and not depth:
+        raise UserError("with the action grant, say how many levels down it may be handed on")
     wish = GrantWish(
         name=name,
         key=line,
