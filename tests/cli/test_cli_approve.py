@@ -1,6 +1,5 @@
 """`nixfleet approve` on a real coordinator: what waits and for whom, the exact payload, and who may not sign it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -161,9 +160,11 @@ def test_without_a_terminal_nothing_is_approved_unasked(people: People) -> None:
 def test_a_retag_out_of_production_waits_too(people: People) -> None:
     """An act that is judged at its completing leaf waits, and takes effect with the approval."""
     done = people.nixfleet("device", "tag", "web-01", "env=test", "--json").json
-    assert "more" in json.dumps(done)
+    assert "1 more root signature is needed" == done["waits"]
     pending = people("checker", "approve", "--json").json["pending"]
     assert ["device"] == [one["type"] for one in pending]
+    said = people("bob", "device", "tag", "web-01", "site=oslo").err
+    assert "web-01 now has env=prod site=oslo; not in force yet: 1 more root signature is needed; they run" in said
     people("bob", "approve", pending[0]["digest"], "--yes")
     people("checker", "approve", pending[0]["digest"], "--yes")
     (device,) = people.nixfleet("device", "list", "--json").json["devices"]

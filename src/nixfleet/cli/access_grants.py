@@ -6,6 +6,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from nixfleet.cli import access_tables, output
+from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Count, Globals, command, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected, now
@@ -95,8 +96,7 @@ def _tell(given: Globals, made: Granted, holder: str) -> None:
     one, waits = made.grant, made.acted.waits
     text = f"grant {one.id[:SHOWN]}: {holder} may {action_words(one.actions)} on {select_words(one.select)}"
     text = f"{text} until {utc(one.not_after)}"
-    if waits:
-        text = f"{text}, once signed: {waits}; they run: nixfleet approve {made.acted.digest[:SHOWN]}"
+    text = f"{text}{awaited([made.acted])}"
     output.done(
         {
             "id": one.id,
@@ -164,10 +164,9 @@ async def revoke(given: Globals, subject: str, dry_run: bool) -> None:
             # What one asked for oneself: done, as far as the coordinator says.
             output.done(value, f"{what} is revoked; {error}", json=given.json, quiet=given.quiet)
             return
-    waits = f", once {acted.waits}; they run: nixfleet approve {acted.digest[:SHOWN]}" if acted.waits else ""
     output.done(
         {**value, "index": acted.index, "digest": acted.digest, "waits": acted.waits},
-        f"{what} is revoked{waits}",
+        f"{what} is revoked{awaited([acted])}",
         json=given.json,
         quiet=given.quiet,
     )

@@ -12,6 +12,7 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.asking import KnownHosts, Wanted, key_of, pick, read_list
+from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.options import Globals, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected
 from nixfleet.cli.words import parse_tags
@@ -154,7 +155,7 @@ async def _one(given: Globals, fleet: Fleet, choice: Choice, request: EnrollView
     acted = await fleet.admin.enroll(request, name=name, tags=signed, replace=choice.replace, note=given.note)
     output.done(
         {**_record(request, name, acted), "tags": signed, "rekeyed": False},
-        f"{name} is enrolled with {told}" + (f", once {acted.waits}" if acted.waits else ""),
+        f"{name} is enrolled with {told}{awaited([acted])}",
         json=given.json,
         quiet=given.quiet,
     )
@@ -189,8 +190,7 @@ async def _rekey(given: Globals, fleet: Fleet, choice: Choice, request: EnrollVi
     acted = await rekey(fleet.admin, request.device, request.key, note=given.note)
     output.done(
         {**_record(request, name, acted), "tags": known.statement.tags, "rekeyed": True},
-        f"{name} has the key {request.fingerprint}"
-        + (f", once {acted.waits}" if acted.waits else "; the old one is worth nothing"),
+        f"{name} has the key {request.fingerprint}{awaited([acted]) or '; the old one is worth nothing'}",
         json=given.json,
         quiet=given.quiet,
     )
@@ -274,7 +274,6 @@ def _tell(given: Globals, wishes: Sequence[Wish], acted: Sequence[Acted], left: 
         output.as_json({"devices": made, "left": [{"name": name, "why": why} for name, why in left]})
         return
     if wishes and not given.quiet:
-        waits = " or ".join(sorted({one.waits for one in acted if one.waits}))
-        click.echo(f"{counted(len(wishes), 'device')} enrolled{f', once {waits}' if waits else ''}", err=True)
+        click.echo(f"{counted(len(wishes), 'device')} enrolled{awaited(acted)}", err=True)
     for name, why in left:
         click.echo(one_line(f"not {name}: {why}"), err=True)

@@ -11,6 +11,7 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.asking import read_text
+from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_date, parse_tags
@@ -231,23 +232,24 @@ async def tag(given: Globals, words: tuple[str, ...]) -> None:
     if len(found) > 1:
         _done_many(given, acted, named, f"{counted(len(found), 'device')} tagged")
         return
-    told = tag_words(statements[0].tags) or "no tags"
-    value: dict[str, object] = {"name": statements[0].name, "tags": statements[0].tags}
+    # As they were signed: what waits for signatures is not in the log's state yet.
+    signed = {key: value for key, value in {**statements[0].tags, **changes}.items() if value is not None}
+    told = tag_words(signed) or "no tags"
+    value: dict[str, object] = {"name": statements[0].name, "tags": signed}
     _done(given, acted[0], value, f"{statements[0].name} now has {told}")
 
 
 def _done_many(given: Globals, acted: Sequence[Acted], names: Sequence[str], text: str) -> None:
     """Tell that an act on many devices is in the log, and what it still waits for."""
-    waits = " or ".join(sorted({one.waits for one in acted if one.waits}))
     listed = [{"name": name, "index": one.index, "waits": one.waits} for name, one in zip(names, acted, strict=True)]
-    output.done({"devices": listed}, f"{text} once {waits}" if waits else text, json=given.json, quiet=given.quiet)
+    output.done({"devices": listed}, f"{text}{awaited(acted)}", json=given.json, quiet=given.quiet)
 
 
 def _done(given: Globals, acted: Acted, value: Mapping[str, object], text: str) -> None:
     """Tell that an act on a device is in the log, and what it still waits for."""
     output.done(
         {**value, "index": acted.index, "waits": acted.waits},
-        f"{text} once {acted.waits}" if acted.waits else text,
+        f"{text}{awaited([acted])}",
         json=given.json,
         quiet=given.quiet,
     )

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.closures import check_here, closures_of
 from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import Fleet, connected, now
@@ -88,7 +89,7 @@ async def create(given: Globals, name: str, devices: tuple[str, ...], file: Path
         return
     click.echo(made.digest)
     if made.waits:
-        click.echo(f"the release is signed, and {made.waits}", err=True)
+        click.echo(f"the release is signed{awaited([made])}", err=True)
 
 
 @release.command("list")

@@ -7,6 +7,7 @@ from typing import Final, Literal
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
 from nixfleet.cli.plan import Plan, check_reach, plan_options, preview, wishes
 from nixfleet.cli.rollout_tables import head, listing, members, state_of, waves, word
@@ -178,7 +179,7 @@ async def _act(
     still = f"; it is still halted; 'nixfleet rollout resume {digest[:12]}' lets it start" if is_stuck else ""
     output.done(
         {"rollout": digest, "verb": verb, "index": acted.index, "waits": acted.waits},
-        f"{verb} of the rollout of {name} is signed" + (f", and {acted.waits}" if acted.waits else "") + still,
+        f"{verb} of the rollout of {name} is signed{awaited([acted])}{still}",
         json=given.json,
         quiet=given.quiet,
     )
