@@ -72,6 +72,25 @@ def test_what_was_revoked_in_the_lost_part_stays_revoked() -> None:
     assert DeviceId(device_id("web-02")) not in view.state.devices
 
 
+@pytest.mark.parametrize("signed_by_new", [False, True])
+def test_a_root_that_was_lost_stays_in_force_unless_its_own_threshold_lets_go_of_it(*, signed_by_new: bool) -> None:
+    """A root key that a newer root had put out takes no log up from before that; who was put in has to sign as well."""
+    fleet = lost()
+    stolen = copy.deepcopy(fleet)
+    fleet.root("admin", principals=people("second"), cosigners=["second"])
+    fleet.device("web-02", by="second")
+    old = view_of(fleet)
+    keys = ("admin", "second") if signed_by_new else ("admin",)
+    other = taken_up(stolen, principals=people(*keys), cosigners=[*keys[1:]])
+    if signed_by_new:
+        view, _ = succeed(old, other.checkpoint, other.entries)
+        assert other.log == view.log
+        return
+    with pytest.raises(Fork):
+        succeed(old, other.checkpoint, other.entries)
+    assert fleet.log == old.log
+
+
 def test_a_second_loss_keeps_what_the_first_one_knew() -> None:
     """Revocations are carried from epoch to epoch."""
     fleet = lost()

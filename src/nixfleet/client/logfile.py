@@ -8,6 +8,7 @@ import base64
 import fcntl
 import itertools
 import os
+import re
 import shutil
 import struct
 from array import array
@@ -20,7 +21,7 @@ import msgspec
 
 from nixfleet.config import sync_folder, write_atomic
 from nixfleet.errors import Untrusted, UserError
-from nixfleet.model.ids import MAX_LEAF_BYTES, MAX_PAYLOAD_BYTES
+from nixfleet.model.ids import HEX64, MAX_LEAF_BYTES, MAX_PAYLOAD_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Entry
 from nixfleet.trust.view import Carried
@@ -28,6 +29,7 @@ from nixfleet.trust.view import Carried
 _LEAF: Final = struct.Struct(">H")
 _PAYLOAD: Final = struct.Struct(">II")
 _ABSENT: Final = 2**64 - 1
+_DIGEST: Final = re.compile(HEX64)
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +115,12 @@ class LogFile:
             return _exactly(file.read(_PAYLOAD.size + MAX_PAYLOAD_BYTES), _PAYLOAD)
 
     def lines(self, release: str) -> tuple[str, ...] | None:
-        """Read what was kept of a release's device lines."""
+        """Read what was kept of a release's device lines; None too for what is no release's digest.
+
+        The name comes from a coordinator that nobody has to believe: it must never lead out of the folder.
+        """
+        if not _DIGEST.fullmatch(release):
+            return None
         try:
             return tuple((self.folder / "lines" / release).read_text().split("\n")[:-1])
         except (OSError, UnicodeDecodeError):
@@ -121,6 +128,7 @@ class LogFile:
 
     def keep_lines(self, release: str, lines: Sequence[str]) -> None:
         """Keep a release's device lines. Raises: UserError."""
+        assert _DIGEST.fullmatch(release), "a release is known by its digest"
         write_atomic(self.folder / "lines" / release, "".join(f"{line}\n" for line in lines).encode())
 
     def entries(self) -> list[tuple[bytes, bytes | None]]:

@@ -58,7 +58,8 @@ async def give_back(client: Client, held: Held) -> OfferAnswer:
     if answer.goal:
         answer = await client.offer(Offer(checkpoint=held.checkpoint, start=0))
     for release in answer.lines:
-        if lines := held.lines(release):
+        # Anybody may answer for a coordinator: what the log does not know is nothing to give away.
+        if release in held.state.releases and (lines := held.lines(release)):
             its = (HeldLines(release=release, lines=lines),)
             answer = await client.offer(Offer(checkpoint=held.checkpoint, start=0, lines=its))
     return answer
@@ -94,7 +95,7 @@ async def _payloads(client: Client, held: Held, answer: OfferAnswer) -> OfferAns
         if not answer.goal:
             break
         answer = await client.offer(Offer(checkpoint=held.checkpoint, start=start))
-        lacks = [index for index in answer.lacks if start <= index < held.size]
+        lacks = sorted({index for index in answer.lacks if start <= index < held.size})
         if not lacks:
             break
         for payloads in _parts([(index, held.payload(index)) for index in lacks]):

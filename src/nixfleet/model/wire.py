@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from nixfleet.model.ids import MAX_NOTE_BYTES, Count, StorePath
+from nixfleet.model.ids import MAX_NOTE_BYTES, Count, Hex64, StorePath
 
 Bytes64K = Annotated[bytes, msgspec.Meta(max_length=65_536)]
 UPLOAD_CHUNK_BYTES = 8 << 20
@@ -81,7 +81,7 @@ class HeldPayload(_Body, frozen=True, kw_only=True):
 class HeldLines(_Body, frozen=True, kw_only=True):
     """A release's target lines, in order, as exact text; they stand in no log."""
 
-    release: Annotated[str, msgspec.Meta(max_length=64)]
+    release: Hex64
     lines: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)]
 
 
@@ -108,8 +108,8 @@ class OfferAnswer(_Body, frozen=True, kw_only=True):
 
     size: Count
     goal: Count = 0
-    lacks: tuple[int, ...] = ()
-    lines: tuple[str, ...] = ()
+    lacks: Annotated[tuple[Count, ...], msgspec.Meta(max_length=1_000)] = ()
+    lines: Annotated[tuple[Hex64, ...], msgspec.Meta(max_length=1_000)] = ()
 
 
 class Sync(_Body, frozen=True, kw_only=True):
