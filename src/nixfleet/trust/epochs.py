@@ -2,16 +2,17 @@
 
 The root's threshold says where: the root with the next epoch names a state of the lost log, `from`, which its base is.
 Whoever knew more of the lost log keeps what was revoked there. It must never follow a log that does not begin with
-that state, nor let an epoch go back.
+that state, nor let an epoch, or a root, go back.
 """
 
 from collections.abc import Iterator, Sequence
 
 from nixfleet.errors import Untrusted
-from nixfleet.model.ids import MAX_NOTE_BYTES
+from nixfleet.model.ids import MAX_NOTE_BYTES, Fingerprint
 from nixfleet.model.statements import LogState, Root
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, subject_of
+from nixfleet.trust.replay import rights
 from nixfleet.trust.replay.state import State, Valid
 from nixfleet.trust.statements import parse
 from nixfleet.trust.view import Carried, Entries, Extended, Fork, LogView, rewritten
@@ -47,8 +48,10 @@ def succeed(old: LogView, note: bytes, entries: Entries) -> tuple[LogView, Exten
             continue
         view = LogView(old.fleet, own=old.state.own, carried=(*_before(old, taken), _carried(old.state, taken)))
         extended = view.extend(note, 0, entries)
-        if any(_says(verdict, taken) for verdict in extended.verdicts):
-            return view, extended
+        for (leaf, _), verdict in zip(entries, extended.verdicts, strict=True):
+            if (root := _says(verdict, taken)) is not None:
+                _check_root_kept(old.state, view.state, taken, root, Leaf.unpack(leaf).sha512)
+                return view, extended
     raise Fork(rewritten(old.size))
 
 
@@ -71,9 +74,26 @@ def _taken_up(entries: Entries, epoch: int) -> Iterator[LogState]:
             yield statement.log.from_
 
 
-def _says(verdict: object, taken: LogState) -> bool:
+def _says(verdict: object, taken: LogState) -> Root | None:
+    """Give the root that takes the log up at a state, where an entry brought it into force."""
     statement = verdict.statement if isinstance(verdict, Valid) else None
-    return isinstance(statement, Root) and statement.log.from_ == taken
+    return statement if isinstance(statement, Root) and statement.log.from_ == taken else None
+
+
+def _check_root_kept(old: State, new: State, taken: LogState, root: Root, sha512: bytes) -> None:
+    """Hold a new epoch to the root that was lost with the old one's end: its threshold has to let go of it.
+
+    Else a root key that this root had put out, and that nobody revoked, would bring the one before back. Raises: Fork.
+    """
+    if old.root is None or old.log_keys[-1][0] <= taken.size:
+        return
+    signed = rights.signers(new, Fingerprint(root.by), sha512)
+    if rights.threshold_missing(old, old.root, old.root_keys, signed):
+        raise Fork(
+            f"the log is taken up at entry {taken.size}, from before root {old.root.version} that is known here, and"
+            " that root's threshold has not signed so: trust nothing of it, and ask its principals; if they mean it,"
+            " they sign the new root, too"
+        )
 
 
 def _before(old: LogView, taken: LogState) -> Sequence[Carried]:
