@@ -33,7 +33,8 @@ from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf, type_of
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
 from nixfleet.trust.replay import State, Void
-from nixfleet.trust.replay.state import mark_of
+from nixfleet.trust.replay.rights import by_device_alone
+from nixfleet.trust.replay.state import mark_of, own_mark_of
 from nixfleet.trust.sshsig import PublicKey, SecretKey
 from nixfleet.trust.statements import digest, parse
 
@@ -246,7 +247,10 @@ class LogKeeper:
         """Give the index at which this very statement by this key already stands."""
         signature = sshsig.parse(submission.signature)
         sha512, signer = sshsig.message_digest(submission.payload), Fingerprint(signature.key.fingerprint)
-        return self.state.recent.get(mark_of(sha512, signer, approves=type_of(signature.namespace) == "approve"))
+        kind = type_of(signature.namespace)
+        if kind == "device" and by_device_alone(self.state, signer):
+            return self.state.recent.get(own_mark_of(sha512, signer))
+        return self.state.recent.get(mark_of(sha512, signer, approves=kind == "approve"))
 
     def _submit(self, state: State, submission: Submission) -> Judged:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""

@@ -26,6 +26,7 @@ from nixfleet.trust.replay.state import (
     Waiting,
     Withheld,
     mark_of,
+    own_mark_of,
 )
 from nixfleet.trust.statements import Malformed, digest, namespace_of, parse
 
@@ -115,11 +116,13 @@ def _remember(state: State, place: Place, subject: Subject) -> int | None:
         if old in state.pending:  # no approval can complete it any more
             state.await_signatures(old, [one for one in state.pending[old] if one.place.index > index])
     approve = subject.type == "approve"
-    key = mark_of(place.sha512, place.signer, approves=approve)
+    # Who does not follow a device cannot tell its own key from a stranger's: what that signs marks nothing for others.
+    own = subject.type == "device" and rights.by_device_alone(state, place.signer)
+    key = own_mark_of(place.sha512, place.signer) if own else mark_of(place.sha512, place.signer, approves=approve)
     repeat = state.recent.get(key)
     if repeat is not None:
         return repeat
-    for one in (key,) if approve else (key, place.sha512):
+    for one in (key,) if approve or own else (key, place.sha512):
         state.recent[one] = place.index
         state.order.append((place.index, one))
     return None

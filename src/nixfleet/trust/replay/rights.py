@@ -110,6 +110,11 @@ def named(state: State, signer: Fingerprint, subject: Subject) -> bool:
     return signer in state.grants_of or not _by_grants_alone(state, signer, subject)
 
 
+def by_device_alone(state: State, signer: Fingerprint) -> bool:
+    """Tell whether a key that may speak of a device is neither root's nor any grant's: then it is the device's own."""
+    return signer not in state.root_keys and signer not in state.grants_of
+
+
 def _by_grants_alone(state: State, signer: Fingerprint, subject: Subject) -> bool:
     """Tell whether a key is neither root's, nor that of the device in question, nor one that joins root."""
     if signer in state.root_keys:

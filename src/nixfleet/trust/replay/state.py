@@ -263,6 +263,11 @@ def mark_of(sha512: bytes, signer: Fingerprint, *, approves: bool) -> bytes:
     return sha512 + (b"+" if approves else b"=") + signer.encode()
 
 
+def own_mark_of(sha512: bytes, signer: Fingerprint) -> bytes:
+    """Make that key for what a device has signed by its own key alone, apart from all others' statements."""
+    return sha512 + b"@" + signer.encode()
+
+
 def keys_of(root: Root) -> dict[Fingerprint, str]:
     """Map a root's keys to their principals' names."""
     return {fields.fingerprint(key): principal.name for principal in root.principals for key in principal.keys}
