@@ -91,7 +91,8 @@ def test_a_device_that_repeats_its_own_statement_is_told_of_the_first() -> None:
     """Its own key's statement counts once: the repeat names the entry where it stands."""
     fleet, _ = site()
     fleet.device(OTHER, by=OTHER, key=key("another").public.text)
-    assert isinstance(fleet.verdicts[-1], Valid)
+    entered = fleet.verdicts[-1]
     fleet.device(MINE, by=MINE, name="other-name")
     fleet.append_leaf(*fleet.entries[-1])
+    assert isinstance(entered, Valid)
     assert Void(f"it repeats entry {fleet.size - 2}") == fleet.verdicts[-1]
