@@ -93,7 +93,10 @@ def _there(context: str | None) -> Place:
 @_serving
 @click.pass_context
 def coordinator(context: click.Context, /, **options: Any) -> None:
-    """Serve a fleet: devices and consoles connect to this. NIXFLEET_DATA_DIR names its folder instead of a context."""
+    """Serve a fleet: devices and consoles connect to this. NIXFLEET_DATA_DIR names its folder instead of a context.
+
+    Where that folder is empty, it says in its log how to claim it: 'nixfleet init NAME --url URL --claim STRING'.
+    """
     if context.invoked_subcommand is None:
         _serve(options)
 
