@@ -148,7 +148,10 @@ async def test_a_deployment_by_tags_signs_one_rollout() -> None:
     said = await acts.deploy(wanted)
     waves = (Wave(members=1), Wave(members="10%"))
     assert [("rollout", digest("r"), {"site": ("oslo",)}, waves, 60, "FLEET-1")] == admin.signed
-    assert "The rollout is signed: entry 5, 1 of 2 approvals is missing." == said
+    assert (
+        "The rollout is signed: entry 5; not in force yet: 1 of 2 approvals is missing; others sign it on Access."
+        == said
+    )
 
 
 async def test_a_deployment_to_devices_signs_their_lines_first() -> None:

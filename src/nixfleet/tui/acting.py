@@ -158,4 +158,5 @@ def _wave(text: str) -> Wave:
 
 def _said(what: str, acted: Acted) -> str:
     """Say what was done, where it stands, and what it still waits for."""
-    return f"{what}: entry {acted.index}" + (f", {acted.waits}." if acted.waits else ".")
+    waits = f"; not in force yet: {acted.waits}; others sign it on Access" if acted.waits else ""
+    return f"{what}: entry {acted.index}{waits}."
