@@ -115,6 +115,21 @@ def test_own_is_what_any_key_of_the_principal_has_signed() -> None:
     assert keys_named(fleet.state, found.names) == {fingerprint("ci")}
 
 
+def test_a_delegate_that_calls_others_keys_its_own_reads_nothing_of_theirs() -> None:
+    """Any issuer can name any key: the lab's name for the team's CI does not make its things the lab's."""
+    fleet = Fleet()
+    team = fleet.grant("team", "grant", "deploy", depth=1)
+    fleet.grant("ci", "deploy", by="team", parent=team)
+    lab = fleet.grant("lab", "grant", "deploy", select={"env": ["lab"]}, depth=1)
+    fleet.grant("spy", "deploy", by="lab", parent=lab, select={"env": ["lab"]}, to=principal("spy", "spy", "ci"))
+    found = _reach(fleet, "spy")
+    assert found is not None
+    assert found.owns(fleet.state, fingerprint("spy"))
+    assert not found.owns(fleet.state, fingerprint("ci"))
+    assert not found.owns(fleet.state, fingerprint("a device"))
+    assert keys_named(fleet.state, found.names) == {fingerprint("spy")}
+
+
 tags_of = st.dictionaries(st.sampled_from(["env", "team"]), st.sampled_from(["a", "b"]), max_size=2)
 selects = st.dictionaries(
     st.sampled_from(["env", "team"]), st.lists(st.sampled_from(["a", "b"]), min_size=1, max_size=2, unique=True)

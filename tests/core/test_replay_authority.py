@@ -66,6 +66,22 @@ def test_who_may_name_keys_makes_no_two_people_one() -> None:
     assert ["ops", "oncall"] == [principal_of(fleet.state, fingerprint(name)) for name in ("ops", "oncall")]
 
 
+def test_a_delegate_keeps_nobody_from_approving_for_another_delegate() -> None:
+    """The lab calls the organization's CI and the approver one; by the organization's chain they are still two."""
+    fleet = ruled("deploy")
+    enrolled(fleet)
+    org = granted(fleet, "org", "deploy", "release", "grant", depth=1)
+    fleet.grant("ci", "deploy", "release", by="org", parent=org)
+    lab = granted(fleet, "lab", "deploy", "grant", select={"env": ["lab"]}, depth=1)
+    rollout = fleet.rollout(fleet.release("a", by="ci")[0], by="ci")
+    fleet.approve(rollout, "oncall")
+    assert rollout == followed(fleet)
+    both = principal("x", "ci", "oncall")
+    fleet.grant("x", "deploy", by="lab", parent=lab, select={"env": ["lab"]}, to=both)
+    assert "Valid" == last(fleet)
+    assert rollout == followed(fleet)
+
+
 def test_two_approvers_that_a_delegate_calls_one_are_two() -> None:
     """They approve under the names that the root gave them."""
     fleet = ruled("deploy", approvals=2)

@@ -1,4 +1,4 @@
-"""Who holds few payloads against who holds all: leaves that only who holds their payload can tell for what they are."""
+"""Who holds few payloads against who holds all: leaves of which only the holder of a payload can tell what they are."""
 
 import copy
 

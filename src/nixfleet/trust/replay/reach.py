@@ -47,7 +47,7 @@ class Reach:
 
     def owns(self, state: State, signer: Fingerprint) -> bool:
         """Tell whether a key is of the same principal: what it has signed is its own."""
-        return bool(self.names & names_of(state, signer))
+        return _all_of(state, signer, self.names)
 
 
 EVERYTHING: Final = Reach(everything=True)
@@ -80,7 +80,13 @@ def is_person(state: State, key: Fingerprint, now: int) -> bool:
 
 def keys_named(state: State, names: frozenset[str]) -> frozenset[Fingerprint]:
     """Give the keys of a principal, by its names."""
-    return frozenset(key for key in (*state.root_keys, *state.grants_of) if names & names_of(state, key))
+    return frozenset(key for key in (*state.root_keys, *state.grants_of) if _all_of(state, key, names))
+
+
+def _all_of(state: State, key: Fingerprint, names: frozenset[str]) -> bool:
+    """Tell whether a key has names, and none but these: one more, which any issuer can give, opens nothing of it."""
+    its = names_of(state, key)
+    return bool(its) and its <= names
 
 
 def was_person(state: State, key: Fingerprint) -> bool:

@@ -241,11 +241,11 @@ def involved_in(state: State, allowed: Allowed, signer: Fingerprint) -> frozense
     who may name keys at all could make two people one, and keep the one from approving for the other.
     """
     chain = allowed.chain
-    names = set(names_of(state, signer))
+    names = set(root_names_of(state, signer))
     if chain:
         names.add(state.grants[chain[-1].id].principal)
     for above, link in pairwise(chain):
-        names |= {state.grants[above.id].principal, *names_of(state, Fingerprint(link.by))}
+        names |= {state.grants[above.id].principal, *root_names_of(state, Fingerprint(link.by))}
     return frozenset(names)
 
 
@@ -270,10 +270,15 @@ def note_missing(state: State, action: Action, over: Over, note: str | None) -> 
 
 def names_of(state: State, key: Fingerprint) -> frozenset[str]:
     """Return the names of a key by the root's own hand; where there is none, those that issuers below it gave."""
+    return root_names_of(state, key) or all_names_of(state, key)
+
+
+def root_names_of(state: State, key: Fingerprint) -> frozenset[str]:
+    """Return the names of a key by the root's own hand."""
     names = {record.principal for record in grants(state, key) if record.statement.parent is None}
     if key in state.root_keys:
         names.add(state.root_keys[key])
-    return frozenset(names) or all_names_of(state, key)
+    return frozenset(names)
 
 
 def all_names_of(state: State, key: Fingerprint) -> frozenset[str]:
