@@ -176,7 +176,7 @@ async def test_a_backup_is_made_every_day_and_the_newest_fourteen_stay(tmp_path:
             return sorted(path.name for path in folder.glob("*-backup"))
 
         first = await until(names, lambda found: len(found) == 1)
-        assert [one.now] == [newest_at(folder)]
+        assert [one.now] == [newest_at(folder, one.fleet.fleet[:12])]
         assert first[0].startswith(one.fleet.fleet[:12])
         daily = DailyBackups(settings, lambda: one.now, lambda: "acme")
         await daily.look()
@@ -277,11 +277,25 @@ async def test_a_check_finds_each_thing_that_is_wrong(tmp_path: Path) -> None:
         assert "bring fleet.db back" in (await verdicts())["keys"][1]
 
 
+def test_two_fleets_that_share_a_folder_keep_their_own_backups(tmp_path: Path) -> None:
+    """One fleet's new backup is no other's, also where one name begins with the other, and each keeps its newest."""
+    for at in range(0, 20 * EVERY_S, EVERY_S):
+        (tmp_path / name_at("acme", at)).touch()
+    (tmp_path / name_at("acme-b", 30 * EVERY_S)).touch()
+    (tmp_path / name_at("b/../c", 7)).touch()
+    assert [19 * EVERY_S, 30 * EVERY_S, 7] == [newest_at(tmp_path, name) for name in ("acme", "acme-b", "b/../c")]
+    assert newest_at(tmp_path, "b") is None
+    prune(tmp_path, "acme-b")
+    assert 22 == len(list(tmp_path.iterdir()))
+    prune(tmp_path, "acme")
+    assert 16 == len(list(tmp_path.iterdir()))
+
+
 def test_names_sort_by_time_and_only_these_are_pruned(tmp_path: Path) -> None:
     """A file by another name, however old, is nobody's to remove."""
     for at in range(0, 20 * EVERY_S, EVERY_S):
         (tmp_path / name_at("acme", at)).touch()
     (tmp_path / "acme-old.nixfleet-backup").touch()
-    prune(tmp_path)
+    prune(tmp_path, "acme")
     assert 15 == len(list(tmp_path.iterdir()))
-    assert 19 * EVERY_S == newest_at(tmp_path)
+    assert 19 * EVERY_S == newest_at(tmp_path, "acme")

@@ -28,7 +28,7 @@ KEPT: Final = 14
 """How many automatic backups stay."""
 STALE_S: Final = 3_600
 _ENDING: Final = ".nixfleet-backup"
-_NAME: Final = re.compile(r".+-[0-9]{8}T[0-9]{6}Z\.nixfleet-backup", re.ASCII)
+_AT: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z", re.ASCII)
 _PARTIAL: Final = ".nixfleet-partial-"
 _PART_BYTES: Final = 1 << 20
 _HEAD_BYTES: Final = 4_096
@@ -45,8 +45,20 @@ class _File(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def name_at(fleet: str, at: int) -> str:
-    """Name a backup made at a time (unix seconds), so that names sort by it."""
-    return f"{fleet}-{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}{_ENDING}"
+    """Name a backup made at a time (unix seconds), so that a fleet's names sort by it."""
+    return f"{_prefix(fleet)}{datetime.fromtimestamp(at, UTC):%Y%m%dT%H%M%SZ}{_ENDING}"
+
+
+def _prefix(fleet: str) -> str:
+    """Begin the names of a fleet's backups with what of its name can stand in a file's."""
+    return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', fleet) or 'fleet'}-"
+
+
+def _of(folder: Path, fleet: str) -> list[tuple[str, Path]]:
+    """Find a fleet's automatic backups in a folder, which other fleets may share, with their times; oldest first."""
+    begin = _prefix(fleet)
+    found = ((path.name.removeprefix(begin).removesuffix(_ENDING), path) for path in folder.iterdir())
+    return sorted((at, path) for at, path in found if _AT.fullmatch(at) and path.name == f"{begin}{at}{_ENDING}")
 
 
 def write_backup(settings: ServerSettings, target: Path, passphrase: str) -> int:
@@ -104,22 +116,18 @@ def _clear(folder: Path, older_s: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def newest_at(folder: Path) -> int | None:
-    """Tell when the newest automatic backup of a folder was made (unix seconds), by its name."""
-    found = sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    if not found:
-        return None
-    at = found[-1].removesuffix(_ENDING).rpartition("-")[2]
+def newest_at(folder: Path, fleet: str) -> int | None:
+    """Tell when the newest automatic backup of a fleet in a folder was made (unix seconds), by its name."""
+    found = _of(folder, fleet)
     try:
-        return int(datetime.strptime(at, "%Y%m%dT%H%M%S%z").timestamp())
+        return int(datetime.strptime(found[-1][0], "%Y%m%dT%H%M%S%z").timestamp()) if found else None
     except ValueError:
         return None
 
 
-def prune(folder: Path) -> None:
-    """Keep the newest automatic backups of a folder, and no other file is touched."""
-    found = sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
-    for path in found[:-KEPT]:
+def prune(folder: Path, fleet: str) -> None:
+    """Keep the newest automatic backups of a fleet in a folder, and touch no other file."""
+    for _, path in _of(folder, fleet)[:-KEPT]:
         path.unlink(missing_ok=True)
 
 

@@ -5,7 +5,6 @@ It must never hold up the coordinator, nor let a failure pass without a word in 
 
 import asyncio
 import logging
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -48,11 +47,11 @@ class DailyBackups:
         if folder is None or passphrase_file is None or now < self._due_s:
             return
         try:
-            newest = newest_at(folder)
+            newest = newest_at(folder, self._fleet())
             if newest is not None and newest <= now < newest + EVERY_S:
                 self._due_s = newest + EVERY_S
                 return
-            file = folder / name_at(re.sub(r"[^A-Za-z0-9._-]+", "-", self._fleet()) or "fleet", now)
+            file = folder / name_at(self._fleet(), now)
             size = await asyncio.to_thread(self._make, file, passphrase_file)
         except (NixfleetError, OSError) as error:
             self._due_s = now + AGAIN_S
@@ -65,7 +64,7 @@ class DailyBackups:
 
     def _make(self, file: Path, passphrase_file: Path) -> int:
         size = write_backup(self._settings, file, read_passphrase(passphrase_file))
-        prune(file.parent)
+        prune(file.parent, self._fleet())
         return size
 
     def _note(self, status: BackupStatus) -> None:
