@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
 from nixfleet.client.api import Client
-from nixfleet.client.mirror import Mirror, claimed_size
+from nixfleet.client.mirror import Mirror
 from nixfleet.client.offering import give_back
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.typed import checked_url, is_url
@@ -256,8 +256,8 @@ class Link:
             return
         async with self._taking:
             try:
-                known = claimed_size(await client.checkpoint())
-                if known < self.mirror.size:
+                # Proven first: who is on the way, and no coordinator, gets nothing.
+                if self.mirror.goes_on_from(await client.checkpoint()):
                     await give_back(client, self.mirror)
             except NixfleetError as error:
                 log.debug("%s", error)

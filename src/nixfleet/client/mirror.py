@@ -180,24 +180,27 @@ class Mirror:
         False when it is not, or cannot be had whole. Raises: Fork for one that the root's threshold does not put in
         its place; UserError.
         """
-        try:
-            note = await client.checkpoint()
-            entries = await self._whole(client, note) if claims_later(note, self._view) else []
-        except NixfleetError:
-            return False
-        if not entries:
-            return False
-        try:
-            view, extended = succeed(self._view, note, [(entry.leaf, entry.payload) for entry in entries])
-        except Untrusted as error:
-            self.verified, self.why = _kind(error), str(error)
-            raise
-        self._file = self._file.succeed(view.carried, note, view.log, entries)
-        self._view, self._checkpoint, self._verdicts = view, note, list(extended.verdicts)
-        self._unstage()
-        self._unsaved.clear()
-        self.verified, self.why = "ok", ""
-        return True
+        async with self._one_at_a_time:
+            try:
+                note = await client.checkpoint()
+                entries = await self._whole(client, note) if claims_later(note, self._view) else []
+            except NixfleetError:
+                return False
+            if not entries:
+                return False
+            held = [(entry.leaf, entry.payload) for entry in entries]
+            try:
+                # Beside the event loop: nobody has proven anything yet, and it is a whole log.
+                view, extended = await asyncio.to_thread(succeed, self._view, note, held)
+            except Untrusted as error:
+                self.verified, self.why = _kind(error), str(error)
+                raise
+            self._file = self._file.succeed(view.carried, note, view.log, entries)
+            self._view, self._checkpoint, self._verdicts = view, note, list(extended.verdicts)
+            self._unstage()
+            self._unsaved.clear()
+            self.verified, self.why = "ok", ""
+            return True
 
     async def _whole(self, client: Client, note: bytes) -> list[Entry]:
         """Fetch everything from entry 0 on; nothing when it is more than may be held unproven."""
@@ -242,6 +245,14 @@ class Mirror:
             except Untrusted as error:
                 raise await self.explained(client, note, error) from error
             return self.size - before
+
+    def goes_on_from(self, note: bytes) -> bool:
+        """Tell whether a checkpoint is of a true beginning of the log held here, signed by its key, and not all of it.
+
+        Raises: Untrusted when it is not signed so.
+        """
+        shown = open_in_force(note, self.state)
+        return shown.size < self.size and self.state.tree.root(shown.size) == shown.root
 
     async def explained(self, client: Client, note: bytes, error: Untrusted) -> Untrusted:
         """Give the error that tells a rewritten log from spoiled entries: only a log that extends ours can prove it."""
