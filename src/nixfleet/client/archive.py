@@ -18,8 +18,8 @@ from nixfleet.model.ids import DeviceId, Digest, FleetId
 from nixfleet.model.text import utc
 from nixfleet.model.wire import Leaf as LeafBytes
 from nixfleet.model.wire import Signed
-from nixfleet.trust.replay import Denied, RolloutState, State, replay, right_of
-from nixfleet.trust.replay.rights import principal_of
+from nixfleet.trust.replay import Allowed, Denied, Over, RolloutState, State, replay, right_of
+from nixfleet.trust.replay.rights import approvers, principal_of, signers
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
 from nixfleet.trust.view import ENTRIES_MAX, LogView, first_void, verify_all
@@ -191,13 +191,19 @@ def _outcome(now: State, then: State, report: Report) -> Outcome:
     rollout, record = then.rollouts.get(Digest(told.rollout)), then.devices.get(DeviceId(report.device))
     if rollout is None or record is None:
         return replace(tried, why="the log that the device had read does not have it")
-    by, approved = principal_of(then, rollout.place.signer), _approved(then, rollout)
-    right = right_of(then, rollout, record.statement.tags, max(report.at, then.last_time))
+    by, now_s = principal_of(then, rollout.place.signer), max(report.at, then.last_time)
+    right = right_of(then, rollout, record.statement.tags, now_s)
     if isinstance(right, Denied):
-        return replace(tried, by=by, approved=approved, why=right.reason)
+        return replace(tried, by=by, why=right.reason)
+    approved = _approved(then, rollout, right, Over(tags=(record.statement.tags,)), now_s)
     return replace(tried, by=by, approved=approved, grants=tuple(link.id for link in right.chain))
 
 
-def _approved(state: State, rollout: RolloutState) -> tuple[str, ...]:
-    approvals = state.approvals.get(rollout.place.sha512, ())
-    return tuple(dict.fromkeys(principal_of(state, one.signer) for one in approvals))
+def _approved(state: State, rollout: RolloutState, right: Allowed, over: Over, now: int) -> tuple[str, ...]:
+    """Name whose signatures stand beside the signer's over a device: others that were given count for nothing."""
+    by, sha512 = rollout.place.signer, rollout.place.sha512
+    keys = list(approvers(state, right, by, over, now, sha512))
+    if not right.chain:
+        keys += [key for key in signers(state, by, sha512) if key in state.root_keys and key not in state.revoked_keys]
+    own = principal_of(state, by)
+    return tuple(dict.fromkeys(name for key in keys if (name := principal_of(state, key)) != own))

@@ -221,17 +221,23 @@ def approvals_missing(
 ) -> int:
     """Count the approvals that rules still demand, by distinct principals that may give them (trust.md, Approvals)."""
     needed = max((rule.approvals for rule in rules(state, action, over)), default=0)
-    if not needed:
-        return 0
+    return max(0, needed - len(approvers(state, allowed, signer, over, now, sha512))) if needed else 0
+
+
+def approvers(
+    state: State, allowed: Allowed, signer: Fingerprint, over: Over, now: int, sha512: bytes | None
+) -> tuple[Fingerprint, ...]:
+    """Give the keys whose approvals of a payload count over something, one of each principal."""
     involved = involved_in(state, allowed, signer)
     counted: set[str] = set()
+    found = []
     for key in signers(state, signer, sha512)[1:]:
         # Who approves has a name by the root's hand (`fields`), and is one person under it.
         names = names_of(state, key)
         if not names & counted and not all_names_of(state, key) & involved and may_approve(state, key, over, now):
             counted |= names
-            needed -= 1
-    return max(0, needed)
+            found.append(key)
+    return tuple(found)
 
 
 def involved_in(state: State, allowed: Allowed, signer: Fingerprint) -> frozenset[str]:
