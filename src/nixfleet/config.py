@@ -28,12 +28,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A fleet that this admin works with; `key` is a key file or a ``SHA256:`` fingerprint.
 
     `passphrase_file` holds the passphrase of a sealed key, for machines without a person; only its owner may read it.
+    Where this machine serves the fleet, `backup_dir` gets a sealed backup every day, under the passphrase in
+    `backup_passphrase_file`.
     """
 
     fleet: Hex64
     urls: Annotated[tuple[Annotated[str, msgspec.Meta(pattern=URL)], ...], msgspec.Meta(min_length=1, max_length=16)]
     key: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
     passphrase_file: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    backup_dir: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
+    backup_passphrase_file: Annotated[str, msgspec.Meta(max_length=1_000)] = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -261,8 +265,8 @@ def _as_toml(settings: Settings) -> str:
     for name, context in sorted(settings.contexts.items()):
         urls = ", ".join(_quoted(url) for url in context.urls)
         lines += ["", f"[contexts.{_quoted(name)}]", f"fleet = {_quoted(context.fleet)}", f"urls = [{urls}]"]
-        lines += [f"key = {_quoted(context.key)}"] if context.key else []
-        lines += [f"passphrase_file = {_quoted(context.passphrase_file)}"] if context.passphrase_file else []
+        for key in ("key", "passphrase_file", "backup_dir", "backup_passphrase_file"):
+            lines += [f"{key} = {_quoted(value)}"] if (value := getattr(context, key)) else []
     return "\n".join(lines).lstrip("\n") + "\n"
 
 

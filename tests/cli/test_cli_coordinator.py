@@ -1,5 +1,6 @@
 """`nixfleet coordinator`: served, checked, backed up sealed and restored, by whoever runs the machine."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,8 +10,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.cli.commandline import Commands
+from tests.cli.commandline import Commands, free_port
 
+from nixfleet.cli.behind import Behind
+from nixfleet.cli.options import Globals
+from nixfleet.cli.signing import signer_of
+from nixfleet.config import choose_context
+from nixfleet.errors import UserError
 from nixfleet.server.coordinator.backups import EVERY_S, BackupStatus
 from nixfleet.trust import sealedstream
 
@@ -123,3 +129,31 @@ def test_half_a_setting_for_backups_is_refused(nixfleet: Commands, tmp_path: Pat
     nixfleet.init()
     argv = ["coordinator", "--listen", "127.0.0.1:0", "--backup-dir", str(tmp_path)]
     assert "daily backups need both" in nixfleet(*argv, code=2).complaint
+
+
+def test_a_console_that_serves_backs_up_by_what_the_context_says(
+    nixfleet: Commands, tmp_path: Path, passphrase: str
+) -> None:
+    """Who has no server has no flags to give: config.toml names folder and passphrase file, not half of it."""
+    nixfleet.init()
+    daily, given = tmp_path / "daily", Globals()
+    daily.mkdir()
+    config = nixfleet.home / "config" / "config.toml"
+    config.write_text(f'{config.read_text()}backup_dir = "{daily}"\n')
+
+    def console() -> Behind:
+        name, context = choose_context(None)
+        return Behind(given, name, context, signer_of(given, context.key), f"127.0.0.1:{free_port()}")
+
+    async def served_until_backed_up(behind: Behind) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await behind.connect()
+            while not list(daily.glob("acme-*")):  # noqa: ASYNC110 - what is waited for is a file
+                await asyncio.sleep(0.05)
+        await behind.close()
+
+    with pytest.raises(UserError, match="daily backups need both"):
+        console()
+    config.write_text(f'{config.read_text()}backup_passphrase_file = "{passphrase}"\n')
+    asyncio.run(served_until_backed_up(console()))
+    assert str(daily) in nixfleet("coordinator", "check").out

@@ -149,7 +149,7 @@ def test_a_coordinator_that_was_just_started_is_waited_for(nixfleet: Commands, m
 
 def test_a_console_uses_the_coordinator_that_was_faster(served: Commands) -> None:
     """One that begins to serve while the console starts is used, and still serves when the console has ended."""
-    embedded = Embedded(served.data, f"127.0.0.1:{free_port()}")
+    embedded = Embedded(ServerSettings(data_dir=served.data, listen=f"127.0.0.1:{free_port()}"))
     embedded.start()
     assert not embedded.serves
     embedded.stop()

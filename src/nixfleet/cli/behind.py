@@ -8,13 +8,14 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nixfleet.cli.addresses import listen_for
+from nixfleet.cli.backups import backed_up
 from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals
 from nixfleet.cli.passphrases import AskedFor
@@ -41,7 +42,7 @@ class Behind:
         self._given = given
         self._context = context
         self._signer = _on_terminal(signer, self.foreground)
-        self._embedded, self._urls = _coordinator(coordinator_dir(name, given.env), context, listen)
+        self._embedded, self._urls = _coordinator(coordinator_dir(name, given.env), context, listen, given.env)
         self._open = AsyncExitStack()
         self._ports: Ports | None = None
 
@@ -113,11 +114,14 @@ def _on_terminal(signer: Signer, foreground: Foreground) -> Signer:
             return signer
 
 
-def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["Embedded | None", tuple[str, ...]]:
+def _coordinator(
+    folder: Path, context: Context, listen: str | None, env: Mapping[str, str]
+) -> tuple["Embedded | None", tuple[str, ...]]:
     """Find who serves the fleet: a coordinator here already, one to start where its database is; else its addresses."""
     embedded, here = None, running(folder)
     if here is None and (folder / DATABASE).exists():
-        embedded = Embedded(folder, listen or listen_for(context.urls[0]))
+        settings = ServerSettings(data_dir=folder, listen=listen or listen_for(context.urls[0]))
+        embedded = Embedded(backed_up(settings, context, env))
         here = embedded.address
     # The others too: somebody else may begin to serve the fleet before the embedded one does.
     return embedded, tuple(dict.fromkeys((here, *context.urls))) if here else context.urls
@@ -126,16 +130,17 @@ def _coordinator(folder: Path, context: Context, listen: str | None) -> tuple["E
 class Embedded:
     """A coordinator in a thread of its own, started when the screen is painted."""
 
-    def __init__(self, folder: Path, listen: str) -> None:
-        """Check that the port is free now, so that the answer is one line and not a screen. Raises: UserError."""
-        self._settings = ServerSettings(data_dir=folder, listen=listen)
+    def __init__(self, settings: ServerSettings) -> None:
+        """Check what can be now, so that the answer is one line and not a screen. Raises: UserError."""
+        settings.check_backups()
+        self._settings = settings
         host, port = self._settings.address()
         try:
             with socket.create_server((host, port)):
                 pass
         except OSError as error:
             reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
-            raise UserError(f"cannot listen on {listen}: {reason}; choose another with --listen") from error
+            raise UserError(f"cannot listen on {settings.listen}: {reason}; choose another with --listen") from error
         self.address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 (a comparison)
         self._stop: Callable[[], None] | None = None
 

@@ -4,6 +4,7 @@ import re
 from json import dumps
 
 import click
+import msgspec
 
 from nixfleet.cli import output
 from nixfleet.cli.fleet import signer_for_new
@@ -93,7 +94,7 @@ async def add(given: Globals, url: str, fleet: str | None, name: str | None) -> 
     chosen = name or (served.name if re.fullmatch(NAME, served.name) else served.id[:12])
     _check_name(chosen, served.id, given)
     key, signer = signer_for_new(chosen, given.key or "", given)
-    found = Context(fleet=served.id, urls=(address,), key=key)
+    found = _kept(chosen, Context(fleet=served.id, urls=(address,), key=key), given)
     async with client_of(found.urls, found.fleet, None, given.timeout_s) as client:
         await keeper_of(given, found, signer).attach(client)
         mirror = Mirror.open(mirror_dir(found.fleet, given.env), found.fleet)
@@ -105,6 +106,15 @@ async def add(given: Globals, url: str, fleet: str | None, name: str | None) -> 
         json=given.json,
         quiet=given.quiet,
     )
+
+
+def _kept(name: str, found: Context, given: Globals) -> Context:
+    """Keep what a context says besides, where the fleet is known by that name already."""
+    known = read_admin(given.env).contexts.get(name)
+    if known is None:
+        return found
+    passphrase = known.passphrase_file if known.key == found.key else ""
+    return msgspec.structs.replace(known, urls=found.urls, key=found.key, passphrase_file=passphrase)
 
 
 def _check_name(name: str, fleet: str, given: Globals) -> None:

@@ -15,10 +15,11 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.addresses import PORT, listen_for
+from nixfleet.cli.backups import backed_up
 from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals, Group, command, said_before
 from nixfleet.cli.passphrases import ask_hidden, new_passphrase
-from nixfleet.config import choose_context, coordinator_dir
+from nixfleet.config import Context, choose_context, coordinator_dir
 from nixfleet.errors import UserError
 from nixfleet.model.text import one_line
 from nixfleet.trust.passphrase import read_passphrase
@@ -42,14 +43,12 @@ _SERVING: Final[tuple[Callable[[Any], Any], ...]] = (
     click.option(
         "--backup-dir",
         type=click.Path(file_okay=False, path_type=Path),
-        envvar="NIXFLEET_BACKUP_DIR",
         metavar="DIR",
         help="Write a sealed backup there every day; the newest 14 stay.",
     ),
     click.option(
         "--backup-passphrase-file",
         type=click.Path(dir_okay=False, path_type=Path),
-        envvar="NIXFLEET_BACKUP_PASSPHRASE_FILE",
         metavar="FILE",
         help="Holds the passphrase of daily backups; nobody else may read it.",
     ),
@@ -71,6 +70,7 @@ class Place:
     folder: Path
     listen: str
     claimable: bool = False
+    context: Context | None = None
 
 
 def place_of(context: str | None) -> Place:
@@ -78,7 +78,7 @@ def place_of(context: str | None) -> Place:
     if folder := os.environ.get(DATA_DIR):
         return Place(Path(folder).name, Path(folder), f"127.0.0.1:{PORT}", claimable=True)
     name, chosen = choose_context(context or said_before().get("context"))
-    return Place(name, coordinator_dir(name), listen_for(chosen.urls[0]))
+    return Place(name, coordinator_dir(name), listen_for(chosen.urls[0]), context=chosen)
 
 
 def _there(context: str | None) -> Place:
@@ -126,6 +126,7 @@ def _serve(options: dict[str, Any]) -> None:
         backup_dir=options["backup_dir"],
         backup_passphrase_file=options["backup_passphrase_file"],
     )
+    settings = backed_up(settings, place.context, os.environ)
     run_forever(settings, lambda address: click.echo(f"nixfleet: serving {place.folder.name} at {address}", err=True))
 
 
