@@ -11,13 +11,16 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.server.backups import mirror_of
 from tests.server.harness import Rig, rig, until
 
-from nixfleet.errors import NixfleetError, Untrusted, UserError
+from nixfleet.client.offering import give_back
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
 from nixfleet.server import backup as backups
 from nixfleet.server.backup import name_at, newest_at, prune, write_backup
 from nixfleet.server.check import check
 from nixfleet.server.coordinator.backups import EVERY_S, DailyBackups, backup_fault, last_backup
+from nixfleet.server.coordinator.restoring import QUIET_S
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.unpack import restore_backup
@@ -77,6 +80,30 @@ async def test_a_backup_of_a_serving_coordinator_is_one_moment(tmp_path: Path) -
         await asyncio.to_thread(server.stop)
     assert entries[: len(held)] == held
     assert len(held) >= 2
+
+
+async def test_a_restored_coordinator_asks_before_it_appends(tmp_path: Path) -> None:
+    """Nobody begins another history on a backup: it waits for who knows more, and takes that back first."""
+    async with rig(tmp_path / "data", "web-01") as one:
+        await asyncio.to_thread(write_backup, settings_of(one), tmp_path / "backup", "secret")
+        async with one.client("admin") as admin:
+            one.fleet.device("web-02")
+            await one.send(admin)
+        mirror = mirror_of(tmp_path / "mirror", one.fleet)
+        await asyncio.to_thread(restore_backup, tmp_path / "backup", tmp_path / "again", "secret")
+    server = Server(ServerSettings(data_dir=tmp_path / "again", listen="127.0.0.1:0"), wall=lambda: one.now)
+    await asyncio.to_thread(server.start)
+    try:
+        async with one.client("admin", server.address) as admin:
+            one.fleet.device("web-03")
+            with pytest.raises(Unreachable, match=r"has its 2 entries back; for another \d+ s it asks"):
+                await admin.append([one.submission(3)])
+            await give_back(admin, mirror)
+            assert one.fleet.entries[:3] == [(each.leaf, each.payload) for each in (await admin.entries(0)).entries]
+            one.now += QUIET_S
+            assert (3,) == (await admin.append([one.submission(3)])).indexes
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def test_what_does_not_open_or_does_not_fit_restores_nothing(tmp_path: Path) -> None:
@@ -167,6 +194,7 @@ async def test_a_backup_is_made_every_day_and_the_newest_fourteen_stay(tmp_path:
     folder.mkdir()
     (folder / "mine").write_text("left alone")
     async with rig(tmp_path / "data", "web-01") as one:
+        name = one.fleet.fleet[:12]
         settings = settings_of(one, backup_dir=folder, backup_passphrase_file=passphrase_file(tmp_path))
         await asyncio.to_thread(one.server.stop)
         one.server = Server(settings, wall=lambda: one.now)
@@ -176,16 +204,16 @@ async def test_a_backup_is_made_every_day_and_the_newest_fourteen_stay(tmp_path:
             return sorted(path.name for path in folder.glob("*-backup"))
 
         first = await until(names, lambda found: len(found) == 1)
-        assert [one.now] == [newest_at(folder, one.fleet.fleet[:12])]
-        assert first[0].startswith(one.fleet.fleet[:12])
-        daily = DailyBackups(settings, lambda: one.now, lambda: "acme")
+        assert [one.now] == [newest_at(folder, name)]
+        assert first[0].startswith(name)
+        daily = DailyBackups(settings, lambda: one.now, lambda: name)
         await daily.look()
         assert first == await names()
         for _ in range(20):
             one.now += EVERY_S
             await daily.look()
             one.now += 60
-            await DailyBackups(settings, lambda: one.now, lambda: "acme").look()
+            await DailyBackups(settings, lambda: one.now, lambda: name).look()
         assert 14 == len(await names())
         assert "left alone" == (folder / "mine").read_text()
         last = last_backup(one.data_dir)

@@ -7,14 +7,19 @@ import asyncio
 import secrets
 import shutil
 import time
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from nixfleet.errors import UserError
 from nixfleet.server.backup import read_backup
 from nixfleet.server.check import check
 from nixfleet.server.settings import CACHE, DATABASE, ServerSettings
 from nixfleet.server.setup import check_empty, put_in_place
+from nixfleet.server.store import GOAL, HEAD, MarkRow, Store
+
+T = TypeVar("T")
 
 
 def restore_backup(path: Path, data_dir: Path, passphrase: str, database_url: str | None = None) -> list[str]:
@@ -33,7 +38,10 @@ def restore_backup(path: Path, data_dir: Path, passphrase: str, database_url: st
             raise UserError(
                 "this backup has keys alone: restore the PostgreSQL database, then name it by --database URL"
             )
-        _prove(ServerSettings(data_dir=building, database_url=database_url))
+        settings = ServerSettings(data_dir=building, database_url=database_url)
+        _prove(settings)
+        if database_url is None:
+            _ask_first(settings)
         put_in_place(building, data_dir)
     except OSError as error:
         raise UserError(f"{data_dir}: {error.strerror or error}") from error
@@ -43,9 +51,32 @@ def restore_backup(path: Path, data_dir: Path, passphrase: str, database_url: st
 
 
 def _prove(settings: ServerSettings) -> None:
-    """Replay the log by the keys beside it, in a loop of its own. Raises: what is wrong."""
-    with ThreadPoolExecutor(1, "nixfleet-restore") as thread:
-        found = thread.submit(asyncio.run, check(settings, lambda: int(time.time()))).result()  # noqa: TID251 - an edge
-    for one in found:
+    """Replay the log by the keys beside it. Raises: what is wrong."""
+    for one in _apart(check(settings, lambda: int(time.time()))):  # noqa: TID251 - an edge
         if one.error is not None:
             raise one.error
+
+
+def _ask_first(settings: ServerSettings) -> None:
+    """Let the next start wait for devices and consoles that know more, as one that has just got all entries back does.
+
+    Else who acts first, with no copy of the log, would begin another history than the one that devices have seen.
+    """
+
+    async def ask() -> None:
+        store = Store(settings.url())
+        try:
+            await store.open()
+            goal, head = await store.offers.mark(GOAL), await store.offers.mark(HEAD)
+            if head is not None and (goal is None or goal.at):
+                await store.offers.keep(MarkRow(GOAL, head.note, 0), ())
+        finally:
+            await store.close()
+
+    _apart(ask())
+
+
+def _apart(work: Coroutine[Any, Any, T]) -> T:
+    """Run in a loop of its own: the caller may be in one."""
+    with ThreadPoolExecutor(1, "nixfleet-restore") as thread:
+        return thread.submit(asyncio.run, work).result()
