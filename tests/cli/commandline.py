@@ -4,7 +4,8 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,6 +107,16 @@ class Commands:
     def server(self) -> Server:
         """Make a coordinator for the fleet."""
         return Server(ServerSettings(data_dir=self.data, listen=f"127.0.0.1:{self.port}"))
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve the fleet while a block runs."""
+        server = self.server()
+        server.start()
+        try:
+            yield
+        finally:
+            server.stop()
 
     @property
     def fleet(self) -> str:

@@ -6,8 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,17 +15,6 @@ from tests.cli.commandline import Commands
 from tests.factories import key
 
 from nixfleet.server.coordinator import restoring
-
-
-@contextmanager
-def serving(nixfleet: Commands) -> Iterator[None]:
-    """Serve the fleet for a while."""
-    server = nixfleet.server()
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -43,7 +32,7 @@ def fleet_id(nixfleet: Commands) -> str:
 
 def test_a_mirror_is_brought_up_to_date(begun: Commands, tmp_path: Path) -> None:
     """The copy is verified, in this machine's folder or in one that is named, with the lines of releases."""
-    with serving(begun):
+    with begun.serving():
         begun.enroll("web-01")
         begun.release("a", web_01="a")
         said = begun("log", "mirror").out
@@ -74,13 +63,13 @@ def put_back(nixfleet: Commands, place: Path) -> None:
 def test_an_old_backup_is_brought_back_from_a_copy(begun: Commands, tmp_path: Path) -> None:
     """`log restore DIR` gives everything, lines too; before it, nothing is appended; after it, work goes on."""
     backup(begun, tmp_path / "old.db")
-    with serving(begun):
+    with begun.serving():
         begun.enroll("web-01")
         begun.release("a", web_01="a")
         begun("log", "mirror", str(tmp_path / "copy"))
     put_back(begun, tmp_path / "old.db")
     shutil.rmtree(begun.home / "state" / "mirrors")
-    with serving(begun):
+    with begun.serving():
         told = begun("log", "restore", str(tmp_path / "copy"))
         assert "it has all 3 entries, and all that this copy of 3 could give\n" == told.out
         assert {"size": 3, "goal": 0, "lacks": [], "lines": []} == begun(
@@ -93,17 +82,17 @@ def test_an_old_backup_is_brought_back_from_a_copy(begun: Commands, tmp_path: Pa
 def test_the_command_line_gives_back_what_it_knows_by_itself(begun: Commands, tmp_path: Path) -> None:
     """Who just goes on working restores an old backup on the way, without a command for it."""
     backup(begun, tmp_path / "old.db")
-    with serving(begun):
+    with begun.serving():
         begun.enroll("web-01")
     put_back(begun, tmp_path / "old.db")
-    with serving(begun):
+    with begun.serving():
         begun("device", "tag", "web-01", "site=rome")
         assert 3 == begun("audit", "verify", "--json").json["size"]
 
 
 def test_a_lost_coordinator_is_made_anew_from_the_copy(begun: Commands, tmp_path: Path) -> None:
     """A new log key, signed by the root; the log goes on, for who knew the old one, too."""
-    with serving(begun):
+    with begun.serving():
         begun.enroll("web-01")
         begun.release("a", web_01="a")
         begun("log", "mirror")
@@ -118,7 +107,7 @@ def test_a_lost_coordinator_is_made_anew_from_the_copy(begun: Commands, tmp_path
     begun("log", "restore", "--new-log-key", "--yes", "-m", "the disk is gone", "--timeout", "1")
     assert (begun.data / "log.key").read_bytes() != (tmp_path / "lost" / "log.key").read_bytes()
     assert 0o600 == (begun.data / "log.key").stat().st_mode & 0o777
-    with serving(begun):
+    with begun.serving():
         found = begun("audit", "verify", "--json").json
         assert (4, begun.fleet) == (found["size"], found["fleet"])
         assert root != found["root"]
@@ -138,7 +127,7 @@ def test_a_root_of_several_needs_all_their_signatures(begun: Commands, tmp_path:
     second.write_text(key("second").to_openssh())
     second.chmod(0o600)
     second.with_suffix(".pub").write_text(key("second").public.text + "\n")
-    with serving(begun):
+    with begun.serving():
         begun("access", "root", "update", "--add-principal", f"second={second}.pub", "--threshold", "2", "--yes")
         begun("access", "root", "sign", "--yes", "--key", str(second))
         begun("log", "mirror")
@@ -148,7 +137,7 @@ def test_a_root_of_several_needs_all_their_signatures(begun: Commands, tmp_path:
     assert "1 more root signature is needed: name their keys with --with KEY" in alone
     assert not begun.data.exists()
     begun(*argv, "--with", str(second))
-    with serving(begun):
+    with begun.serving():
         assert 5 == begun("audit", "verify", "--json").json["size"]
 
 
@@ -165,7 +154,7 @@ def without(column: str) -> Callable[[Commands, Path], None]:
 @pytest.mark.parametrize("file", ["leaves", "payloads"])
 def test_a_spoiled_copy_restores_nothing(begun: Commands, tmp_path: Path, file: str) -> None:
     """What does not verify is neither offered nor made a coordinator of; an empty folder is no copy."""
-    with serving(begun):
+    with begun.serving():
         begun("log", "mirror", str(tmp_path / "copy"))
         without(file)(begun, tmp_path / "copy")
         assert "does not verify" in begun("log", "restore", str(tmp_path / "copy"), code=4).complaint
@@ -182,7 +171,7 @@ def test_a_mirror_that_follows_has_what_comes(begun: Commands, tmp_path: Path) -
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "nixfleet", "log", "mirror", str(tmp_path / "copy"), "--follow", "--timeout", "2"]
     with ExitStack() as stack:
-        with serving(begun):
+        with begun.serving():
             process = stack.enter_context(
                 subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             )
@@ -192,7 +181,7 @@ def test_a_mirror_that_follows_has_what_comes(begun: Commands, tmp_path: Path) -
             begun.enroll("web-01")
             assert process.stdout.readline().startswith("2 entries in ")
         assert "nixfleet: " in process.stderr.readline()
-        with serving(begun):
+        with begun.serving():
             begun("device", "tag", "web-01", "site=rome")
             assert process.stdout.readline().startswith("3 entries in ")
             process.send_signal(signal.SIGTERM)

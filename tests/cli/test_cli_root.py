@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,17 +30,6 @@ def public(private: Path) -> str:
 def fingerprint(private: Path) -> str:
     """Give its fingerprint."""
     return parse_public_key(private.with_suffix(".pub").read_text()).fingerprint
-
-
-@contextmanager
-def serving(nixfleet: Commands) -> Iterator[None]:
-    """Serve the fleet while a block runs."""
-    server = nixfleet.server()
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
 
 
 def me(nixfleet: Commands) -> str:
@@ -230,14 +217,14 @@ def test_the_log_changes_its_key_between_two_checkpoints(nixfleet: Commands) -> 
     """A coordinator that holds the next key signs with it once the root names it, and goes on with it alone."""
     nixfleet.init()
     following = make_key(nixfleet.data / "log-next.key")
-    with serving(nixfleet):
+    with nixfleet.serving():
         before = nixfleet("access", "root", "show", "--json").json["root"]["log_key"]
         done = nixfleet("access", "root", "update", "--log-key", str(following), "--yes")
         assert f"~ log key {before} → {parse_public_key(following.read_text()).fingerprint}" in done.out
         assert "root 2 is in force" in done.err
         nixfleet("enroll", "token", "--yes")
     (nixfleet.data / "log-next.key").replace(nixfleet.data / "log.key")
-    with serving(nixfleet):
+    with nixfleet.serving():
         nixfleet("enroll", "token", "--yes")
         assert "the log verifies" in nixfleet("audit", "verify").out
 

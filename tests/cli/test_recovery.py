@@ -4,8 +4,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cli.commandline import Commands, Done, free_port, now
@@ -78,17 +76,6 @@ def join(folder: Path, token: str, *options: str) -> subprocess.CompletedProcess
     )
 
 
-@contextmanager
-def serving(nixfleet: Commands) -> Iterator[None]:
-    """Serve the fleet while a block runs."""
-    server = nixfleet.server()
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
-
-
 def founded(nixfleet: Commands, folder: Path, first: str, *names: str) -> Person:
     """Begin a fleet whose person has the first key and SECOND at the root."""
     person = Person(nixfleet, folder, first, "SECOND", "NEW", *names)
@@ -107,7 +94,7 @@ def root(nixfleet: Commands, by: str) -> dict[str, list[str]]:
 def test_1_one_of_two_root_keys_is_lost(nixfleet: Commands, tmp_path: Path) -> None:
     """The other key replaces it; the lost one can do nothing more, and the context names the new one."""
     person = founded(nixfleet, tmp_path, "LOST")
-    with serving(nixfleet):
+    with nixfleet.serving():
         (name,) = root(nixfleet, str(person.keys["SECOND"]))
         person.words["ALICE"] = name
         for line in commands(1):
@@ -123,7 +110,7 @@ def test_1_one_of_two_root_keys_is_lost(nixfleet: Commands, tmp_path: Path) -> N
 def test_2_a_root_key_was_stolen(nixfleet: Commands, tmp_path: Path) -> None:
     """What the thief did is all in the audit; what had not happened never will, and what stays is as the table says."""
     person = founded(nixfleet, tmp_path, "STOLEN", "EVE", "OPS")
-    with serving(nixfleet):
+    with nixfleet.serving():
         nixfleet.enroll_as(str(person.keys["STOLEN"]), "web-01", "mole")
         (name,) = root(nixfleet, str(person.keys["SECOND"]))
         person.words["ALICE"] = name
@@ -158,7 +145,7 @@ def test_2_a_root_key_was_stolen(nixfleet: Commands, tmp_path: Path) -> None:
 def test_a_stolen_key_alone_is_worth_nothing_where_two_must_sign(nixfleet: Commands, tmp_path: Path) -> None:
     """With two principals and a threshold of 2 what a thief signs waits, and takes no effect."""
     person = founded(nixfleet, tmp_path, "STOLEN", "BOB")
-    with serving(nixfleet):
+    with nixfleet.serving():
         bob = str(person.keys["BOB"].with_suffix(".pub"))
         argv = ("access", "root", "update", "--add-principal", f"bob={bob}", "--threshold", "2", "--yes")
         person.as_("SECOND", *argv)
@@ -174,7 +161,7 @@ def test_3_a_principal_is_gone(nixfleet: Commands, tmp_path: Path) -> None:
     """The others put somebody else in their place, each with their own key, at their own time."""
     person = Person(nixfleet, tmp_path, "ALICE", "BOB", "CAROL", "NEW")
     nixfleet("init", "acme", "--url", nixfleet.url, "--key", str(person.keys["ALICE"]))
-    with serving(nixfleet):
+    with nixfleet.serving():
         public = {name: str(path.with_suffix(".pub")) for name, path in person.keys.items()}
         adding = [f"--add-principal={name.lower()}={public[name]}" for name in ("BOB", "CAROL")]
         person.as_("ALICE", "access", "root", "update", *adding, "--threshold", "2", "--yes")
@@ -196,7 +183,7 @@ def test_4_the_last_root_key_is_lost(nixfleet: Commands, tmp_path: Path) -> None
     """Grants work until they end, the root does nothing more, and a new fleet beside it gives out tokens."""
     person = Person(nixfleet, tmp_path, "ROOT", "OPS", "SECOND")
     nixfleet("init", "acme", "--url", nixfleet.url, "--key", str(person.keys["ROOT"]))
-    with serving(nixfleet):
+    with nixfleet.serving():
         nixfleet.enroll_as(str(person.keys["ROOT"]), "web-01")
         ops = str(person.keys["OPS"].with_suffix(".pub"))
         may = ("--action", "deploy", "--action", "release")
@@ -237,7 +224,7 @@ def test_5_the_coordinator_moves(nixfleet: Commands) -> None:
     nixfleet.init()
     person.words |= {"URL2": f"http://127.0.0.1:{free_port()}", "URL": nixfleet.url}
     say, show, leave = commands(5)
-    with serving(nixfleet):
+    with nixfleet.serving():
         nixfleet.enroll("web-01")
         assert "root 2 is in force" in person(say).err
         assert "1 device has not replayed this root yet: web-01" in person(show).out
@@ -257,10 +244,10 @@ def test_6_the_log_key_was_stolen(nixfleet: Commands) -> None:
     nixfleet.init()
     person.words["LOG.pub"] = str(make_key(nixfleet.data / "log-next.key"))
     name_it, verify = commands(6)
-    with serving(nixfleet):
+    with nixfleet.serving():
         assert "~ log key" in person(name_it).out
         # This machine's copy has seen the change; a fresh one replays it.
         assert "the log verifies: 2 entries" in nixfleet(*shlex.split(verify)).out
     (nixfleet.data / "log-next.key").replace(nixfleet.data / "log.key")
-    with serving(nixfleet):
+    with nixfleet.serving():
         assert nixfleet("enroll", "token", "--yes").out

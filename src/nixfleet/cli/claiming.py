@@ -1,22 +1,18 @@
 """``nixfleet init --claim``: begin a fleet on a server whose coordinator waits for it, with one string from its log."""
 
-import asyncio
 from dataclasses import dataclass
 
 import click
 
 from nixfleet.cli.options import Globals
-from nixfleet.cli.session import TIMEOUT_S, client_of, keeper_of, now
-from nixfleet.client.api import Client
+from nixfleet.cli.session import TIMEOUT_S, client_of, keeper_of, now, until_served
 from nixfleet.client.claiming import claim_with, read_offer, root_of
 from nixfleet.client.mirror import Mirror
 from nixfleet.config import Context, mirror_dir, put_context
-from nixfleet.errors import NixfleetError, Unreachable
+from nixfleet.errors import NixfleetError
 from nixfleet.model.statements import Principal
 from nixfleet.trust.claims import ClaimString
 from nixfleet.trust.signers import Signer
-
-_ASK_AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +46,7 @@ async def claim_fleet(given: Globals, founding: Founding, claim: ClaimString) ->
     context = Context(fleet=fleet, urls=founding.urls, key=founding.key)
     try:
         async with client_of(founding.urls, fleet, None, given.timeout_s) as client:
-            await _begun(client, given)
+            await until_served(client, founding.name, given, TIMEOUT_S)
             await keeper_of(given, context, signer).attach(client)
             await Mirror.open(mirror_dir(fleet, given.env), fleet).catch_up(client)
     except NixfleetError:
@@ -59,18 +55,3 @@ async def claim_fleet(given: Globals, founding: Founding, claim: ClaimString) ->
         raise
     put_context(founding.name, context, env=given.env)
     return fleet
-
-
-async def _begun(client: Client, given: Globals) -> None:
-    """Wait until the coordinator serves the fleet that was just begun on it. Raises: Unreachable."""
-    loop = asyncio.get_running_loop()
-    ends = loop.time() + (given.timeout_s or TIMEOUT_S)
-    while True:
-        try:
-            await client.fleet()
-        except Unreachable:
-            if loop.time() >= ends:
-                raise
-        else:
-            return
-        await asyncio.sleep(_ASK_AGAIN_S)

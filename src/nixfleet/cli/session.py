@@ -79,7 +79,7 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
     mirror = Mirror.open(mirror_dir(context.fleet, given.env), context.fleet)
     async with client_of(addresses(context, mirror.state), context.fleet, None, given.timeout_s) as client:
         if coordinator_dir(name, given.env).exists():
-            await _until_served(client, name, given)
+            await until_served(client, name, given, START_S)
         await keeper_of(given, context, signer).attach(client)
         if catch_up:
             await mirror.catch_up(client)
@@ -88,13 +88,13 @@ async def connected(given: Globals, *, catch_up: bool = False) -> AsyncIterator[
         yield Fleet(name=name, context=context, client=client, mirror=mirror, admin=Admin(client, mirror, signer, now))
 
 
-async def _until_served(client: Client, name: str, given: Globals) -> None:
-    """Wait a moment for a fleet's coordinator where it lives on this machine: a script has just begun to start it.
+async def until_served(client: Client, name: str, given: Globals, patience_s: int) -> None:
+    """Wait a moment for a coordinator that is about to answer: a script, or a claim, has just begun its fleet.
 
     Raises: Unreachable when it does not answer by then.
     """
     loop, meter = asyncio.get_running_loop(), output.Meter(name, quiet=given.quiet)
-    ends = loop.time() + min(given.timeout_s or START_S, START_S)
+    ends = loop.time() + min(given.timeout_s or patience_s, patience_s)
     while True:
         try:
             await client.fleet()

@@ -98,11 +98,11 @@ class Foreground:
             self._screen.tell(what)
 
 
-class ForegroundSigner:
-    """A signer that has the terminal while it signs."""
+class _Wrapped:
+    """A signer that reaches the person through the foreground."""
 
     def __init__(self, signer: Signer, foreground: Foreground) -> None:
-        """Wrap `signer`, which asks on the terminal."""
+        """Wrap `signer`."""
         self._signer = signer
         self._foreground = foreground
 
@@ -110,6 +110,10 @@ class ForegroundSigner:
     def key(self) -> PublicKey:
         """The public key of every signature it makes."""
         return self._signer.key
+
+
+class ForegroundSigner(_Wrapped):
+    """A signer that asks on the terminal, and has it while it signs."""
 
     def sign(self, namespace: str, payload: bytes) -> bytes:
         """Return an SSHSIG blob. Raises: what the signer raises, once the terminal is given back."""
@@ -119,18 +123,8 @@ class ForegroundSigner:
             return self._signer.sign(namespace, payload)
 
 
-class WatchedSigner:
+class WatchedSigner(_Wrapped):
     """A signer that asks beside the screen, as an agent does: the header says that it waits, and for what."""
-
-    def __init__(self, signer: Signer, foreground: Foreground) -> None:
-        """Wrap `signer`, which needs no terminal."""
-        self._signer = signer
-        self._foreground = foreground
-
-    @property
-    def key(self) -> PublicKey:
-        """The public key of every signature it makes."""
-        return self._signer.key
 
     def sign(self, namespace: str, payload: bytes) -> bytes:
         """Return an SSHSIG blob; may wait for a touch. Raises: what the signer raises."""
