@@ -1,5 +1,6 @@
 """Properties of the replay over made-up logs: total, tamper-evident, and the same for who holds only some payloads."""
 
+import copy
 import random
 from functools import lru_cache
 from typing import Any
@@ -40,6 +41,8 @@ def made_up(seed: int) -> Fleet:
             fleet.approve(_digest(fleet, index), "boss")
     for _ in range(40):
         _act(fleet, chance)
+        if chance.random() < 0.15:
+            _ahead(fleet, chance)
         if seed % 2 and chance.random() < 0.7:
             index = fleet.size - chance.randrange(1, 4)
             fleet.approve(_digest(fleet, index), chance.choice(("boss", "ci", "ops", "stranger")))
@@ -92,6 +95,23 @@ def _act(fleet: Fleet, chance: random.Random) -> None:
         log_time = fleet.now + chance.choice((-50, 50, 10**6, 10**8))
         leaf = fleet.leaf(payload, sshsig.parse(leaf[72:]).namespace, by) if chance.random() < 0.7 else leaf
         fleet.append_leaf(log_time.to_bytes(8, "big") + leaf[8:], payload)
+
+
+def _ahead(fleet: Fleet, chance: random.Random) -> None:
+    """Let a device sign a rollout as its own statement before it is in the log, and an approval come too early."""
+    device = chance.choice(DEVICES)
+    by = chance.choice(("ops", device))
+    releases: list[Any] = list(fleet.state.releases) or ["0" * 64]
+    later = copy.deepcopy(fleet)
+    later.rollout(chance.choice(releases), by=by)
+    payload = later.entries[-1][1]
+    fleet.append(payload, f"nixfleet-device-v1@{device_id(device)}", device)
+    if by == "ops":
+        fleet.append(payload, "nixfleet-approve-v1", "ci")
+    else:
+        fleet.grant(by, "deploy")
+        fleet.approve(_digest(fleet, fleet.size - 1), "boss")
+    fleet.append(payload, "nixfleet-rollout-v1", by)
 
 
 @given(st.integers(0, 40), st.sampled_from(DEVICES))
