@@ -21,7 +21,7 @@ _LIMIT = 1_000
 
 def log_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
     """Make the routes."""
-    return [*_writing(coordinator, auth), *_reading(coordinator, auth)]
+    return [*_writing(coordinator, auth), *_reading(coordinator, auth), *_auditing(coordinator, auth)]
 
 
 def _writing(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -84,6 +84,12 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
         await auth.log_reader(request)
         return log.consistency(old, new)
 
+    return [entries, payload, inclusion, consistency]
+
+
+def _auditing(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
+    log = coordinator.log
+
     @get("/v1/audit")
     async def audit(request: AnyRequest, start: FromQuery[int] = 0, limit: FromQuery[int] = _LIMIT) -> Response[bytes]:
         """Give entries in the coordinator's words."""
@@ -96,8 +102,8 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     async def refusals(request: AnyRequest, limit: FromQuery[int] = _LIMIT) -> Refusals:
         """List the newest refusals, newest first: all to who may read everything, their own to others."""
         reader = await auth.reader(request, "read what was refused")
-        by = None if reader.reach.everything else keys_named(coordinator.log.state, reader.reach.names)
+        by = None if reader.reach.everything else keys_named(log.state, reader.reach.names)
         rows = await coordinator.store.log.refused(bounded(limit, 1, _LIMIT, "limit"), by)
         return Refusals(refusals=tuple(map(as_refusal, rows)))
 
-    return [entries, payload, inclusion, consistency, audit, refusals]
+    return [audit, refusals]
