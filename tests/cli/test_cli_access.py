@@ -120,7 +120,7 @@ def test_the_widest_grant_that_covers_is_handed_on_from(served: Commands, people
         (["--action", "deploy", "--read"], "say --action for each thing they may do, or --read"),
         (["--action", "deploy", "--days", "3", "--until", "2030-01-01"], "not both"),
         (["--action", "deploy", "--until", "soon"], "is no date"),
-        (["--action", "deploy", "--until", "2020-01-01"], "it ends before it begins"),
+        (["--action", "deploy", "--until", "2020-01-01"], "is over already"),
         (["--action", "deploy", "--max-uses", "3"], "max_uses belongs to a grant whose only action is enroll"),
         (["--action", "deploy", "--on", "env"], "selects nothing"),
         (["--action", "deploy", "--on", "env=a", "--on", "env=b"], "given twice"),
@@ -236,3 +236,34 @@ def test_a_team_makes_tokens_for_its_own_devices(served: Commands, people: Peopl
     granted(served, people, "ops", "--action", "enroll")
     refused = served("--key", people["ops"], "enroll", "token", code=3).complaint
     assert "ops lacks the right to grant this: its grant" in refused
+
+
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("grant", "web team"), "'web team' is no principal's name"),
+        (("grant", "org/web"), "'org/web' is no principal's name"),
+        (("grant", "web", "--until", "2020-01-01"), "is over already"),
+        (("grant", "web", "--from", "2199-01-01", "--until", "2198-01-01"), "this grant cannot be: it ends before"),
+        (("grant", "web", "--max-uses", "3"), "this grant cannot be: max_uses belongs to"),
+        (("revoke", "SHA256:abc"), "'SHA256:abc' is no fingerprint"),
+        (("explain", "--key", "SHA256:abc", "--action", "deploy", "--device", "web-01"), "is no fingerprint"),
+    ],
+)
+def test_what_cannot_be_signed_is_a_matter_of_words(
+    served: Commands, people: People, argv: tuple[str, ...], why: str
+) -> None:
+    """A wrong name, date, limit or fingerprint ends with 2 and how it is written, before anything is signed."""
+    served.enroll("web-01")
+    size = served("audit", "list", "--json").json["size"]
+    more = ("--to", f"{people['guest']}.pub", "--action", "deploy") if argv[0] == "grant" else ()
+    assert why in served("access", *argv, *more, "--yes", code=2).complaint
+    assert size == served("audit", "list", "--json").json["size"]
+
+
+def test_the_list_says_in_one_word_what_became_of_a_grant(served: Commands, people: People) -> None:
+    """Why stands beside it only where the word does not say it; a token that let its device in is used up."""
+    served("access", "grant", "org", "--to", f"{people['org']}.pub", "--action", "deploy")
+    served("access", "revoke", "org", "--yes")
+    assert "revoked" == served("access", "list").out.splitlines()[-1].split()[-1]
+    assert "it is" not in served("access", "list").out

@@ -297,9 +297,9 @@ class FakeActs:
         """Note an enrolment of several."""
         return self._do("enroll_many", *(request.device for request in requests))
 
-    async def renew_key(self, request: EnrollView) -> str:
+    async def renew_key(self, request: EnrollView, name: str) -> str:
         """Note another key of a device."""
-        return self._do("renew", request.device)
+        return self._do("renew", request.device, name)
 
     async def make_token(self, wish: TokenWish) -> Secret:
         """Note a token."""

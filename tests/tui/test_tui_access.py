@@ -378,11 +378,14 @@ async def test_a_token_is_shown_once_and_is_in_no_log() -> None:
 
 
 async def test_a_device_that_shows_another_key_is_offered_its_new_one() -> None:
-    """A known device id with another key is no new device: approving it says what ends, and wants the name."""
+    """A known device id with another key is no new device: approving it says what ends, and wants the name.
+
+    The command line that does the same names the device, whatever name it asks under.
+    """
     source = FakeSource()
     known = source.devices[device_id("kiosk-oslo-02")]
     request = msgspec.structs.replace(
-        source.requests[device_id("kiosk-oslo-09")], device=known.id, name=known.name, fingerprint=fingerprint("new")
+        source.requests[device_id("kiosk-oslo-09")], device=known.id, name="late", fingerprint=fingerprint("new")
     )
     source.requests = {request.device: request}
     async with console(source=source) as driven:
@@ -392,7 +395,9 @@ async def test_a_device_that_shows_another_key_is_offered_its_new_one() -> None:
         assert shows(driven, "Give kiosk-oslo-02 its new key?", "Anybody can ask", "its old key is")
         driven.app.screen.query_one(Input).value = "kiosk-oslo-02"
         await driven.press("enter")
-        assert [("renew", known.id)] == driven.acts.done
+        assert [("renew", known.id, "kiosk-oslo-02")] == driven.acts.done
+        said = [call.cli for call in driven.app.desk.calls]
+        assert f"nixfleet device rekey kiosk-oslo-02 --key '{request.key}'" in said
 
 
 async def test_a_request_under_a_spent_id_says_what_to_do() -> None:

@@ -165,10 +165,10 @@ async def test_several_devices_are_enrolled_with_one_signature(tmp_path: Path, f
 
 
 async def test_a_device_gets_the_key_that_it_asks_with(tmp_path: Path, fleet: Fleet) -> None:
-    """The old key is worth nothing afterwards."""
-    request = factories.asking(fleet.fleet, "dev-01", by="dev-01 new")
+    """The old key is worth nothing afterwards; it is told by its own name, whatever name it asks under."""
+    request = factories.asking(fleet.fleet, "late", by="dev-01 new", device="dev-01")
     async with sitting(tmp_path, fleet) as (acts, _):
-        assert "dev-01 has its new key" in await acts.renew_key(request)
+        assert "dev-01 has its new key" in await acts.renew_key(request, "dev-01")
         state = acts._admin.state
         assert (device_id("dev-01"), None) == (
             state.device_of(fingerprint("dev-01 new")),

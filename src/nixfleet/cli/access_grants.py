@@ -20,6 +20,7 @@ from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS, Action
 from nixfleet.model.text import utc
+from nixfleet.model.typed import checked_fingerprint
 from nixfleet.trust import fields
 from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import Explanation, State, principal_of
@@ -210,7 +211,7 @@ def _best(fleet: Fleet, who: str, action: Action, device: str) -> tuple[Fingerpr
 def _keys_of(state: State, who: str) -> tuple[Fingerprint, ...]:
     """Read whose right is asked for. Raises: UserError when that is nobody."""
     if who.startswith("SHA256:"):
-        return (Fingerprint(who),)
+        return (checked_fingerprint(who),)
     named = [key for key, name in state.root_keys.items() if name == who]
     named += [
         fields.fingerprint(text)

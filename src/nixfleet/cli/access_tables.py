@@ -58,8 +58,17 @@ def _row(grant: GrantView, depth: int) -> tuple[str, ...]:
         select_words(grant.select),
         utc(grant.not_after),
         ", ".join(filter(None, (limits(grant), begins))),
-        grant.state + (f": {grant.why}" if grant.why and grant.state in {"live", "cut", "revoked"} else ""),
+        _state(grant),
     )
+
+
+def _state(grant: GrantView) -> str:
+    """Say what became of a grant, and why where the word does not say it: what is live may be used up."""
+    if not grant.why or grant.why == f"it is {grant.state}" or grant.state in {"future", "expired"}:
+        return grant.state
+    if grant.state == "live":
+        return grant.why.removeprefix("it is ")
+    return f"{grant.state}: {grant.why}"
 
 
 def limits(grant: GrantView) -> str:

@@ -59,7 +59,9 @@ class _One(click.Command):
 
 @click.command("NAME", cls=_One, hidden=True)
 @click.argument("names", nargs=-1, metavar="NAME…")
-@click.option("--key", "shown", metavar="KEY|SHA256:…", help="The device's key or fingerprint, which you compared.")
+@click.option(
+    "--key", "shown", metavar="KEY|FILE.pub|SHA256:…", help="The device's key or fingerprint, which you compared."
+)
 @click.option(
     "--from-known-hosts",
     "known_hosts",

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nixfleet.cli.keys import read_key
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Fingerprint, Tags
+from nixfleet.model.typed import checked_fingerprint
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.knownhosts import KnownHost, known_host, split_host
-from nixfleet.trust.sshsig import parse_public_key
 
 USER_HOSTS: Final = "~/.ssh/known_hosts"
 SYSTEM_HOSTS: Final = "/etc/ssh/ssh_known_hosts"
@@ -33,10 +34,10 @@ class Wanted:
 
 
 def key_of(text: str) -> Fingerprint:
-    """Read a device's key or its fingerprint as a fingerprint. Raises: UserError."""
+    """Read a device's key, a file with it, or its fingerprint as a fingerprint. Raises: UserError."""
     if text.startswith("SHA256:"):
-        return Fingerprint(text)
-    return Fingerprint(parse_public_key(text).fingerprint)
+        return checked_fingerprint(text)
+    return Fingerprint(read_key(text).fingerprint)
 
 
 def read_text(file: Path) -> str:

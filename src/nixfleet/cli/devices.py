@@ -4,14 +4,13 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from json import dumps
-from pathlib import Path
 from typing import Final, TypeVar
 
 import click
 
 from nixfleet.cli import output
-from nixfleet.cli.asking import read_text
 from nixfleet.cli.awaiting import awaited
+from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_date, parse_tags
@@ -24,7 +23,6 @@ from nixfleet.model.ids import HEX32, NAME
 from nixfleet.model.text import clean, counted, utc
 from nixfleet.model.views import DeviceView
 from nixfleet.query import FIELDS, QueryError, parse, status_of
-from nixfleet.trust.sshsig import parse_public_key
 from nixfleet.trust.words import tag_words
 
 T = TypeVar("T")
@@ -315,13 +313,13 @@ async def rekey_device(given: Globals, name: str, text: str) -> None:
     """
     if text.startswith("SHA256:"):
         raise UserError("a fingerprint is not enough: give the public key itself, or its file")
-    public = text if text.startswith("ssh-") else read_text(Path(text))
+    public = read_key(text)
     async with connected(given, catch_up=True) as fleet:
         found = find_device(fleet.state, name)
         old = fleet.state.devices[found]
-        fingerprint = parse_public_key(public).fingerprint
+        fingerprint = public.fingerprint
         confirm(given, f"Give {old.statement.name} the key {fingerprint} in place of {old.key}?")
-        acted = await rekey(fleet.admin, found, public, note=given.note)
+        acted = await rekey(fleet.admin, found, public.text, note=given.note)
     _done(
         given,
         acted,

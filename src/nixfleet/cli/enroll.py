@@ -132,7 +132,9 @@ def _held(state: State, made: str) -> Pending | None:
 
 @enroll.command("drop")
 @click.argument("name")
-@click.option("--key", "shown", metavar="KEY|SHA256:…", help="Of several that ask under NAME, the one with this key.")
+@click.option(
+    "--key", "shown", metavar="KEY|FILE.pub|SHA256:…", help="Of several that ask under NAME, the one with this key."
+)
 @command_without_key
 async def drop(given: Globals, name: str, shown: str | None) -> None:
     """Drop the request of the device that asks under NAME; it may ask again."""

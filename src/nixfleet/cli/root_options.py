@@ -11,10 +11,10 @@ from nixfleet.cli.keys import read_key, read_named_key
 from nixfleet.cli.options import Count
 from nixfleet.client.roots import RootWishes
 from nixfleet.errors import UserError
-from nixfleet.model.ids import CACHE_KEY, CACHE_URL, FINGERPRINT, PRINCIPAL
+from nixfleet.model.ids import CACHE_KEY, CACHE_URL
 from nixfleet.model.ruletext import parse_rule
 from nixfleet.model.statements import CacheRef, Principal
-from nixfleet.model.typed import checked_url
+from nixfleet.model.typed import check_principal, checked_fingerprint, checked_url
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ def read_wishes(said: dict[str, Any]) -> RootWishes:
         add_principals=tuple(Principal(name=name, keys=(key,)) for name, key in map(_named, said["added"])),
         remove_principals=said["removed"],
         add_keys=tuple(map(_named, said["keys"])),
-        remove_keys=tuple(map(_fingerprint, said["lost"])),
+        remove_keys=tuple(map(checked_fingerprint, said["lost"])),
         threshold=said["threshold"],
         urls=tuple(map(checked_url, said["urls"])),
         add_caches=tuple(map(_cache, said["caches"])),
@@ -90,15 +90,8 @@ def read_wishes(said: dict[str, Any]) -> RootWishes:
 
 def _named(text: str) -> tuple[str, str]:
     name, key = read_named_key(text)
-    if not re.fullmatch(PRINCIPAL, name):
-        raise UserError(f"{name!r} is no principal's name; use lower-case letters, digits, and . _ @ - between them")
+    check_principal(name)
     return name, key.text
-
-
-def _fingerprint(text: str) -> str:
-    if not re.fullmatch(FINGERPRINT, text):
-        raise UserError(f"{text!r} is no fingerprint; it is written SHA256:… as 'ssh-keygen -lf FILE.pub' prints it")
-    return text
 
 
 def _cache(text: str) -> CacheRef:

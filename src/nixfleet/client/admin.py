@@ -28,7 +28,7 @@ from nixfleet.trust.approving import unmet
 from nixfleet.trust.replay import State, Valid, Waiting
 from nixfleet.trust.signers import MemorySigner, Signer
 from nixfleet.trust.sshsig import SecretKey
-from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
+from nixfleet.trust.statements import NAMESPACE_APPROVE, Malformed, digest, encode, namespace_of
 
 TRIES: Final = 3
 _PART: Final = "-part"
@@ -71,8 +71,14 @@ def too_old(protocol: int) -> str:
 
 
 def sign(signer: Signer, statement: Statement) -> tuple[bytes, bytes]:
-    """Give a statement's payload and the signature over it; may wait for a person."""
-    payload = encode(statement)
+    """Give a statement's payload and the signature over it; may wait for a person.
+
+    Raises: UserError for what no statement can say: the fault is with who asked for it, not with a signature.
+    """
+    try:
+        payload = encode(statement)
+    except Malformed as error:
+        raise UserError(f"nothing is signed: {error}") from error
     return payload, signer.sign(namespace_of(statement), payload)
 
 

@@ -14,6 +14,7 @@ from nixfleet.client.handing import GrantWishes, find_grant, grant_of
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Grant, RevokeSubject
+from nixfleet.model.typed import checked_fingerprint
 from nixfleet.model.views import RolloutView
 from nixfleet.trust.replay import State, Stopped, principal_of, would_stop
 from nixfleet.trust.replay.links import SHOWN
@@ -46,9 +47,10 @@ async def grant(admin: Admin, wishes: GrantWishes, *, note: str | None = None) -
 def find_subject(state: State, text: str) -> RevokeSubject:
     """Read what is to be revoked: a key's fingerprint, or a grant. Raises: UserError."""
     if text.startswith("SHA256:"):
-        if text in state.revoked_keys:
-            raise UserError(f"nothing is signed: the key {text} is revoked already")
-        return RevokeSubject(key=text)
+        key = checked_fingerprint(text)
+        if key in state.revoked_keys:
+            raise UserError(f"nothing is signed: the key {key} is revoked already")
+        return RevokeSubject(key=key)
     id_ = find_grant(state, text)
     if id_ in state.revoked_grants:
         raise UserError(f"nothing is signed: grant {id_[:SHOWN]} is revoked already")

@@ -11,6 +11,8 @@ from nixfleet.client.acts import DAY_S, TOKEN_DAYS_MAX, Head
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import MAX_INT, Fingerprint, Selector, Tags
 from nixfleet.model.statements import Action, Grant, Principal
+from nixfleet.model.text import utc
+from nixfleet.model.typed import check_principal
 from nixfleet.trust import fields
 from nixfleet.trust.replay import GrantRecord, State, principal_of
 from nixfleet.trust.replay.links import SHOWN, beyond, dead_words
@@ -40,6 +42,7 @@ class GrantWishes:
 
 def grant_of(head: Head, state: State, wishes: GrantWishes, id: str) -> Grant:  # noqa: A002 (the wire's name)
     """Build a grant that fits what it is handed on from. Raises: UserError, Refused."""
+    check_principal(wishes.name)
     if wishes.parent is not None:
         parent = state.grants[find_grant(state, wishes.parent)]
         made = _within(head, state, wishes, id, parent)
@@ -97,9 +100,10 @@ def _within(head: Head, state: State, wishes: GrantWishes, id_: str, parent: Gra
     )
     if "approve" in made.actions and parent is not None:
         raise Refused("nothing is signed: the right to approve is given by the root alone")
-    fault = fields.fault_of(made)
+    over = f"its end, {utc(made.not_after)}, is over already" if made.not_after <= head.at else ""
+    fault = over or fields.fault_of(made)
     if fault:
-        raise UserError(f"there is no such grant: {fault}")
+        raise UserError(f"this grant cannot be: {fault}")
     return made
 
 

@@ -5,7 +5,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from nixfleet.errors import UserError
-from nixfleet.model.ids import NAME, URL
+from nixfleet.model.ids import FINGERPRINT, NAME, PRINCIPAL, URL, Fingerprint
 
 UNITS_S: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 DURATION_MAX_S: Final = 31_536_000
@@ -18,6 +18,21 @@ def check_name(name: str, what: str) -> None:
             f"{name!r} is no {what} name; use lower-case letters, digits, '-', '_' and '.', at most 63, and begin and"
             " end with a letter or digit"
         )
+
+
+def check_principal(name: str) -> None:
+    """Check the name of a person or a CI before anything is signed for it. Raises: UserError."""
+    if not re.fullmatch(PRINCIPAL, name):
+        raise UserError(
+            f"{name!r} is no principal's name; use lower-case letters and digits, and . _ @ - between them, at most 63"
+        )
+
+
+def checked_fingerprint(text: str) -> Fingerprint:
+    """Check a key's fingerprint as it was typed. Raises: UserError."""
+    if not re.fullmatch(FINGERPRINT, text):
+        raise UserError(f"{text!r} is no fingerprint; it is written SHA256:… as 'ssh-keygen -lf FILE.pub' prints it")
+    return Fingerprint(text)
 
 
 def checked_url(url: str) -> str:

@@ -87,10 +87,10 @@ class AdminActs:
         acted = await enroll_many(self._admin, [Wish(request) for request in requests])
         return _said(f"{counted(len(acted), 'device')} enrolled", acted[-1])
 
-    async def renew_key(self, request: EnrollView) -> str:
-        """Give a device that is enrolled the key it asks with now."""
+    async def renew_key(self, request: EnrollView, name: str) -> str:
+        """Give the device that is enrolled as `name` the key it asks with now."""
         check_request(request, self._admin.fleet)
-        return _said(f"{request.name} has its new key", await rekey(self._admin, request.device, request.key))
+        return _said(f"{name} has its new key", await rekey(self._admin, request.device, request.key))
 
     async def make_token(self, wish: TokenWish) -> Secret:
         """Make a join token."""

@@ -255,8 +255,8 @@ class Acts(Protocol):
         """Enrol new devices by one signature of this key: a grant for them alone, for an hour, signs the rest."""
         ...
 
-    async def renew_key(self, request: EnrollView) -> str:
-        """Give a device that is enrolled the key it asks with now."""
+    async def renew_key(self, request: EnrollView, name: str) -> str:
+        """Give the device that is enrolled as `name` the key it asks with now."""
         ...
 
     async def make_token(self, wish: TokenWish) -> Secret:

@@ -117,8 +117,9 @@ def _renew(request: EnrollView, known: DeviceView) -> Plan:
         steps=(
             Step(
                 call=f"POST /v1/log  device {known.name} with another key",
-                cli=_command(request),
-                run=lambda acts: acts.renew_key(request),
+                # By its own name: `nixfleet enroll` renews no key that is asked for under another one.
+                cli=f"nixfleet device rekey {name} --key '{clean(request.key)}'",
+                run=lambda acts: acts.renew_key(request, known.name),
             ),
         ),
     )
