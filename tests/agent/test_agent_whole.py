@@ -12,6 +12,7 @@ from tests.agent.site import Site, until
 from tests.factories import key
 
 from nixfleet.agent import agent as agents
+from nixfleet.agent import desk as desks
 from nixfleet.agent import link as links
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.machine import attempt
@@ -334,6 +335,20 @@ async def test_a_slip_in_the_signed_addresses_does_not_cut_a_device_off(tmp_path
         await until(lambda: agent.link.mirror.size == site.fleet.size)
         expected = ("http://fleet.example", "http://one.example", "http://two.example")
         assert expected == agent.link.urls()
+
+
+async def test_an_idle_device_tells_that_it_replayed_a_new_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who moves the coordinator waits for it: nothing else would make a device say so that has nothing to do."""
+    monkeypatch.setattr(desks, "TELL_ROOT_S", 0.05)
+    site = Site(tmp_path)
+    async with site.running():
+        await site.member()
+        await until(lambda: bool(site.server.reports))
+        site.fleet.root(urls=("http://two.example", "http://one.example"))
+        site.server.wake()
+        await until(lambda: site.server.reports[-1].log == site.fleet.log)
 
 
 async def test_an_undelivered_outcome_is_told_after_a_restart_and_nothing_is_done_twice(tmp_path: Path) -> None:

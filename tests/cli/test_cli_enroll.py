@@ -133,7 +133,8 @@ def test_options_that_contradict_each_other_are_said(nixfleet: Commands, argv: l
     ("text", "why"),
     [
         ("", ": it names no device"),
-        ("web-01 SHA256:x extra\n", ":1: 'extra' is no tag"),
+        (f"web-01 SHA256:{'x' * 43} extra\n", ":1: 'extra' is no tag"),
+        ("web-01 SHA256:x\n", ":1: 'SHA256:x' is no fingerprint"),
         ("# nothing\nweb-01\nweb-01 env=prod\n", ":3: web-01 stands twice"),
         ("web-01 ssh-ed25519 AAAA\n", ":1: not a usable public key"),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from nixfleet.agent import decide, facts
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
-from nixfleet.agent.link import Link, backoff_s
+from nixfleet.agent.link import Link, backoff_s, jittered
 from nixfleet.agent.machine import BEFORE_SWITCH
 from nixfleet.agent.member import RETIRED, Member, Parts, note_waits
 from nixfleet.agent.service import Service
@@ -26,6 +26,8 @@ from nixfleet.trust.lines import verify_absence, verify_line
 log = logging.getLogger("nixfleet.agent")
 
 LOOK_AGAIN_S = 3_600
+TELL_ROOT_S = 2.0
+"""Within so long each device that is there tells that it replayed a new root."""
 LINES_HELD = 1_024
 """Releases whose line for this device, or the lack of one, is remembered."""
 
@@ -40,6 +42,7 @@ class Desk:
         self._noted = False
         self._parts, self._mirror, self._host = parts, parts.mirror, parts.host
         self._member, self._link, self._service, self._tell = member, link, service, tell
+        self._root = self._root_version()
         self._closed = False
         self._considering = asyncio.Lock()
         self._gates: tuple[bytes, ...] = ()
@@ -62,10 +65,25 @@ class Desk:
         self._gates = sync.gates
         if sync.ask:
             self._tell()
+        self._tell_of_root()
         if self._member.is_in():
             await self.consider()
         elif self._member.is_retired():
             self.note(RETIRED)
+
+    def _tell_of_root(self) -> None:
+        """Let a report say that another root is replayed: people wait for it before they leave what the old one named.
+
+        Not at once: a whole fleet hears of a root in the same moment.
+        """
+        version = self._root_version()
+        if version != self._root:
+            self._root = version
+            asyncio.get_running_loop().call_later(jittered(TELL_ROOT_S), self._tell)
+
+    def _root_version(self) -> int:
+        root = self._mirror.state.root
+        return 0 if root is None else root.version
 
     async def consider(self) -> None:
         """Begin what the log wants of this device, or note why not; withdraw what it no longer wants."""
