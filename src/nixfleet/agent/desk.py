@@ -26,7 +26,7 @@ from nixfleet.trust.lines import verify_absence, verify_line
 log = logging.getLogger("nixfleet.agent")
 
 LOOK_AGAIN_S = 3_600
-TELL_ROOT_S = 2.0
+TELL_ROOT_S = 20.0
 """Within so long each device that is there tells that it replayed a new root."""
 LINES_HELD = 1_024
 """Releases whose line for this device, or the lack of one, is remembered."""
