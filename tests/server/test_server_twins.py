@@ -150,6 +150,20 @@ def test_nobody_on_the_way_raises_an_alarm_with_what_was_heard(again: list[int])
         assert ear.said == ""
 
 
+def test_a_restart_forgets_nothing_that_somebody_on_the_way_could_use() -> None:
+    """Two boots' reports of a few minutes ago, sent in turns to a coordinator that has just started, say nothing."""
+    ear, one = Ear(), Machine("aaaa1111")
+    before = [one.says(ear.now + 10 * number) for number in range(6)]
+    one.reboot("bbbb2222")
+    after = [one.says(ear.now + 60 + 10 * number) for number in range(6)]
+    ear.now = after[-1].at
+    ear.twins.told_before(after[-1])
+    for pair in zip(before, after, strict=True):
+        assert ["", ""] == [ear.hear(report, 1) for report in pair]
+    other = Machine("aaaa1111", seq=one.seq)
+    assert any([ear.next(one), ear.next(other)] != ["", ""] for _ in range(6))
+
+
 def test_reports_of_another_time_tell_nothing() -> None:
     """Reports that somebody has kept for long, never heard before, are no sign of a machine that lives."""
     ear, one, other = Ear(), Machine("aaaa1111"), Machine("bbbb2222")

@@ -104,7 +104,9 @@ class Coordinator:
         self.log.announce = self._entries_came
         await self.releases.look()
         await self.restoring.load()
-        self.live.load(await self.store.status.devices())
+        for device in self.live.load(await self.store.status.devices()):
+            if (report := self.live.get(device).report) is not None:
+                self.twins.told_before(report)
         await self.people.load()
         await self.clock.start()
         await self.planner.tick()

@@ -50,6 +50,8 @@ class _Heard:
     last: str = ""
     pair: tuple[str, str] | None = None
     until: int = 0
+    since: int = 0
+    """The signed time of the newest report that this coordinator's run has not heard itself."""
 
 
 class Twins:
@@ -57,6 +59,11 @@ class Twins:
 
     def __init__(self) -> None:
         self._devices: dict[str, _Heard] = {}
+
+    def told_before(self, report: Report) -> None:
+        """Take note of the newest report of before a restart: what is sent again from then tells nothing."""
+        device = self._devices.setdefault(report.device, _Heard())
+        device.since = max(device.since, report.at)
 
     def heard(self, report: Report, now: int) -> bool:
         """Take note of a verified report; tells whether what is to be said of its device has changed."""
@@ -66,7 +73,7 @@ class Twins:
         return device.pair != before
 
     def _note(self, device: _Heard, report: Report, now: int) -> None:
-        if abs(now - report.at) > FRESH_S:
+        if abs(now - report.at) > FRESH_S or report.at <= device.since <= now + FRESH_S:
             return
         boot = device.boots.get(report.boot_id)
         if boot is None:
