@@ -136,11 +136,6 @@ def may_cell(row: Row) -> Line:
     return (Span(clean(row.may), "dim" if row.state in {"expired", "revoked", "cut"} else "plain"),)
 
 
-def why_cell(row: Row) -> Line:
-    """Draw what is to be said of a row: its limits, why it is dead, or whom it waits for."""
-    return (Span(clean(row.why), "warn" if row.kind == "pending" else "dim"),)
-
-
 def may_words(grant: GrantView) -> str:
     """Say what a grant allows as the end of a sentence that begins with "may"."""
     return listed(grant.actions) if grant.actions else "read"
