@@ -372,6 +372,10 @@ class FakeAuthority:
         """Give the one reason there is."""
         return self.denied if devices else ""
 
+    def touches(self, requests: Sequence[EnrollView]) -> tuple[int, str]:
+        """Let one signature do for three and more."""
+        return (1, "") if len(requests) > 2 else (len(requests), "")
+
     def public_key(self, text: str) -> tuple[str, str]:
         """Take what looks like a key."""
         if not text.startswith("ssh-ed25519 AAAA"):

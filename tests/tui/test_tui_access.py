@@ -443,7 +443,7 @@ async def test_marked_requests_are_enrolled_by_one_act_and_odd_ones_alone() -> N
         await driven.press("3", "asterisk", "A")
         await driven.until(partial(tells, driven, "nas-berlin-02 is no new device: approve it alone"))
         await driven.press("u", "j", "space", "space", "A")
-        assert shows(driven, "Enroll 2 devices?", "One signature")
+        assert shows(driven, "Enroll 2 devices?", "Your key signs 2 times.")
         driven.app.screen.query_one(Input).value = "2"
         await driven.press("enter")
         assert [("enroll_many", first.device, second.device)] == driven.acts.done

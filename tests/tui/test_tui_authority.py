@@ -158,10 +158,21 @@ async def test_several_devices_are_enrolled_with_one_signature(tmp_path: Path, f
     requests = [factories.asking(fleet.fleet, f"new-{number}", tags={"env": "test"}) for number in range(5)]
     signer = Touched("admin")
     async with sitting(tmp_path, fleet, signer=signer) as (acts, authority):
+        assert (1, "") == authority.touches(requests)
+        assert (2, "") == authority.touches(requests[:2])
         assert "5 devices enrolled" in await acts.enroll_many(requests)
         bulk = [grant for grant in authority.access().grants if "-bulk-" in grant.name]
         assert [(("enroll",), 5, {"env": ("test",)})] == [(one.actions, one.max_uses, one.select) for one in bulk]
         assert 1 == signer.touches
+
+
+async def test_who_cannot_hand_on_is_told_before_that_each_wants_a_signature(tmp_path: Path, fleet: Fleet) -> None:
+    """A bulk act of somebody without `grant` is as many touches of their key as there are devices, and says why."""
+    fleet.grant("porter", "enroll")
+    requests = [factories.asking(fleet.fleet, f"new-{number}", tags={"env": "test"}) for number in range(5)]
+    async with sitting(tmp_path, fleet, "porter") as (_, authority):
+        touches, why = authority.touches(requests)
+    assert (5, True) == (touches, "grant" in why)
 
 
 async def test_a_device_gets_the_key_that_it_asks_with(tmp_path: Path, fleet: Fleet) -> None:

@@ -236,7 +236,7 @@ async def _many(given: Globals, fleet: Fleet, choice: Choice, requests: Sequence
             fleet.admin,
             found.good,
             note=given.note,
-            told=lambda count: meter.show(f"{count} acts are in the log"),
+            told=lambda count: meter.show(f"{counted(count, 'act')} in the log"),
         )
         meter.clear()
     _tell(given, found.good, acted, left)

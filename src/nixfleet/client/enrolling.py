@@ -4,6 +4,7 @@ What the requests say is the coordinator's and the devices' word; the log and th
 what counts. It must never give a known device another key unless that was asked for in so many words.
 """
 
+import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Final
 from nixfleet.client import acts
 from nixfleet.client.acts import Head
 from nixfleet.client.admin import Act, Acted, Admin
-from nixfleet.client.bulk import Bulk, Job
+from nixfleet.client.bulk import Bulk, Job, plan
 from nixfleet.client.checks import check_request
 from nixfleet.errors import UserError
 from nixfleet.model.device import CLONE
@@ -21,7 +22,7 @@ from nixfleet.model.statements import Device, Grant
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.rights import alive
-from nixfleet.trust.sshsig import parse_public_key
+from nixfleet.trust.sshsig import SecretKey, parse_public_key
 
 _SHOWN: Final = 12
 """Digits of an id that tell it apart for people."""
@@ -215,6 +216,11 @@ async def enroll_many(
 def plan_of(admin: Admin, wishes: Sequence[Wish]) -> Bulk:
     """Tell who would sign what, to say before a person is asked."""
     return admin.plan(_jobs(admin.state, wishes)[0])
+
+
+def plan_for(state: State, signer: Fingerprint, wishes: Sequence[Wish], now: int) -> Bulk:
+    """Tell it of any key, where nobody is at work yet: to say before a person is asked."""
+    return plan(state, signer, _jobs(state, wishes)[0], now, lambda: (secrets.token_hex(16), SecretKey.generate()))
 
 
 def _jobs(state: State, wishes: Sequence[Wish]) -> tuple[list[Job], list[int]]:

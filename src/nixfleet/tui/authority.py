@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from nixfleet.client.enrolling import Wish, plan_for
 from nixfleet.client.grants import stopped_by
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Action, RevokeSubject
-from nixfleet.model.views import AccessView, DeviceView, PendingView, RolloutView
+from nixfleet.model.views import AccessView, DeviceView, EnrollView, PendingView, RolloutView
 from nixfleet.trust.access import access_view
 from nixfleet.trust.approving import why_not
 from nixfleet.trust.replay import Explanation, explain
@@ -83,6 +84,12 @@ class LogAuthority:
             if not self._reaches[tags]:
                 return self.explain(self._signer, action, device.id).sentence
         return ""
+
+    def touches(self, requests: Sequence[EnrollView]) -> tuple[int, str]:
+        """Say how often this key signs to enrol several, and why each where there are many."""
+        now = max(self._clock(), self._mirror.state.last_time)
+        bulk = plan_for(self._mirror.state, self._signer, [Wish(request) for request in requests], now)
+        return bulk.touches, bulk.why_alone
 
     def public_key(self, text: str) -> tuple[str, str]:
         """Read a public key from its line, or from the file that `text` names."""

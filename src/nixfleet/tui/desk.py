@@ -94,6 +94,7 @@ class Desk:
             stops=lambda subject: authority.stops(subject, list(self.store.rollouts.values())),
             why_not_sign=authority.why_not_sign,
             why_not=authority.why_not,
+            touches=authority.touches,
         )
 
     def sight(self, device: DeviceView) -> Sight:

@@ -307,6 +307,10 @@ class Authority(Protocol):
         """Say why the person who sits here may not act on one of these devices; nothing when they may on all."""
         ...
 
+    def touches(self, requests: Sequence[EnrollView]) -> tuple[int, str]:
+        """Say how often the key of the person who sits here signs to enrol several, and why each of many."""
+        ...
+
     def public_key(self, text: str) -> tuple[str, str]:
         """Read a public key from its line or its file: gives line and fingerprint. Raises: UserError."""
         ...

@@ -36,7 +36,7 @@ def plan(kind: Kind, scene: Scene) -> Plan:
     if kind == "reject":
         return _reject(requests)
     if len(requests) > 1:
-        return _enroll_many(requests)
+        return _enroll_many(requests, scene)
     known = renews_key(requests[0], scene.store)
     if known is not None:
         return _renew(requests[0], known)
@@ -130,14 +130,14 @@ def _to_compare(request: EnrollView) -> list[Line]:
     return [(Span("The device must show exactly this:"),), (), *rows]
 
 
-def _enroll_many(requests: list[EnrollView]) -> Plan:
+def _enroll_many(requests: list[EnrollView], scene: Scene) -> Plan:
     listed = [
         (Span(f"{clean(request.name)}  ", "strong"), Span(clean(request.fingerprint), "dim")) for request in requests
     ]
     return Plan(
         confirm=Confirm(
             title=f"Enroll {len(requests)} devices?",
-            lines=(*listed, (), (Span("One signature: a grant for these alone, for an hour, signs the rest.", "dim"),)),
+            lines=(*listed, (), (Span(_touch_words(*scene.standing.touches(requests)), "dim"),)),
             level="count",
             expect=str(len(requests)),
             verb="enroll",
@@ -150,6 +150,13 @@ def _enroll_many(requests: list[EnrollView]) -> Plan:
             ),
         ),
     )
+
+
+def _touch_words(touches: int, why_each: str) -> str:
+    """Say how often the key of the person who sits here is asked for: a security key has to be touched each time."""
+    if touches == 1:
+        return "One signature: a grant for these alone, for an hour, signs the rest."
+    return f"Your key signs {touches} times{f': {clean(why_each)}' if why_each else ''}."
 
 
 def _command(request: EnrollView) -> str:

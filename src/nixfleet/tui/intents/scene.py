@@ -21,6 +21,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     stops: Callable[[Subject], Sequence[Stop]] = lambda _: ()
     why_not_sign: Callable[[PendingView], str] = lambda _: ""
     why_not: Callable[[Action, Sequence[DeviceView]], str] = lambda _action, _devices: ""
+    touches: Callable[[Sequence[EnrollView]], tuple[int, str]] = lambda _: (1, "")
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
