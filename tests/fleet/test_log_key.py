@@ -10,6 +10,7 @@ from tests.fleet.members import Member
 from tests.server.harness import rig, until
 
 from nixfleet.agent import agent as agents
+from nixfleet.agent import desk as desks
 from nixfleet.agent import link as links
 from nixfleet.errors import Untrusted
 from nixfleet.model.statements import LogKey
@@ -22,6 +23,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "BACKOFF_FIRST_S", 0.05)
     monkeypatch.setattr(links, "BACKOFF_MOST_S", 0.2)
     monkeypatch.setattr(agents, "CONTACT_S", 0.05)
+    monkeypatch.setattr(desks, "TELL_ROOT_S", 0.05)
 
 
 async def test_an_agent_follows_the_log_to_its_next_key(tmp_path: Path) -> None:
