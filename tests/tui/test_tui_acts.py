@@ -93,6 +93,8 @@ async def test_the_menu_greys_what_is_not_possible_with_the_reason() -> None:
         await driven.press("a")
         assert isinstance(driven.app.screen, MenuDialog)
         assert "it is not held" in driven.text
+        long = MenuDialog._text("A", "Approve", "read-only: your key may change nothing here")
+        assert [32, 32] == [line.index(word) for line, word in zip(long.splitlines(), ("read", "nothing"), strict=True)]
         await driven.press("X")
         assert isinstance(driven.app.screen, ConfirmDialog)
 

@@ -1,5 +1,6 @@
 """Windows over a screen: confirm, menu, page of lines, the form of a deployment. Each gives back one value."""
 
+import textwrap
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
@@ -25,6 +26,8 @@ from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
 ROOMY_ROWS = 30
+_WHY_CELLS = 34
+"""Of a reason beside an action of the menu, which is wrapped in its own column."""
 GIVE_UP: list[BindingType] = [Binding("escape,ctrl+c", "give_up", priority=True, show=False)]
 """Escape is slow in tmux, so it is never the only way (console.md, Keys)."""
 
@@ -144,7 +147,7 @@ class MenuDialog(ModalScreen[str]):
 
     @staticmethod
     def _text(key: str, label: str, why: str) -> str:
-        return f"{key or ' ':<2} {label:<28}" + (f" {clean(why)}" if why else "")
+        return f"{key or ' ':<2} {label:<28} " + f"\n{' ' * 32}".join(textwrap.wrap(clean(why), _WHY_CELLS))
 
 
 class PageDialog(ModalScreen[None]):
