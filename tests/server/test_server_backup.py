@@ -119,7 +119,7 @@ async def test_what_does_not_open_or_does_not_fit_restores_nothing(tmp_path: Pat
         (tmp_path / "cut").write_bytes(whole[:-10])
         with pytest.raises(Untrusted, match="cut short"):
             restore_backup(tmp_path / "cut", into, "secret")
-        with pytest.raises(UserError, match="no sealed file"):
+        with pytest.raises(UserError, match=r"log\.key: this is no sealed file of nixfleet's$"):
             restore_backup(one.data_dir / "log.key", into, "secret")
         with closing(sqlite3.connect(one.data_dir / "fleet.db")) as database:
             database.execute("update entries set payload = x'00' where \"index\" = 1")

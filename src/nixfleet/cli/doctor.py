@@ -114,7 +114,8 @@ async def _coordinator(
     except NixfleetError as error:
         yield _wrong("log", error)
         return
-    yield Finding(check="log", verdict="ok", text=f"{mirror.size} entries verify")
+    size = mirror.size
+    yield Finding(check="log", verdict="ok", text="1 entry verifies" if size == 1 else f"{size} entries verify")
     yield _rights(mirror.state, Fingerprint(signer.key.fingerprint))
     if mirror.state.root is not None:
         for warning in warnings(mirror.state, mirror.state.root):

@@ -173,6 +173,8 @@ def read_backup(path: Path, place: Path, passphrase: str) -> list[str]:
                 names.append(head.name)
                 more = head.more
             content.end()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except OSError as error:
         raise UserError(f"{error.filename or path}: {error.strerror or error}") from error
     if not {LOG_KEY, NEXT_LOG_KEY} & set(names):

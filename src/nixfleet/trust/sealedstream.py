@@ -112,7 +112,7 @@ def _box(read: Read, passphrase: str) -> _Box:
     try:
         head = msgspec.json.decode(bytes(line), type=_Head)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise UserError(f"this is no sealed file of nixfleet's: {error}") from error
+        raise UserError("this is no sealed file of nixfleet's") from error
     return _Box(bytes(line), head, passphrase)
 
 
