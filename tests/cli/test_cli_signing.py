@@ -20,6 +20,20 @@ from nixfleet.trust.signers import SealedSigner
 
 DEADLINE_S = 60
 SECRET = "open sesame"
+CONFIRMS = """
+import asyncio, sys
+from nixfleet.cli.main import main
+from nixfleet.cli.options import command, confirm, Globals
+from nixfleet.cli import main as module
+import click
+@click.command()
+@command
+async def act(given: Globals) -> None:
+    confirm(given, "Do it, for good?")
+    print("done")
+module.COMMANDS["act"] = "__main__:act"
+sys.exit(main(["act"]))
+"""
 ASKS = "import sys; from nixfleet.cli.passphrases import ask_hidden; print('got', repr(ask_hidden('Passphrase: ')))"
 
 
@@ -110,11 +124,11 @@ def test_a_person_signs_in_once_for_twelve_hours(
     assert 3 == signed.count("nixfleet-session-v1")
 
 
-def on_terminal(typed: bytes) -> tuple[int, str]:
+def on_terminal(typed: bytes, asks: str = ASKS) -> tuple[int, str]:
     """Ask on a terminal of its own, type, and give the exit code and all that the terminal showed."""
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {ASKS}"],
+        [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {asks}"],
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -124,7 +138,7 @@ def on_terminal(typed: bytes) -> tuple[int, str]:
         os.close(theirs)
         shown, ends, sent = b"", time.monotonic() + DEADLINE_S, False
         while time.monotonic() < ends:
-            if b"Passphrase: " in shown and not sent:
+            if any(text in shown for text in (b"Passphrase: ", b"[y/N]")) and not sent:
                 os.write(ours, typed)
                 sent = True
             try:
@@ -149,6 +163,15 @@ def test_ctrl_c_ends_the_question() -> None:
     code, shown = on_terminal(b"half\x03")
     assert (1, False) == (code, "got" in shown)
     assert "Abort" in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "told"), [(b"\x03", 1, "interrupted"), (b"n\n", 1, "nothing is done"), (b"y\n", 0, "done")]
+)
+def test_a_question_before_an_act_is_ended_at_once(typed: bytes, code: int, told: str) -> None:
+    """One Ctrl-C is enough, though a command runs in an event loop, and nothing is done then."""
+    ended, shown = on_terminal(typed, f"exec({CONFIRMS!r})")
+    assert (code, True) == (ended, told in shown.partition("[y/N]")[2])
 
 
 def test_a_new_passphrase_is_asked_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:

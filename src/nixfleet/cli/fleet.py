@@ -19,6 +19,7 @@ from nixfleet.cli.claiming import Founding, claim_fleet
 from nixfleet.cli.newkeys import NEW, key_file, make_key
 from nixfleet.cli.newkeys import second_key as chosen_second
 from nixfleet.cli.options import Globals, command
+from nixfleet.cli.questions import ask
 from nixfleet.cli.session import now, signer_of
 from nixfleet.client.acts import create_root
 from nixfleet.client.admin import sign
@@ -181,7 +182,7 @@ def _ask_url() -> str:
     """Ask how devices reach the coordinator. Raises: UserError where there is nobody to ask."""
     if not sys.stdin.isatty():
         raise UserError(f"say how devices reach the coordinator, for example --url {proposed_url()}")
-    return str(click.prompt("How devices reach the coordinator", default=proposed_url(), err=True))
+    return ask("How devices reach the coordinator", proposed_url())
 
 
 def signer_for_new(name: str, key: str, given: Globals) -> tuple[str, Signer]:

@@ -9,6 +9,7 @@ import click
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Globals
 from nixfleet.cli.passphrases import new_passphrase
+from nixfleet.cli.questions import ask
 from nixfleet.config import admin_dirs, write_atomic
 from nixfleet.errors import UserError
 from nixfleet.trust.signers import seal
@@ -48,7 +49,7 @@ def second_key(given: Globals, name: str, wanted: str, first: PublicKey) -> Publ
     if given.yes or not sys.stdin.isatty():
         return None
     while True:
-        answer = str(click.prompt(QUESTION, default=NONE, err=True))
+        answer = ask(QUESTION, NONE)
         try:
             return _read(given, name, answer, first)
         except UserError as error:

@@ -3,14 +3,13 @@
 import asyncio
 import functools
 import os
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Concatenate, Final, ParamSpec
 
 import click
 
-from nixfleet.errors import NixfleetError
+from nixfleet.cli.questions import confirm_or_end
 from nixfleet.model.ids import TEXT_CHARS
 
 P = ParamSpec("P")
@@ -136,16 +135,6 @@ def no_note(given: Globals) -> None:
 
 
 def confirm(given: Globals, question: str) -> None:
-    """Ask before an act, No by default; without a terminal and without ``--yes`` the answer is no.
-
-    Raises:
-        click.UsageError: there is nobody to ask.
-        NixfleetError: the answer was no.
-
-    """
-    if given.yes:
-        return
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"{question} There is no terminal to ask on: add --yes.")
-    if not click.confirm(question, default=False, err=True):
-        raise NixfleetError("nothing is done, as you said")
+    """Ask before an act unless ``--yes`` says it all. Raises: as `confirm_or_end`."""
+    if not given.yes:
+        confirm_or_end(question)
