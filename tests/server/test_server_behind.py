@@ -5,7 +5,7 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -271,18 +271,23 @@ async def test_all_coordinators_of_a_database_wait_for_what_lacks(tmp_path: Path
                 answer = await give_back(left, copy_of_device(tmp_path, one.fleet, "web-01"))
                 assert 3 == len(answer.lacks)
 
-                async def why() -> str:
-                    try:
-                        await right.append([one.submission(1)])
-                    except Unreachable as error:
-                        return str(error)
-                    return ""
+                def why(client: Client) -> Callable[[], Awaitable[str]]:
+                    async def said() -> str:
+                        try:
+                            await client.append([one.submission(1)])
+                        except Unreachable as error:
+                            return str(error)
+                        return ""
 
-                await until(why, lambda said: "runs an old backup: it has all 11 entries, but of 3" in said)
+                    return said
+
+                lacking = "runs an old backup: it has all 11 entries, but of 3"
+                await until(why(right), lambda said: lacking in said)
                 assert OfferAnswer(size=11) == await give_back(right, mirror_of(tmp_path / "mirror", one.fleet))
-                await until(left.fleet, lambda fleet: fleet.log_size == one.fleet.size)
+                await until(why(left), lambda said: "11 entries back" in said)
                 pass_quiet(one)
                 twin.now = one.now
+                await until(why(left), lambda said: not said)
                 await act(one, left)
                 await until(right.fleet, lambda fleet: fleet.log_size == one.fleet.size)
                 twin.sent = one.fleet.size

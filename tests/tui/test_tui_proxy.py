@@ -26,20 +26,45 @@ class Proxy:
     def __init__(self, upstream_port: int) -> None:
         self.buffers = True
         self._port = upstream_port
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            if self.buffers and b" /v1/events" in head.split(b"\r\n", 1)[0]:
-                writer.write(BAD_GATEWAY)
-                await writer.drain()
-            else:
-                from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
-                to_server.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-                await _pump(from_server, writer)
-                to_server.close()
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        async with _closing(writer):
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._pass_on(reader, writer)
+        self._serving.discard(task)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if self.buffers and b" /v1/events" in head.split(b"\r\n", 1)[0]:
+            writer.write(BAD_GATEWAY)
+            await writer.drain()
+            return
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
+        async with _closing(to_server):
+            to_server.write(head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            await _pump(from_server, writer)
+
+    async def end(self) -> None:
+        """Hang up on everybody."""
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _closing(writer: asyncio.StreamWriter) -> AsyncGenerator[None, None]:
+    """Close a connection, whatever ended it."""
+    try:
+        yield
+    finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,6 +95,7 @@ async def behind_a_proxy(one: Rig) -> AsyncGenerator[tuple[Feed, Store, Proxy], 
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             server.close()
+            await proxy.end()
             await server.wait_closed()
 
 
