@@ -88,7 +88,9 @@ def test_fields_of_a_newer_agent_are_ignored(tmp_path: Path) -> None:
     assert STATE == Journal(tmp_path).state
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b'{"state":{"attempted":["x",1]}}', b"\xff", b'{"seq_limit":"1"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b'{"state":{"attempted":["x",1]}}', b"\xff", b'{"\xff', b'{"seq_limit":"1"}']
+)
 def test_an_unreadable_journal_stops_the_agent(tmp_path: Path, data: bytes) -> None:
     """Going on without memory could repeat an update or forget the way back."""
     (tmp_path / "journal.json").write_bytes(data)

@@ -214,6 +214,8 @@ async def test_a_time_that_no_clock_shows_is_not_followed(server_time: int) -> N
         (Answer(b"gateway", status=504, kind="text/plain"), "did not answer as a coordinator"),
         (Answer(b"not json", status=500), "did not answer as a coordinator"),
         (Answer(b"[1]"), "does not understand"),
+        (Answer(b'{"checkpoint":"\xff"}'), "does not understand"),
+        (Answer(b'{"error":"\xff"}', status=500), "did not answer as a coordinator"),
         (Answer(b"{}", headers={"content-length": "10"}), "connection broke"),
         (Answer(b" " * (17 << 20)), "larger than"),
         (None, "connection broke"),

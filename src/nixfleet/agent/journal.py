@@ -12,6 +12,7 @@ import msgspec
 from nixfleet.agent.update import State
 from nixfleet.config import write_atomic
 from nixfleet.errors import UserError
+from nixfleet.model.reading import UNREADABLE
 
 VERSION = 1
 SEQ_BLOCK = 64
@@ -87,7 +88,7 @@ def load(path: Path, shape: type[T]) -> T | None:
         if len(data) > MAX_BYTES:
             raise UserError(f"{path}: larger than {MAX_BYTES} bytes")
         return msgspec.json.decode(data, type=shape)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{path}: unreadable ({error}); this file is the agent's memory: restore it,"
             " or move its folder away and join anew"

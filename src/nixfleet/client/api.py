@@ -18,6 +18,7 @@ from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model import answers
 from nixfleet.model.answers import Audit, Lines, PastAttempt, Reset
 from nixfleet.model.claiming import Claim, Claimed
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.views import (
     Delta,
     DeviceView,
@@ -353,7 +354,7 @@ class Client:
     def _decoded(self, body: bytes | str, shape: type[T]) -> T:
         try:
             return msgspec.json.decode(body, type=shape)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise Unreachable(
                 f"{self.url} answered what this version does not understand ({error}); update the older of the two"
             ) from error

@@ -15,6 +15,7 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.device import Report
 from nixfleet.model.ids import DeviceId, Digest, FleetId
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.text import utc
 from nixfleet.model.wire import Leaf as LeafBytes
 from nixfleet.model.wire import Signed
@@ -138,7 +139,7 @@ def read(path: Path) -> Archive:
 def _line(data: bytes, shape: type[T], otherwise: str) -> T:
     try:
         return msgspec.json.decode(data, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise (UserError if shape is Head else Untrusted)(f"{otherwise}: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 import msgspec
 
 from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, Untrusted, UserError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.text import one_line
 from nixfleet.model.wire import ErrorBody, ErrorKind
 
@@ -44,7 +45,7 @@ def from_answer(url: str, status: int, content_type: str, body: bytes) -> Nixfle
         return not_ours(url, status, content_type)
     try:
         told = msgspec.json.decode(body, type=ErrorBody)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return not_ours(url, status, content_type)
     sentence = one_line(told.error, _SENTENCE_CHARS) or f"{url} refused without a reason (HTTP {status})"
     try:

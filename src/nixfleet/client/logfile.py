@@ -22,6 +22,7 @@ import msgspec
 from nixfleet.config import sync_folder, write_atomic
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import HEX64, MAX_LEAF_BYTES, MAX_PAYLOAD_BYTES
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Entry
 from nixfleet.trust.view import Carried
@@ -97,7 +98,7 @@ class LogFile:
             return msgspec.json.decode(path.read_bytes(), type=tuple[Carried, ...])
         except FileNotFoundError:
             return ()
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, *UNREADABLE) as error:
             raise Untrusted(f"{path} is damaged ({error})") from error
 
     def leaf(self, index: int) -> bytes:
@@ -204,7 +205,7 @@ class LogFile:
             meta = msgspec.json.decode(path.read_bytes(), type=Meta)
         except FileNotFoundError:
             return Meta(fleet=self.meta.fleet)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise Untrusted(f"{path} is damaged ({error}); move {self.folder} away to fetch the log anew") from error
         if meta.v != 1 or meta.fleet != self.meta.fleet:
             raise UserError(f"{self.folder} holds the log of another fleet ({meta.fleet[:12]}…), or of a newer version")
@@ -285,7 +286,7 @@ def known_state(folder: Path, fleet: str) -> LogState | None:
     try:
         meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=Meta)
         known = msgspec.convert({"size": meta.size, "root": meta.root}, LogState)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
     said = f"\n{known.size}\n{base64.b64encode(bytes.fromhex(known.root)).decode()}\n"
     return known if meta.fleet == fleet and said.encode() in meta.checkpoint else None

@@ -14,6 +14,7 @@ from nixfleet.client.api import Client
 from nixfleet.config import write_atomic
 from nixfleet.errors import Untrusted
 from nixfleet.model.device import Session
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.wire import Signed
 from nixfleet.trust.reports import NAMESPACE_SESSION, SESSION_MAX_S, session_payload
 from nixfleet.trust.signers import MemorySigner, Signer
@@ -90,7 +91,7 @@ class SessionKeeper:
         try:
             kept = msgspec.json.decode(self._file.read_bytes(), type=_Kept)
             seed = bytes.fromhex(kept.seed)
-        except (OSError, msgspec.MsgspecError, ValueError):
+        except (OSError, ValueError, *UNREADABLE):
             return None
         ends_soon = kept.not_after - self._clock() < _RENEW_BEFORE_S
         if ends_soon or kept.not_after - self._clock() > SESSION_MAX_S or len(seed) != 32:

@@ -21,6 +21,7 @@ import msgspec
 
 from nixfleet.config import sync_folder
 from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.server.settings import CACHE_KEY, DATABASE, LOG_KEY, NEXT_LOG_KEY, ServerSettings
 from nixfleet.trust.sealedstream import open_stream, seal_stream
 
@@ -198,7 +199,7 @@ class _Content:
         line, _, self._held = self._held.partition(b"\n")
         try:
             return msgspec.json.decode(line, type=_File)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Untrusted(f"the backup is damaged: {error}") from error
 
     def copy(self, path: Path, size: int) -> None:

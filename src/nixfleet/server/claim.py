@@ -14,6 +14,7 @@ from litestar.types import Receive, Scope, Send
 from nixfleet.config import write_atomic
 from nixfleet.errors import NixfleetError, Refused, Unreachable, UserError
 from nixfleet.model.claiming import Claim, Claimed
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.statements import Root
 from nixfleet.server.faults import Busy, Unknown, refusal
 from nixfleet.server.routes.bodies import decoded, whole
@@ -209,7 +210,7 @@ def _read(settings: ServerSettings) -> _Kept | None:
         SecretKey.from_seed(bytes.fromhex(kept.cache_seed))
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, ValueError, NixfleetError) as error:
+    except (OSError, ValueError, NixfleetError, *UNREADABLE) as error:
         raise UserError(f"{path} is damaged: remove it, and a new claim string is made") from error
     return kept
 

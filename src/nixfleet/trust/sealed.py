@@ -13,6 +13,7 @@ import nacl.secret
 import nacl.utils
 
 from nixfleet.errors import UserError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.trust.sshsig import PublicKey, SecretKey, parse_public_key
 
 _MARK: Final = b'"nixfleet-sealed-key-v1"'
@@ -74,7 +75,7 @@ def _parse(data: bytes) -> _Sealed:
         raise UserError(f"a sealed key file is larger than {_BYTES_MAX} bytes")
     try:
         return msgspec.json.decode(data, type=_Sealed)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError(f"not a sealed key file: {error}") from error
 
 

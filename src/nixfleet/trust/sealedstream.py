@@ -17,6 +17,7 @@ import nacl.secret
 import nacl.utils
 
 from nixfleet.errors import Untrusted, UserError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.trust.sealed import derive
 
 CHUNK_BYTES: Final = 1 << 20
@@ -111,7 +112,7 @@ def _box(read: Read, passphrase: str) -> _Box:
             raise UserError("this is no sealed file of nixfleet's")
     try:
         head = msgspec.json.decode(bytes(line), type=_Head)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise UserError("this is no sealed file of nixfleet's") from error
     return _Box(bytes(line), head, passphrase)
 

@@ -13,6 +13,7 @@ import msgspec
 
 from nixfleet.config import write_atomic
 from nixfleet.errors import NixfleetError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.server.backup import name_at, newest_at, prune, write_backup
 from nixfleet.server.settings import BACKUP_STATUS, ServerSettings
 from nixfleet.trust.passphrase import read_passphrase
@@ -78,7 +79,7 @@ def last_backup(data_dir: Path) -> BackupStatus | None:
     """Read how the last daily backup went, None when none was tried."""
     try:
         return msgspec.json.decode((data_dir / BACKUP_STATUS).read_bytes(), type=BackupStatus)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return None
 
 

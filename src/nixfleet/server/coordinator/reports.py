@@ -7,6 +7,7 @@ import msgspec
 from nixfleet.errors import Untrusted
 from nixfleet.model.device import Attempt, Facts, Outcome, Report
 from nixfleet.model.ids import Hex32
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.groups import GroupWriter
@@ -97,7 +98,7 @@ class ReportDesk:
     def _open(self, signed: Signed) -> tuple[Report, PublicKey]:
         try:
             device = msgspec.json.decode(signed.payload, type=_Peek).device
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise Untrusted(f"malformed report: {error}") from error
         key = self._log.device_key(device)
         if key is None:

@@ -7,6 +7,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from nixfleet.errors import UserError
+from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.wire import ReportAnswer
 from nixfleet.server.faults import Bound
 
@@ -64,7 +65,7 @@ def decoded(body: bytes, shape: type[T]) -> T:
     """Decode a JSON body. Raises: UserError with the field at fault."""
     try:
         return msgspec.json.decode(body, type=shape)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         raise UserError(f"the body is not what this asks for: {error}") from error
 
 
