@@ -1,5 +1,7 @@
 """Signed requests: the one profile, and every way to leave it."""
 
+import base64
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from tests.factories import fingerprint, key
 from nixfleet.errors import Untrusted
 from nixfleet.model.ids import Fingerprint
 from nixfleet.trust.httpsig import Skewed, sign_request, verify_head
+from nixfleet.trust.sshkeys import check_ed25519
 from nixfleet.trust.sshsig import PublicKey
 
 FLEET = "f" * 64
@@ -138,3 +141,32 @@ def test_a_malformed_target_is_refused(changed: dict[str, object]) -> None:
     """What could break a line of the signature base never gets into one."""
     with pytest.raises(Untrusted, match="malformed"):
         verified(signed(), **changed)
+
+
+def test_the_example_of_rfc_9421_verifies() -> None:
+    """Appendix B.2.6: its signature base, signed by its test-key-ed25519 (appendix B.1.4)."""
+    raw = base64.b64decode("JrQLj5P/89iXES9+vFgrIy29clF9CC/oPPsw3c5D0bs=")
+    base = (
+        b'"date": Tue, 20 Apr 2021 02:07:55 GMT\n'
+        b'"@method": POST\n'
+        b'"@path": /foo\n'
+        b'"@authority": example.com\n'
+        b'"content-type": application/json\n'
+        b'"content-length": 18\n'
+        b'"@signature-params": ("date" "@method" "@path" "@authority" "content-type" "content-length")'
+        b';created=1618884473;keyid="test-key-ed25519"'
+    )
+    signature = base64.b64decode(
+        "wqcAqbmYJ2ji2glfAMaRy4gruYYnx2nEFN2HN6jrnDnQCK1u02Gb04v9EDgwUPiu4A0w6vuQv5lIp5WPpBKRCw=="
+    )
+    check_ed25519(raw, base, signature)
+    with pytest.raises(Untrusted):
+        check_ed25519(raw, base.replace(b"/foo", b"/bar"), signature)
+
+
+def test_the_example_of_rfc_9530_is_our_content_digest() -> None:
+    """Appendix B.1 of RFC 9530: the SHA-256 of a small JSON body."""
+    headers = sign_request(
+        key("web-01"), method="POST", path="/foo", query="", body=b'{"hello": "world"}\n', created=0, fleet="f" * 64
+    )
+    assert "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:" == headers["Content-Digest"]
