@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from tests.agent.made_up import CACHE, Machine, MadeUpStore, Silent, digest_of
 
-from nixfleet.agent import switching
+from nixfleet.agent import switching, tools
 from nixfleet.agent.health import Ran
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.runner import Runner
@@ -559,10 +559,11 @@ async def test_where_systemd_starts_nothing_the_switch_never_runs_and_nothing_is
     assert {bench.old} == {one.path for one in await bench.store.generations(bench.host.profile())}
 
 
-def test_a_switch_that_could_not_be_detached_in_time_is_told_and_not_raised() -> None:
+def test_a_switch_that_could_not_be_detached_in_time_is_told_and_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """An exception would pass by what forbids it, and it could still begin, after the device has gone back."""
-    assert Ran(None, ()) == run_detached(("true",), 0)
     assert Ran(0, ()) == run_detached(("true",), 20)
+    monkeypatch.setattr(tools, "DETACH", "exec sleep 60")
+    assert Ran(None, ()) == run_detached(("true",), 0)
 
 
 async def test_a_service_manager_that_is_busy_with_itself_is_asked_again(
