@@ -33,14 +33,15 @@ from nixfleet.model.statements import (
     Wave,
 )
 from nixfleet.model.views import EnrollView
+from nixfleet.model.wire import Signed
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT, Tree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
 from nixfleet.trust.replay import State, Verdict, replay
-from nixfleet.trust.reports import sign_enroll
+from nixfleet.trust.reports import prove_key, sign_enroll
 from nixfleet.trust.sshsig import SecretKey
-from nixfleet.trust.statements import NAMESPACE_APPROVE, digest, encode, namespace_of
+from nixfleet.trust.statements import NAMESPACE_APPROVE, Malformed, digest, encode, namespace_of, parse
 
 T0 = 1_800_000_000
 """When every made fleet begins, in unix seconds."""
@@ -51,7 +52,22 @@ DIGEST = "d" * 64
 
 def key(name: str) -> SecretKey:
     """Make the key of this name: always the same."""
-    return SecretKey.from_seed(hashlib.sha256(f"key {name}".encode()).digest())
+    made = SecretKey.from_seed(hashlib.sha256(f"key {name}".encode()).digest())
+    _MADE[made.public.text] = made
+    return made
+
+
+_MADE: dict[str, SecretKey] = {}
+
+
+def proof_of(payload: bytes) -> Signed | None:
+    """Let the key that a device statement names ask to be that device, if it is one of the keys made here."""
+    try:
+        statement = parse(payload)
+    except Malformed:
+        return None
+    secret = _MADE.get(statement.key) if isinstance(statement, Device) else None
+    return prove_key(statement, secret) if isinstance(statement, Device) and secret is not None else None
 
 
 def fingerprint(name: str) -> Fingerprint:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.factories import Fleet, device_id, key
+from tests.factories import Fleet, device_id, key, proof_of
 
 from nixfleet.client.api import Client
 from nixfleet.model.device import Attempt, Facts, Outcome, Phase, Report
@@ -70,7 +70,7 @@ class Rig:
     def submission(self, index: int, lines: tuple[str, ...] = ()) -> Submission:
         """Take a made entry as it is submitted."""
         leaf, payload = self.fleet.entries[index]
-        return Submission(payload=payload, signature=Leaf.unpack(leaf).sshsig, lines=lines)
+        return Submission(payload=payload, signature=Leaf.unpack(leaf).sshsig, lines=lines, proof=proof_of(payload))
 
     async def send(self, client: Client, lines: tuple[str, ...] = ()) -> AppendResponse | None:
         """Submit what the fleet has made since, each at its own time; `lines` belong to the one release among it."""

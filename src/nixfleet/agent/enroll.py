@@ -79,7 +79,8 @@ def join(
         state="active",
     )
     payload = statements.encode(statement)
-    return Submission(payload=payload, signature=signer.sign(statements.namespace_of(statement), payload))
+    signature = signer.sign(statements.namespace_of(statement), payload)
+    return Submission(payload=payload, signature=signature, proof=reports.prove_key(statement, key))
 
 
 def tags_for(grant: Grant, wished: Tags) -> Tags:

@@ -17,7 +17,7 @@ from nixfleet.agent.settings import Settings
 from nixfleet.errors import UserError
 from nixfleet.model.statements import LogState
 from nixfleet.model.wire import Submission
-from nixfleet.trust import statements
+from nixfleet.trust import reports, statements
 from nixfleet.trust.replay import State
 from nixfleet.trust.sshsig import SecretKey
 
@@ -56,7 +56,8 @@ def statement(state: State, base: LogState, found: Identity, old: SecretKey, new
         key=new.public.text,
     )
     payload = statements.encode(made)
-    return Submission(payload=payload, signature=old.sign(statements.namespace_of(made), payload))
+    signature = old.sign(statements.namespace_of(made), payload)
+    return Submission(payload=payload, signature=signature, proof=reports.prove_key(made, new))
 
 
 def adopt(folder: Path, key: SecretKey) -> None:

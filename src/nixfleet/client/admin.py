@@ -22,7 +22,7 @@ from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
 from nixfleet.model.statements import CacheRef, Closure, Device, Rollout, SelectLine, Source, Statement, Verb
 from nixfleet.model.views import EnrollView, ReleaseLineView
-from nixfleet.model.wire import Submission
+from nixfleet.model.wire import Signed, Submission
 from nixfleet.trust import token
 from nixfleet.trust.approving import unmet
 from nixfleet.trust.replay import State, Valid, Waiting
@@ -56,6 +56,8 @@ class Act:
     lines: tuple[str, ...] = ()
     signer: Signer | None = None
     """Who signs it, where that is not the person's own key."""
+    proof: Signed | None = None
+    """The request of the device that an enrolment lets in: what a one-hour key signs is nobody's word."""
 
 
 class Unread(Refused):
@@ -186,13 +188,15 @@ class Admin:
     def _by(key: MemorySigner | None, job: Job, head: Head, state: State) -> Act:
         """Let a key write and sign an act; the person's own where there is no other."""
         head = head if key is None else replace(head, by=key.key.fingerprint)
-        return Act(job.build(head, state), signer=key)
+        return Act(job.build(head, state), signer=key, proof=job.proof)
 
     def _batches(self, jobs: Sequence[Job], note: str | None) -> Iterator[list[int]]:
         """Divide acts into appends that a coordinator takes unsigned (docs/protocol.md, Bounds), as few as may be."""
         head, places, size = self._head(note), list[int](), 0
         for place, job in enumerate(jobs):
             grown = len(encode(job.build(head, self._mirror.state))) * 4 // 3 + _SIGNATURE_CHARS
+            if job.proof is not None:
+                grown += len(job.proof.payload) * 4 // 3 + _SIGNATURE_CHARS
             if places and not job.follows and size + grown > BATCH_BYTES:
                 yield places
                 places, size = [], 0
@@ -231,7 +235,7 @@ class Admin:
         submissions = []
         for act in built:
             payload, signature = sign(act.signer or self._signer, act.statement)
-            submissions.append(Submission(payload=payload, signature=signature, lines=act.lines))
+            submissions.append(Submission(payload=payload, signature=signature, lines=act.lines, proof=act.proof))
         return submissions
 
     async def _append(self, submissions: Sequence[Submission], size: int | None) -> tuple[Acted, ...]:

@@ -12,6 +12,7 @@ from typing import Final
 from nixfleet.client.acts import Head
 from nixfleet.model.ids import Fingerprint, Selector, Tags, covers
 from nixfleet.model.statements import Action, Device, Grant, Principal, Statement
+from nixfleet.model.wire import Signed
 from nixfleet.trust.replay import Over, State, principal_of
 from nixfleet.trust.replay.rights import alive, grants, rules
 from nixfleet.trust.replay.rules import newly_covered
@@ -35,6 +36,8 @@ class Job:
     build: Callable[[Head, State], Statement]
     follows: bool = False
     """It makes no sense without the job before it: both are in one append."""
+    proof: Signed | None = None
+    """The request of the device that it lets in."""
 
 
 def change_job(head: Head, state: State, device: str, change: Callable[[Head, State, str], Device]) -> Job:

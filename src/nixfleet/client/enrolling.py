@@ -20,6 +20,7 @@ from nixfleet.model.device import CLONE
 from nixfleet.model.ids import Fingerprint, Tags
 from nixfleet.model.statements import Device, Grant
 from nixfleet.model.views import EnrollView
+from nixfleet.model.wire import Signed
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.rights import alive
 from nixfleet.trust.sshsig import SecretKey, parse_public_key
@@ -233,7 +234,8 @@ def _jobs(state: State, wishes: Sequence[Wish]) -> tuple[list[Job], list[int]]:
             tags = state.devices[holder].statement.tags
             jobs.append(Job(("device",), (tags,), _retiring(holder)))
         places.append(len(jobs))
-        jobs.append(Job(("enroll",), (wish.tagged,), _entering(wish), follows=bool(holders)))
+        asked = Signed(payload=wish.request.payload, signature=wish.request.signature)
+        jobs.append(Job(("enroll",), (wish.tagged,), _entering(wish), follows=bool(holders), proof=asked))
     return jobs, places
 
 

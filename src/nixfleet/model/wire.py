@@ -35,6 +35,8 @@ class Submission(_Body, frozen=True, kw_only=True):
     payload: Bytes64K
     signature: Annotated[bytes, msgspec.Meta(max_length=952)]
     lines: Annotated[tuple[str, ...], msgspec.Meta(max_length=100_000)] = ()
+    proof: Signed | None = None
+    """The enrolment request by which the key that a device statement names asks to be that device's."""
 
 
 class AppendRequest(_Body, frozen=True, kw_only=True):

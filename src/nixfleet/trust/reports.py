@@ -8,6 +8,7 @@ from typing import Final
 
 from nixfleet.errors import Untrusted
 from nixfleet.model.device import EnrollRequest, Report, Session
+from nixfleet.model.statements import Device
 from nixfleet.model.wire import Signed
 from nixfleet.trust import fields
 from nixfleet.trust.sshsig import PublicKey, SecretKey, verify
@@ -40,6 +41,20 @@ def sign_enroll(request: EnrollRequest, key: SecretKey) -> Signed:
     """Sign an enrolment request with the key it names. Raises: UserError when it breaks a bound."""
     payload = strict_encode(request)
     return Signed(payload=payload, signature=key.sign(NAMESPACE_ENROLL, payload))
+
+
+def prove_key(statement: Device, key: SecretKey) -> Signed:
+    """Ask with the key that a device statement names to be that device: it is this device's own, nobody else's."""
+    asked = EnrollRequest(
+        v=1,
+        fleet=statement.fleet,
+        device=statement.device,
+        name=statement.name,
+        key=key.public.text,
+        at=statement.at,
+        tags=statement.tags,
+    )
+    return sign_enroll(asked, key)
 
 
 def open_enroll(signed: Signed, *, fleet: str) -> EnrollRequest:

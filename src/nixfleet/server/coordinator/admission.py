@@ -7,14 +7,16 @@ Pure; it must never let in what replay has voided, nor judge by anything that is
 
 from collections.abc import Callable
 
-from nixfleet.errors import Untrusted
+from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import PROTOCOL, Digest, Fingerprint
 from nixfleet.model.statements import Device, Rollout, Root, Statement
 from nixfleet.model.wire import Submission
 from nixfleet.trust import sshsig
-from nixfleet.trust.leaf import subject_of
+from nixfleet.trust.leaf import subject_of, type_of
 from nixfleet.trust.replay import State
+from nixfleet.trust.replay.reach import may_delegate
 from nixfleet.trust.replay.rights import named, silenced
+from nixfleet.trust.reports import open_enroll
 from nixfleet.trust.sshsig import PublicKey, Signature, parse_public_key
 
 _SHOWN = 12
@@ -64,6 +66,39 @@ def fault(state: State, statement: Statement, before: Device | None) -> str:
         known = Digest(statement.release) in state.releases
         return "" if known else f"the release {statement.release[:_SHOWN]} is not in the log: append it first"
     return ""
+
+
+def unproven(state: State, submission: Submission, statement: Statement, now: int) -> str:
+    """Say why the key that a device statement names is no more than a claim, or nothing (adr/0011).
+
+    A device changes its own key, and a token's holder enrols, without anybody who compares keys; so the new key has to
+    ask for it, as this device and no other. What a person signs is that person's word. `state` is the log before it.
+    """
+    signer, kind = _signer_of(submission)
+    if kind != "device" or not isinstance(statement, Device) or statement.state == "retired":
+        return ""
+    before = state.devices.get(statement.device)
+    if before is not None and before.statement.key == statement.key:
+        return ""
+    by_itself = before is not None and signer == before.key
+    if not by_itself and may_delegate(state, signer, now):
+        return ""
+    held = f"that {parse_public_key(statement.key).fingerprint} is in this device's hands"
+    if submission.proof is None:
+        return f"nothing proves {held}: update the agent, which sends the new key's own request with it"
+    try:
+        asked = open_enroll(submission.proof, fleet=statement.fleet)
+    except (Untrusted, UserError) as error:
+        return f"what should prove {held} does not: {error}"
+    if (asked.device, asked.key) != (statement.device, statement.key):
+        return f"what should prove {held} is the request of another device or key"
+    return ""
+
+
+def _signer_of(submission: Submission) -> tuple[Fingerprint, str | None]:
+    """Give who signed a statement, and as what."""
+    signature = sshsig.parse(submission.signature)
+    return Fingerprint(signature.key.fingerprint), type_of(signature.namespace)
 
 
 def root_fault(statement: Statement, holds: Callable[[PublicKey], bool]) -> str:

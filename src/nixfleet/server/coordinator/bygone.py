@@ -28,7 +28,7 @@ class FormerKey:
         """Say what became of the key."""
         name = state.devices[self.device].statement.name
         if self.given_up:
-            return f"this key is worth nothing: {name} has got another one"
+            return f"this key is worth nothing: {name} has got another one; {COMES_BACK}"
         return f"{name} is retired: {COMES_BACK}"
 
 

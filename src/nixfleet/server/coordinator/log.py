@@ -256,7 +256,9 @@ class LogKeeper:
         """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission)
-        if fault := admission.root_fault(statement, self._log_keys.holds):
+        fault = admission.root_fault(statement, self._log_keys.holds)
+        fault = fault or admission.unproven(state, submission, statement, self._now(state))
+        if fault:
             raise self._declined(state, submission, fault)
         leaf = Leaf(self._now(state), sshsig.message_digest(submission.payload), submission.signature)
         entry = judge(state, state.size, leaf, submission.payload)
