@@ -19,9 +19,9 @@ from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines
 from nixfleet.errors import Refused, Unreachable, Untrusted
 from nixfleet.model.answers import Reset
-from nixfleet.model.device import EnrollRequest, Facts, Phase, Progress
+from nixfleet.model.device import Cause, EnrollRequest, Facts, Outcome, Phase, Progress
 from nixfleet.model.ids import Digest
-from nixfleet.model.views import Delta, DeviceView, Snapshot
+from nixfleet.model.views import Delta, DeviceView, RolloutDetail, Snapshot
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.reports import sign_enroll
 from nixfleet.trust.statements import digest
@@ -213,6 +213,29 @@ async def test_lists_hold_what_is_in_reach(tmp_path: Path, who: str) -> None:
         asking = {view.name for view in await client.enroll_requests()}
         assert asking == {view.name for view in snapshot.requests}
         assert asking == ({"new-web", "new-any"} if sees == ALL else set())
+
+
+async def test_sentences_count_nobody_out_of_reach(tmp_path: Path) -> None:
+    """Who may read of two of three devices is told what waits and why, and not how the others are."""
+    async with scene(tmp_path / "data") as made, made.one.client("admin") as admin:
+        for name in ("db-prod", "web-prod"):
+            async with made.one.client(name) as device:
+                await device.report(made.one.outcome(name, made.everywhere, Outcome.FAILED, cause=Cause.HEALTH))
+        whole = await until(lambda: admin.rollout(made.everywhere), lambda seen: seen.rollout.state == "halted")
+        assert "of 3 failed" in whole.rollout.halted
+        assert any("of 3 failed" in text for text in _sentences(whole))
+        for who in ("operator", "auditor"):
+            async with made.one.client(who) as client:
+                (listed,) = (view for view in await client.rollouts() if view.id == made.everywhere)
+                seen = await client.rollout(made.everywhere)
+            assert "too many of its devices failed" == seen.rollout.halted == listed.halted
+            assert [text for text in _sentences(seen) if re.search(r"\d of \d", text)] == []
+
+
+def _sentences(seen: RolloutDetail) -> list[str]:
+    """Gather all that is said of why something waits."""
+    waits = [seen.rollout.waits, seen.rollout.halted, *(wave.waits for wave in seen.rollout.waves)]
+    return waits + [member.waits for member in seen.members]
 
 
 async def test_own_releases_are_read_whole(tmp_path: Path) -> None:

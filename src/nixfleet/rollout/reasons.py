@@ -164,6 +164,11 @@ Reason = (
 
 def sentence(subject: Subject, reason: Reason, names: Mapping[str, str], waves: int) -> str:
     """Say what waits and why, as ``wave 2 of 3 waits: …``; `names` by device id, `waves` is the rollout's number."""
+    return spoken(subject, clause(reason), names, waves)
+
+
+def spoken(subject: Subject, why: str, names: Mapping[str, str], waves: int) -> str:
+    """Say what waits, for a reason that is in words."""
     match subject:
         case None:
             who = "the rollout"
@@ -173,7 +178,7 @@ def sentence(subject: Subject, reason: Reason, names: Mapping[str, str], waves: 
             who = names.get(subject, subject)
         case _:
             assert_never(subject)
-    return f"{who} waits: {clause(reason)}"
+    return f"{who} waits: {why}"
 
 
 def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
@@ -239,10 +244,14 @@ def _counts(counts: Unfinished) -> str:
 
 def _soaking(reason: Soaking) -> str:
     """Say how long a soak lasts, then what it lacks."""
-    health = f"{reason.healthy} of {reason.confirmed} healthy"
+    return f"{time_left(reason)}, {reason.healthy} of {reason.confirmed} healthy"
+
+
+def time_left(reason: Soaking) -> str:
+    """Say how long a soak lasts."""
     if reason.left_s <= 0:
-        return f"wave {reason.wave} has soaked, {health}"
-    return f"wave {reason.wave} soaks for {_span(reason.left_s, 'more ')}, {health}"
+        return f"wave {reason.wave} has soaked"
+    return f"wave {reason.wave} soaks for {_span(reason.left_s, 'more ')}"
 
 
 def _opening(reason: OutsideWindow) -> str:

@@ -32,6 +32,7 @@ from nixfleet.rollout import (
     summary,
     waiting,
 )
+from nixfleet.rollout.partly import partial_sentence
 from nixfleet.server.coordinator.clock import RunClock, waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
@@ -367,8 +368,11 @@ class Planner:
             return False
         return member.active or member.offered_s is not None
 
-    def waits_for(self, work: Work, device: str) -> str:
-        """Say why a device does not start, as a sentence; empty when it does not wait."""
+    def waits_for(self, work: Work, device: str, *, partial: bool = False) -> str:
+        """Say why a device does not start, as a sentence; empty when it does not wait.
+
+        With `partial`, for one who may not read of all members.
+        """
         member = work.members.get(device)
         if member is None or not member.active or member.outcome is not None:
             return ""
@@ -380,7 +384,10 @@ class Planner:
             subjects = (None,)
         reasons = ((subject, work.waits[subject]) for subject in subjects if subject in work.waits)
         subject, reason = next(reasons, (None, Unplanned()))
-        return sentence(subject, reason, {device: member.name}, len(work.logged.statement.waves))
+        waves = len(work.logged.statement.waves)
+        if partial:
+            return partial_sentence(subject, reason, member.name, waves)
+        return sentence(subject, reason, {device: member.name}, waves)
 
 
 def _row(work: Work, member: Member, now: Clock) -> AttemptRow:

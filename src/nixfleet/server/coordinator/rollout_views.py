@@ -6,7 +6,8 @@ from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Wave
 from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, WaveView
-from nixfleet.rollout import Counts, Standing, WaveState, sentence, status, summary
+from nixfleet.rollout import Counts, Reason, Standing, WaveState, sentence, status, summary
+from nixfleet.rollout.partly import HALTED, partial_sentence
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.device_views import transfer_of
 from nixfleet.server.coordinator.live import LiveDevices
@@ -85,6 +86,8 @@ class RolloutViews:
         waits = work.waits.get(None)
         clocks = stored.waves or tuple(WaveState() for _ in statement.waves)
         numbered = enumerate(zip(statement.waves, clocks, result.waves, strict=True), start=1)
+        partial = len(members) < len(work.members)
+        why = HALTED if partial else state.halted
         return RolloutView(
             id=work.id,
             index=logged.index,
@@ -96,10 +99,10 @@ class RolloutViews:
             at=logged.place.log_time,
             note=clean(statement.note or ""),
             state=word,
-            waits="" if waits is None else sentence(None, waits, {}, len(clocks)),
-            halted=state.halted if word == "halted" else "",
+            waits="" if waits is None else _said(None, waits, len(clocks), partial=partial),
+            halted=why if word == "halted" else "",
             standing=word == "finished" and not work.superseded and not work.unready,
-            waves=tuple(self._wave(work, number, *parts) for number, parts in numbered),
+            waves=tuple(self._wave(work, number, *parts, partial=partial) for number, parts in numbered),
             total=total.total,
             confirmed=total.confirmed,
             failed=total.failed + total.overdue,
@@ -111,10 +114,12 @@ class RolloutViews:
             finished_at=stored.finished_at,
             controls=logged.controls,
             judged=work.judged == work.outcomes,
-            partial=len(members) < len(work.members),
+            partial=partial,
         )
 
-    def _wave(self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts) -> WaveView:
+    def _wave(
+        self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts, *, partial: bool
+    ) -> WaveView:
         reason = work.waits.get(number)
         members = select_words(wave.members) if isinstance(wave.members, dict) else str(wave.members)
         return WaveView(
@@ -128,7 +133,7 @@ class RolloutViews:
             in_flight=counts.in_flight,
             overdue=counts.overdue,
             opened_at=None if clock.opened_s is None else self._wall_of(clock.opened_s),
-            waits="" if reason is None else sentence(number, reason, {}, len(work.logged.statement.waves)),
+            waits="" if reason is None else _said(number, reason, len(work.logged.statement.waves), partial=partial),
         )
 
     def _wall_of(self, run_s: int) -> int:
@@ -139,6 +144,7 @@ class RolloutViews:
     def detail(self, work: Work, reach: Reach = EVERYTHING) -> RolloutDetail:
         """Show a rollout with the members that a reader may read of, in the order of their waves."""
         only = self._members(work, reach)
+        partial = only is not None and len(only) < len(work.members)
         now, state = self._clock.now(), work.course(self._clock.reconnect_s)
         standings = summary(state, tuple(work.members.values()), now, work.lineup()).standings
         members = []
@@ -157,11 +163,16 @@ class RolloutViews:
                         overdue=standings[device] is Standing.OVERDUE,
                         online=member.online,
                         reason=clean(member.reason),
-                        waits=self._planner.waits_for(work, device),
+                        waits=self._planner.waits_for(work, device, partial=partial),
                         transfer=transfer_of(live) if live.progress and live.progress.rollout == work.id else None,
                     )
                 )
         return RolloutDetail(rollout=self.one(work, only), members=tuple(members))
+
+
+def _said(subject: int | None, reason: Reason, waves: int, *, partial: bool) -> str:
+    """Say what waits: to who may not read of all members, without how many they are."""
+    return partial_sentence(subject, reason, "", waves) if partial else sentence(subject, reason, {}, waves)
 
 
 def _wave_state(clock: WaveState) -> str:
