@@ -8,6 +8,10 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
+_MINUTE: Final = 60
+_STEPS: Final = ((31_536_000, "y"), (604_800, "w"), (86_400, "d"), (3_600, "h"), (_MINUTE, "m"))
+_WEEKS_FROM: Final = 14 * 86_400
+_SIZES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 LINE_CHARS: Final = 2_000
 """What `one_line` gives at most unless told otherwise."""
 
@@ -57,3 +61,22 @@ def utc(at_s: int) -> str:
         return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, ValueError, OSError):
         return "the far future"
+
+
+def age(seconds: int) -> str:
+    """Say how long ago in steps that do not tick: ``<1m``, ``4m``, ``3h``, ``2d``, ``5w``, ``1y``."""
+    if seconds < _MINUTE:
+        return "<1m"
+    for size_s, unit in _STEPS:
+        if seconds >= size_s and not (unit == "w" and seconds < _WEEKS_FROM):
+            return f"{seconds // size_s}{unit}"
+    raise AssertionError("a minute is the last step")
+
+
+def size(count: int) -> str:
+    """Print bytes with three digits at most: ``812 B``, ``1.2 GiB``, ``340 MiB``."""
+    for step, unit in _SIZES:
+        if count >= step:
+            amount = count / step
+            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
+    return f"{count} B"

@@ -31,6 +31,7 @@ from nixfleet.rollout.types import Clock, Course, Member, Status, WaveState
 from nixfleet.rollout.wake import next_wake
 from nixfleet.rollout.waves import (
     DEFAULT_SOAK_S,
+    assigned,
     at_once,
     default_in_flight,
     default_stop_at,
@@ -65,6 +66,7 @@ __all__ = [
     "Wait",
     "WaveState",
     "apply",
+    "assigned",
     "at_once",
     "check",
     "clause",

@@ -26,11 +26,16 @@ def waves(rollout: Course, members: Sequence[Member]) -> tuple[tuple[str, ...], 
     are in the last wave. Members that are no longer active keep their place here and leave the counts instead:
     else a retired canary would move others across gates.
     """
-    place = {member.device: (rank(rollout.id, member.device), member.device) for member in members}
+    return assigned(rollout.id, rollout.body.waves, members)
+
+
+def assigned(rollout_id: str, shape: Sequence[Wave], members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
+    """Assign as `waves` does, for a rollout that is not in a log yet: by its digest-to-be and the waves it asks for."""
+    place = {member.device: (rank(rollout_id, member.device), member.device) for member in members}
     left = sorted((member for member in members if not member.late), key=lambda member: place[member.device])
     whole = len(left)
     result: list[tuple[str, ...]] = []
-    for wave in rollout.body.waves:
+    for wave in shape:
         if isinstance(wave.members, dict):
             taken, left = _split(left, wave.members)
         else:

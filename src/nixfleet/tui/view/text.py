@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from rich.cells import cell_len, set_cell_size  # the width table that the screen is drawn with
 
+from nixfleet.model import text as text_rules
 from nixfleet.model.text import clean
 
 Role = Literal["plain", "dim", "strong", "accent", "ok", "busy", "warn", "bad", "head"]
@@ -21,10 +22,8 @@ class Span(NamedTuple):
 
 Line = tuple[Span, ...]
 
-_MINUTE: Final = 60
-_STEPS: Final = ((31_536_000, "y"), (604_800, "w"), (86_400, "d"), (3_600, "h"), (_MINUTE, "m"))
-_WEEKS_FROM: Final = 14 * 86_400
-_SIZES: Final = ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
+age = text_rules.age
+size = text_rules.size
 
 
 def width(line: Line) -> int:
@@ -92,28 +91,9 @@ def spread(left: Line, right: Line, cells: int) -> Line:
     return (*fit(left, room), *right)
 
 
-def age(seconds: int) -> str:
-    """Say how long ago in steps that do not tick: ``<1m``, ``4m``, ``3h``, ``2d``, ``5w``, ``1y``."""
-    if seconds < _MINUTE:
-        return "<1m"
-    for size, unit in _STEPS:
-        if seconds >= size and not (unit == "w" and seconds < _WEEKS_FROM):
-            return f"{seconds // size}{unit}"
-    raise AssertionError("a minute is the last step")
-
-
 def ago(at: int, now: int) -> str:
     """Say how long ago a time was, or ``never``."""
     return age(max(0, now - at)) if at else "never"
-
-
-def size(count: int) -> str:
-    """Print bytes with three digits at most: ``812 B``, ``1.2 GiB``, ``340 MiB``."""
-    for step, unit in _SIZES:
-        if count >= step:
-            amount = count / step
-            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
-    return f"{count} B"
 
 
 def of_total(done: int, total: int) -> str:
