@@ -2,13 +2,15 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where the surroundings forbid bytecode, each start of a program would compile all of it again: tests start hundreds.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test check lint types imports format bench clean
 
 run: $(VENV)/.run
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(BIN)/nixfleet console $(ARGS); else echo 'the console needs a terminal'; fi
 
-test: $(VENV)/.dev system-packages
+test: $(VENV)/.dev system-packages bytecode
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: lint types imports
@@ -27,8 +29,13 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev system-packages
+bench: $(VENV)/.dev system-packages bytecode
 	$(BIN)/python -m bench $(ARGS)
+
+# Beforehand, for devices of the tests see the checkout read-only.
+.PHONY: bytecode
+bytecode: $(VENV)/.dev
+	@$(BIN)/python -m compileall -q src
 
 .PHONY: system-packages
 system-packages:
