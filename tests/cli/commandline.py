@@ -202,5 +202,10 @@ class Commands:
         self.on_wire(lambda client: client.report(signed))
 
 
+def entries(nixfleet: Commands) -> int:
+    """Count the log's entries."""
+    return int(nixfleet("audit", "list", "--json").json["size"])
+
+
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The root of an empty log (RFC 6962, 2.1): SHA-256 of nothing."""
