@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.acceptance.bench import Bench, join, until
+from tests.acceptance.bench import Bench, join, spawn, until
 from tests.nix.builder import SYSTEMS
 from tests.nix.harness import Device
 
@@ -37,18 +37,23 @@ RELEASE = Path(__file__).parents[2] / "nix" / "release.nix"
 
 @pytest.fixture
 def device(bench: Bench, devices: dict[str, Device]) -> Device:
-    """Put the flake in the admin's home; give web-01, online, beside web-02, which is enrolled and never seen again."""
+    """Put the flake in the admin's home; give web-01, online, beside web-02, which was let in and never seen again."""
     shutil.copytree(SYSTEMS, bench.admin.home / "flake")
     shutil.copytree(bench.systems.folder / "bb", bench.admin.home / "flake" / "bb")
     (bench.admin.home / "flake" / "flake.nix").write_text(FLAKE)
     shutil.copy(RELEASE, bench.admin.home / "flake")
     bench.open_fleet()
-    token = bench.token("--uses", "2")
-    for machine in devices.values():
-        join(machine, token)
-    until("both are online", lambda: [one["online"] for one in bench.read("/v1/devices")["devices"]] == [True] * 2)
+    log = bench.json("audit", "verify")
+    pins = f'fleet = "{log["fleet"]}"\ncheckpoint = "{log["size"]}:{log["root"]}"\n'
+    devices["web-02"].write("/etc/nixfleet/agent.toml", f'name = "web-02"\nurls = ["{bench.url}"]\n{pins}')
+    devices["web-02"].make_host_key()
+    spawn(devices["web-02"], "nixfleet", "agent")
+    until("web-02 asks", lambda: bench.read("/v1/enroll")["requests"])
+    # Let in once it is gone: a member is online for a while after it was last heard.
     devices["web-02"].close()
-    until("web-02 is away", lambda: not bench.device("web-02")["online"])
+    bench.nixfleet("enroll", "web-02", "--tag", "env=prod", "--yes")
+    join(devices["web-01"], bench.token())
+    until("web-01 is online", lambda: [one["online"] for one in bench.read("/v1/devices")["devices"]] == [True, False])
     return devices["web-01"]
 
 
