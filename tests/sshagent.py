@@ -1,4 +1,4 @@
-"""A real ssh-agent that holds one fresh ed25519 key."""
+"""A real ssh-agent that holds a fresh ed25519 key, and more when asked for."""
 
 import os
 import shutil
@@ -35,15 +35,19 @@ def ssh_agent(folder: Path) -> Iterator[SshAgent]:
         while not sock.exists():
             assert time.monotonic() < end, "ssh-agent does not listen"
             time.sleep(0.01)
-        public = make_key(folder / "id_ed25519")
-        private = public.with_suffix("")
-        env = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
-        subprocess.run(["ssh-add", "-q", str(private)], env=env, check=True, timeout=10)
-        private.unlink()
-        yield SshAgent(sock, public)
+        yield SshAgent(sock, add_key(sock, folder / "id_ed25519"))
     finally:
         process.terminate()
         process.wait(10)
+
+
+def add_key(sock: Path, file: Path) -> Path:
+    """Make a key that is in an agent alone; give its public file."""
+    public = make_key(file)
+    env = {**os.environ, "SSH_AUTH_SOCK": str(sock)}
+    subprocess.run(["ssh-add", "-q", str(file)], env=env, check=True, timeout=10)
+    file.unlink()
+    return public
 
 
 def make_key(file: Path) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.nix.harness import Admin, Device, Machine, NatLab, Systems
+from tests.sshagent import add_key
 
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.signers import Signer, find_signer
@@ -45,6 +46,10 @@ class Bench:
         sock = self.admin.env()["SSH_AUTH_SOCK"]
         return find_signer(None, key_file=None, ssh_auth_sock=sock, passphrase=None)
 
+    def person(self, name: str) -> str:
+        """Give somebody else a key in the ssh-agent; its public half, as a file, says who acts (`--key`)."""
+        return str(add_key(Path(self.admin.env()["SSH_AUTH_SOCK"]), self.admin.home / ".ssh" / name))
+
     def nixfleet(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the installed command on the admin's machine."""
         return self.admin.run(["nixfleet", *argv], check=check)
@@ -73,10 +78,11 @@ class Bench:
 
     def read(self, path: str) -> Any:
         """Read a route as the admin's commands do, by their session: for waiting, which a command each would slow."""
-        while not (files := sorted(self.admin.home.rglob("sessions/*/*"))):
+        while not (files := list(self.admin.home.rglob("sessions/*/*"))):
             self.nixfleet("device", "list")
-        key = SecretKey.from_seed(bytes.fromhex(json.loads(files[0].read_text())["seed"]))
-        fleet, now = files[0].parent.name, int(time.time())
+        first = min(files, key=lambda file: file.stat().st_ctime_ns)  # the founder's, who reads everything
+        key = SecretKey.from_seed(bytes.fromhex(json.loads(first.read_text())["seed"]))
+        fleet, now = first.parent.name, int(time.time())
         signed = sign_request(key, method="GET", path=path, query="", body=b"", created=now, fleet=fleet)
         status, body = self._ask("GET", path, b"", signed)
         assert status == HTTPStatus.OK, body

@@ -18,6 +18,7 @@ Alter = Callable[[str, bytes], bytes]
 """Path and body of a good answer to the body to send instead."""
 
 STREAM = "/v1/agent/events"
+REPORTS = "/v1/reports"
 PATIENCE_S = 20
 BUFFER_S = 0.3
 _CHUNK_BYTES = 16 << 10
@@ -34,6 +35,8 @@ class Front:
         self.stall_after_bytes: int | None = None
         self.stalled = threading.Event()
         self.asked: list[str] = []
+        self.reports: list[bytes] = []
+        """Every report that a device sent, as it signed it, in the order of their coming."""
         self.alter: Alter | None = None
         self._upstream = ("127.0.0.1", upstream_port)
         self._released = threading.Event()
@@ -102,6 +105,8 @@ class Front:
         head, body = _request(connection)
         path = head[0].split()[1].decode()
         self.asked.append(path)
+        if path == REPORTS:
+            self.reports.append(body)
         streams = path.startswith(STREAM)
         if path.startswith(self.refused):
             connection.sendall(_BAD_GATEWAY)

@@ -7,6 +7,7 @@
 , initVersion ? "2"    # other than the running one: switch-to-configuration exits 100
 , broken ? false       # the activation script fails: exit 2
 , brokenUnit ? ""      # a unit that fails to start: exit 4
+, ailing ? false       # its app ends with 1, which a check that runs it finds
 , hostName ? ""        # empty: a system that many devices may share
 , rootDevice ? ""      # the device of / in fstab, empty: no fstab
 , agent ? true         # an enabled nixfleet-agent.service and its agent.toml
@@ -61,7 +62,7 @@ let
   app = run "app-${toString version}.0" { inherit lib2; } ''
     mkdir -p $out/bin $out/share
     ${blob (100 + version) kib} > $out/share/data
-    printf '#!${shell}\necho app ${toString version}\n# %s\n' $lib2 > $out/bin/app; chmod +x $out/bin/app
+    printf '#!${shell}\necho app ${toString version}\n# %s\n${if ailing then "exit 1\\n" else ""}' $lib2 > $out/bin/app; chmod +x $out/bin/app
   '';
   sw = run "system-path" { all = "${lib0} ${lib1} ${lib2} ${app} ${tools}"; } ''
     mkdir -p $out/bin; for package in $all; do for program in $package/bin/*; do ln -sf $program $out/bin/; done; done'';
