@@ -149,6 +149,21 @@ def test_acts_that_would_change_nothing_are_not_signed(served: Commands) -> None
     assert before + 3 == entries(served)
 
 
+def test_a_superseded_rollout_is_neither_paused_nor_resumed(served: Commands) -> None:
+    """Paused when a newer one took its place, it stays where it is: the resume would change nothing."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    served.release("two", web_01="system-2")
+    rollout = served("rollout", "start", "one").out.strip()
+    served("rollout", "pause", rollout)
+    served("rollout", "start", "two")
+    wait_until(lambda: "superseded" == served("rollout", "show", rollout, "--json").json["rollout"]["state"])
+    before = entries(served)
+    assert "is superseded, there is nothing to resume" in served("rollout", "resume", rollout, code=2).complaint
+    assert "already paused" in served("rollout", "pause", rollout, code=2).complaint
+    assert before == entries(served)
+
+
 def test_a_rollout_to_one_device_is_a_release_of_its_own(served: Commands) -> None:
     """`--on NAME` publishes that device's line alone; tags select without another release."""
     served.enroll("web-01", "web-02")

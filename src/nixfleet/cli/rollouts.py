@@ -195,8 +195,8 @@ def check_sense(verb: Verb, logged: RolloutState, view: RolloutView) -> None:
         raise UserError(f"rollout {short} is cancelled; start another one")
     if verb == "pause" and logged.paused:
         raise UserError(f"rollout {short} is already paused; nothing is signed")
-    if verb == "pause" and view.state in ENDED:
-        raise UserError(f"rollout {short} is {view.state}, there is nothing to pause; nothing is signed")
+    if verb in {"pause", "resume"} and view.state in ENDED:
+        raise UserError(f"rollout {short} is {view.state}, there is nothing to {verb}; nothing is signed")
     if verb == "resume" and not logged.paused and view.state != "halted":
         raise UserError(f"rollout {short} is neither paused nor halted, but {view.state}; nothing is signed")
 
