@@ -17,7 +17,7 @@ from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Delivered, Offer
 from nixfleet.errors import NixfleetError, UserError
-from nixfleet.model.device import SHORT_CHARS, Attempt, Facts, Phase, Progress, Report
+from nixfleet.model.device import FORK, SHORT_CHARS, Attempt, Facts, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
 from nixfleet.nix import Progress as Bytes
@@ -94,6 +94,9 @@ class Reporter:
         baseline = update.baseline if update is not None else ()
         new = [unit for unit in await self._failed_units() if unit not in baseline]
         found = self._gather()
+        waits = self._waits()
+        # A fork first: nothing else that this device tells is as urgent.
+        note = f"failed units: {', '.join(new)}" if new and not waits.startswith(FORK) else waits
         report = Report(
             v=1,
             fleet=parts.identity.fleet,
@@ -106,7 +109,7 @@ class Reporter:
             system=host.current_system()[:SHORT_CHARS],
             booted=host.booted_system()[:SHORT_CHARS],
             healthy=not new,
-            note=(f"failed units: {', '.join(new)}" if new else self._waits())[:SHORT_CHARS],
+            note=note[:SHORT_CHARS],
             attempt=told,
             facts=None if _same(found, self._told) else found,
         )

@@ -74,16 +74,19 @@ def _witness(mirror: Mirror, device: Device, signed: Signed | None) -> Witness:
         return Witness(device.device, device.name, "silent", 0)
     try:
         key = parse_public_key(device.key)
-        log = open_report(signed, key, fleet=mirror.fleet, device=device.device).log
+        report = open_report(signed, key, fleet=mirror.fleet, device=device.device)
     except Untrusted as error:
         why = f"the report that the coordinator shows of {device.name} is not by its key: {error}"
         return Witness(device.device, device.name, "forged", 0, why)
-    tree = mirror.state.tree
+    log, tree = report.log, mirror.state.tree
     if log.size > tree.size:
         why = f"{device.name} signed for a log of {log.size} entries, and the coordinator shows {tree.size} of them"
         return Witness(device.device, device.name, "hidden", log.size, why)
     if tree.root(log.size).hex() != log.root:
         why = f"{device.name} signed for another log at {log.size} entries: the coordinator shows two histories"
+        return Witness(device.device, device.name, "fork", log.size, why)
+    if report.forked:
+        why = f"{device.name} was shown another log than the {log.size} entries that it knows, and that are here, too"
         return Witness(device.device, device.name, "fork", log.size, why)
     return Witness(device.device, device.name, "ok", log.size)
 

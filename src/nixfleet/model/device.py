@@ -132,6 +132,11 @@ class Report(Wire, frozen=True, kw_only=True):
     attempt: Attempt | None = None
     facts: Facts | None = None
 
+    @property
+    def forked(self) -> bool:
+        """Whether the device says that it was shown another log than the one it knows, which is the one in `log`."""
+        return self.note.startswith(FORK)
+
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """Live, unsigned, droppable: where a download or an activation stands, and its new output lines."""
@@ -144,6 +149,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     lines: Annotated[tuple[Line, ...], msgspec.Meta(max_length=200)] = ()
 
 
+FORK: Final = "fork: "
+"""How the note of a device begins that was shown another log than the one it knows."""
 CLONE: Final = "another machine-id"
 """How the reason of a device begins whose disk was copied from another machine."""
 

@@ -149,6 +149,9 @@ class DeviceViews:
 
     def _log_state(self, view: DeviceView, report: Report, live: Live) -> str:
         """Compare the log that a device signed for with ours: ok, behind, ahead or fork."""
+        if report.forked:
+            # It keeps the log that it knows, and signs for that; what it was shown is another one.
+            return "fork"
         ours = self._log.root_at(report.log.size)
         if ours is None:
             return "ahead"

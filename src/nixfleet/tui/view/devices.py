@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from nixfleet.model.device import Phase
+from nixfleet.model.device import FORK, Phase
 from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.query import STATUSES, Status, status_of
@@ -126,7 +126,9 @@ def phrase(device: DeviceView, cells: int) -> Line:
     if status == "waiting":
         return (Span(why(device.waits), "dim"),)
     said = {
-        "fork": "sees another log than we do",
+        "fork": "was shown another log than it knows"
+        if device.reason.startswith(FORK)
+        else "sees another log than we do",
         "unhealthy": device.reason or "its own checks fail",
         "drifted": f"runs {system_short(device.system)}",
         "reboot": device.waits or "set for the next boot",
