@@ -55,7 +55,9 @@ def alarm(check: LogCheck, forked: Sequence[str], cells: int) -> list[Line]:
     lines: list[Line] = []
     if check.state in DISTRUST:
         what, then = DISTRUST[check.state]
-        lines += _block(f"‼ {what}", check.detail, then, cells)
+        # What a person does then is `then`; the mirror's own sentence ends with as much for the command line.
+        detail = check.detail.partition(";")[0] if check.state == "fork" else check.detail
+        lines += _block(f"‼ {what}", detail, then, cells)
     if forked:
         named = ", ".join(forked[:_NAMED]) + (f" and {len(forked) - _NAMED} more" if len(forked) > _NAMED else "")
         have = "has" if len(forked) == 1 else "have"
@@ -67,7 +69,7 @@ def alarm(check: LogCheck, forked: Sequence[str], cells: int) -> list[Line]:
 
 def _block(what: str, detail: str, then: str, cells: int) -> list[Line]:
     said = wrap(what, cells, "bad", most=2)
-    said += wrap(detail, cells, "plain", indent=2, most=2) if detail else []
+    said += wrap(detail, cells, "plain", indent=2, most=3) if detail else []
     return said + wrap(then, cells, "strong", indent=2, most=3)
 
 
@@ -97,11 +99,11 @@ def log_head(check: LogCheck, sights: Iterable[Sight], cells: int) -> list[Line]
                 (
                     (Span(f"log {check.size:,}", "strong"),),
                     check_spans(check),
+                    (Span(f"‼ {counted(seen['fork'], 'device')} on another log", "bad"),) if seen["fork"] else (),
+                    (Span(f"! {seen['ahead']} further than we", "warn"),) if seen["ahead"] else (),
                     (Span(root, "dim"),) if root else (),
                     (Span(f"{counted(agree, 'device')} agree" if agree != 1 else "1 device agrees", "plain"),),
                     (Span(f"{seen['behind']} not there yet", "dim"),) if seen["behind"] else (),
-                    (Span(f"! {seen['ahead']} further than we", "warn"),) if seen["ahead"] else (),
-                    (Span(f"‼ {counted(seen['fork'], 'device')} on another log", "bad"),) if seen["fork"] else (),
                 )
             ),
             cells,
