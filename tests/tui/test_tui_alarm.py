@@ -5,16 +5,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.tui.console_fleet import NOW, digest
+from tests.tui.console_fleet import NOW, device, digest
 from tests.tui.console_pilot import console
 from tests.tui.console_ports import FakeSource, FakeVerifier, connect
 from tests.tui.test_tui_goldens import SIZES, check
 from textual.pilot import Pilot
 
+from nixfleet.model.device import Phase
+from nixfleet.query import status_of
 from nixfleet.trust.view import rewritten
 from nixfleet.tui.app import ConsoleApp
 from nixfleet.tui.desk import Desk, Options
 from nixfleet.tui.ports import CheckState, LogCheck
+from nixfleet.tui.view.devices import phrase
 
 GOLDENS = Path(__file__).parent / "alarms"
 WHY: dict[CheckState, str] = {
@@ -52,6 +55,22 @@ async def test_the_banner_as_text(page: str, size: tuple[int, int]) -> None:
     async with console(size=size, source=source, verifier=verifier) as driven:
         await driven.press(*keys)
         check(GOLDENS / f"{page}-{size[0]}x{size[1]}.txt", driven.text)
+
+
+@pytest.mark.parametrize(
+    ("reason", "role"),
+    [
+        ("untrusted: entry 8: its payload is needed and missing", "bad"),
+        ("behind: the coordinator has 5 entries of the 6 known: an old backup", "bad"),
+        ("its wave is not open yet", "dim"),
+    ],
+)
+def test_a_device_that_does_not_trust_the_log_waits_in_red(reason: str, role: str) -> None:
+    """It waits as others do, but for no ordinary reason."""
+    waiting = msgspec.structs.replace(
+        device("a", "web", "oslo"), phase=Phase.IDLE, outcome=None, waits=reason, reason=reason
+    )
+    assert ("waiting", ((reason, role),)) == (status_of(waiting), phrase(waiting, 80))
 
 
 def test_no_alarm_is_left_over() -> None:

@@ -151,6 +151,8 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 FORK: Final = "fork: "
 """How the note of a device begins that was shown another log than the one it knows."""
+DISTRUST: Final = (FORK, "behind: ", "untrusted: ")
+"""How the note of a device begins that cannot trust the log it was shown; nothing starts there until it can."""
 CLONE: Final = "another machine-id"
 """How the reason of a device begins whose disk was copied from another machine."""
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from nixfleet.model.device import FORK, Phase
+from nixfleet.model.device import DISTRUST, FORK, Phase
 from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.query import STATUSES, Status, status_of
@@ -124,7 +124,7 @@ def phrase(device: DeviceView, cells: int) -> Line:
     if status in {"ok", "offline", "held", "new", "retired"}:
         return (Span(clean(_quiet(device, status)), "dim"),)
     if status == "waiting":
-        return (Span(why(device.waits), "dim"),)
+        return (Span(why(device.waits), "bad" if device.reason.startswith(DISTRUST) else "dim"),)
     said = {
         "fork": "was shown another log than it knows"
         if device.reason.startswith(FORK)
