@@ -209,6 +209,15 @@ def test_a_key_is_revoked_everywhere(served: Commands, people: People) -> None:
     assert "there is no grant" in served("access", "revoke", "abc", code=2).complaint
 
 
+def test_a_root_principals_name_for_another_key_is_warned_of(served: Commands, people: People) -> None:
+    """Approvals would count both as one person; a right for that principal's own key is nothing to warn of."""
+    me = served("access", "root", "show", "--json").json["root"]["principals"][0]["name"]
+    other = served("access", "grant", me, "--to", f"{people['org']}.pub", "--action", "approve")
+    assert f"! {me} is a root principal, and this is another key: approvals count both as one person" in other.err
+    own = served("access", "grant", me, "--to", str(served.agent.public), "--action", "approve")
+    assert "root principal" not in own.err
+
+
 def test_a_list_without_grants_says_how_to_make_one(served: Commands) -> None:
     """Only the root has rights in a new fleet."""
     shown = served("access", "list")

@@ -135,6 +135,21 @@ def test_who_may_not_approve_is_told_why_and_nothing_is_signed(people: People) -
     people("checker", "approve", handed, "--yes")
 
 
+def test_what_waits_is_taken_back(people: People) -> None:
+    """A rollout is cancelled by who may control it, and asks nobody any more; a grant that waits gives nothing."""
+    people.nixfleet("approve", people.grant("ops", ("control",), id="4" * 32), "--yes")
+    people.release("v1", "web-01")
+    rollout = people("ops", "rollout", "start", "v1", "--yes").out.strip()
+    assert [rollout] == [one["digest"] for one in people("checker", "approve", "--json").json["pending"]]
+    people("ops", "rollout", "cancel", rollout[:12], "--yes")
+    assert [] == people("checker", "approve", "--json").json["pending"]
+    assert "nothing that waits is" in people("checker", "approve", rollout[:12], "--yes", code=2).err
+    people.grant("outsider", ("deploy",), id="6" * 32)
+    told = people.nixfleet("access", "revoke", "6" * 12, "--yes", code=2).complaint
+    assert "grant 666666666666 to outsider gives nothing yet: it waits for signatures" in told
+    assert "ask those of 'nixfleet approve' not to sign it" in told
+
+
 def _size(people: People) -> int:
     return int(people.nixfleet("audit", "list", "--json").json["size"])
 

@@ -50,6 +50,12 @@ def test_a_fleet_is_backed_up_lost_and_restored(served: Commands, tmp_path: Path
     assert "sealed; database and keys" in said
     again = served("coordinator", "backup", str(tmp_path / "one"), "--passphrase-file", passphrase, code=2).complaint
     assert "is there already" in again
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nixfleet.cli.coordinator.now", lambda: 1_800_000_000)
+        folder = ("coordinator", "backup", str(tmp_path / "backups"), "--passphrase-file", passphrase)
+        served(*folder)
+        twice = served(*folder, code=2).complaint
+    assert "was written this very second: try again in a moment, or name a file" in twice
     argv = ["coordinator", "restore", str(tmp_path / "one"), "--passphrase-file", passphrase]
     assert "already holds log.key" in served(*argv, code=2).complaint
     elsewhere = served(*argv, "--data", str(tmp_path / "new"), "--json").json

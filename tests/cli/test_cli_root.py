@@ -76,6 +76,22 @@ def test_of_two_versions_that_wait_one_comes_in_force(served: Commands, bob: Pat
     assert "is superseded: root 3 is in force; propose it anew with 'nixfleet access root update'" in refused.err
 
 
+def test_a_rule_that_nobody_can_meet_is_warned_of(served: Commands, bob: Path) -> None:
+    """Nine approvals and no approver: said before the signature, with the root, and by doctor; and not of others."""
+    add = ("--add-principal", f"bob={bob}.pub", "--threshold", "2")
+    rule = ("--rule", "env=prod: deploy approvals=9", "--rule", "env=test: deploy note")
+    said = served("access", "root", "update", *add, *rule, "--yes")
+    words = "rule env=prod: deploy approvals=9: nothing under it can take effect: 9 approvals asked for, and nobody may"
+    assert 1 == said.err.count("nothing under it")
+    assert f"! {words}" in said.err
+    served("--key", str(bob), "access", "root", "sign", "--yes")
+    assert f"! {words}" in served("access", "root", "show").err
+    (warning,) = (one for one in served("access", "root", "show", "--json").json["warnings"] if "rule" in one)
+    assert warning.startswith(words)
+    checks = served("doctor", "--json").json["checks"]
+    assert any(one["verdict"] == "warning" and one["text"].startswith(words) for one in checks)
+
+
 def test_who_is_no_principal_proposes_and_signs_nothing(served: Commands, bob: Path, tmp_path: Path) -> None:
     """A key of neither version is refused before anything is asked of the coordinator; the log has nothing of it."""
     eve = make_key(tmp_path / "eve").with_suffix("")

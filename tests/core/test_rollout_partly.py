@@ -1,7 +1,7 @@
 """Reasons without counts: what a reader of a part of a rollout's devices is told."""
 
 import re
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ MARK = 7_717
 
 def _made(kind: type[Reason]) -> Reason:
     """Make a reason whose counts of devices are all the same, recognisable number."""
-    given: dict[str, object] = {}
+    given: dict[str, Any] = {}
     for one in msgspec.structs.fields(kind):
         if one.name in COUNTS:
             given[one.name] = MARK

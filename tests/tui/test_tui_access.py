@@ -323,7 +323,7 @@ async def test_a_grant_is_filled_in_previewed_and_confirmed() -> None:
         assert [] == driven.acts.done
         for field, text in {"key": KEY, "actions": "release", "on": "site=oslo"}.items():
             driven.app.screen.query_one(f"#form-{field}", Input).value = text
-        await driven.until(partial(shows, driven, "ci may release on devices with site=oslo until 2026-08-24"))
+        await driven.until(partial(shows, driven, "ci may release on devices with site=oslo until 2027-07-25"))
         await driven.press("enter")
         assert "Grant this to ci?" in driven.text
         await driven.press("y")

@@ -15,10 +15,10 @@ from nixfleet.client import grants
 from nixfleet.client.acts import DAY_S, find_device
 from nixfleet.client.admin import Unread
 from nixfleet.client.grants import Granted
-from nixfleet.client.handing import GrantWishes
+from nixfleet.client.handing import GrantWishes, name_warning
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Fingerprint
-from nixfleet.model.statements import ACTIONS, Action
+from nixfleet.model.statements import ACTIONS, GRANT_DAYS, Action
 from nixfleet.model.text import utc
 from nixfleet.model.typed import checked_fingerprint
 from nixfleet.trust import fields
@@ -40,7 +40,7 @@ def _limits(function: F) -> F:
         click.option("--depth", type=Count(0, 8), default=0, help="How often it may be handed on; with action grant."),
         click.option("--from", "begin", metavar="DATE", help="When it begins; by default now."),
         click.option("--until", metavar="DATE", help="When it ends, for example 2027-01-31."),
-        click.option("--days", type=Count(1, 36_500), help="How long it lasts; by default 365."),
+        click.option("--days", type=Count(1, 36_500), help=f"How long it lasts; by default {GRANT_DAYS}."),
     ):
         function = option(function)
     return function
@@ -89,7 +89,10 @@ async def grant(
     async with connected(given) as fleet:
         made = await grants.grant(fleet.admin, wishes, note=given.note)
         record = fleet.state.grants.get(made.grant.id)
+        warning = name_warning(fleet.state, made.grant)
     _tell(given, made, name if record is None else record.principal)
+    if warning:
+        click.echo(f"! {warning}", err=True)
 
 
 def _tell(given: Globals, made: Granted, holder: str) -> None:

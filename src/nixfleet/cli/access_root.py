@@ -5,7 +5,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals, Group, command, confirm, no_note
 from nixfleet.cli.root_options import root_options
-from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words
+from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words, warnings
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.client import roots
 from nixfleet.client.following import behind_root, check_followers, some
@@ -34,7 +34,8 @@ async def show(given: Globals) -> None:
         if given.json:
             records = [proposal_record(fleet.state, *one) for one in waiting]
             view = access_view(fleet.state, now()).root
-            output.as_json({"root": view, "waiting": records, "behind": behind})
+            warned = () if fleet.state.root is None else warnings(fleet.state, fleet.state.root)
+            output.as_json({"root": view, "waiting": records, "behind": behind, "warnings": warned})
             return
         show_root(fleet.state)
         for one in waiting:

@@ -47,20 +47,22 @@ async def list_contexts(given: Globals) -> None:
 async def show_context(given: Globals, name: str | None) -> None:
     """Show one fleet, by default the current one, and what agent.toml of a device without a token says of it."""
     chosen, found = choose_context(name or given.context, given.env)
+    folder = mirror_dir(found.fleet, given.env)
+    mirror = Mirror.open(folder, found.fleet) if folder.exists() else None
+    checkpoint = f"{mirror.size}:{mirror.log_state.root}" if mirror is not None and mirror.size else ""
     if given.json:
-        output.as_json({"name": chosen, "fleet": found.fleet, "urls": found.urls, "key": found.key})
+        shown = {"name": chosen, "fleet": found.fleet, "urls": found.urls, "key": found.key}
+        output.as_json({**shown, "checkpoint": checkpoint})
         return
     output.fields(
         [("name", chosen), ("fleet", found.fleet), ("urls", " ".join(found.urls)), ("key", found.key or "any")]
     )
-    folder = mirror_dir(found.fleet, given.env)
-    mirror = Mirror.open(folder, found.fleet) if folder.exists() else None
     click.echo("\nagent.toml of a device that asks to be enrolled:")
     click.echo(f"urls = {dumps(found.urls)}\nfleet = {dumps(found.fleet)}")
-    if mirror is None or not mirror.size:
+    if not checkpoint:
         click.echo("checkpoint: none is verified here yet; 'nixfleet audit verify' gets one", err=True)
     else:
-        click.echo(f'checkpoint = "{mirror.size}:{mirror.log_state.root}"')
+        click.echo(f'checkpoint = "{checkpoint}"')
 
 
 @context.command("use")

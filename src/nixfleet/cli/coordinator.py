@@ -176,8 +176,11 @@ def _target(path: Path, name: str) -> Path:
     """Name a backup's file. Raises: UserError when it is there."""
     from nixfleet.server.backup import name_at
 
-    target = path / name_at(name, now()) if path.is_dir() else path
-    if target.exists():
+    if path.is_dir():
+        if (target := path / name_at(name, now())).exists():
+            raise UserError(f"{target} was written this very second: try again in a moment, or name a file")
+        return target
+    if (target := path).exists():
         raise UserError(f"{target} is there already: name another file, or a folder")
     return target
 

@@ -12,6 +12,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.addresses import is_loopback
 from nixfleet.cli.options import Globals, command
+from nixfleet.cli.root_tables import warnings
 from nixfleet.cli.session import client_of, keeper_of, now, signer_of
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -22,7 +23,6 @@ from nixfleet.model.statements import ACTIONS
 from nixfleet.model.text import counted, one_line
 from nixfleet.nix import Nix
 from nixfleet.trust.replay import State, may_ever, principal_of
-from nixfleet.trust.rootwords import warnings
 from nixfleet.trust.signers import Signer
 
 SKEW_MAX_S: Final = 60

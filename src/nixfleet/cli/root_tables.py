@@ -14,6 +14,12 @@ from nixfleet.model.text import clean
 from nixfleet.trust import fields, rootwords
 from nixfleet.trust.proposals import Proposal
 from nixfleet.trust.replay import State
+from nixfleet.trust.unmeetable import unmeetable
+
+
+def warnings(state: State, root: Root) -> tuple[str, ...]:
+    """Say what about a root may be regretted: whom it depends on, and rules that nobody could fulfil."""
+    return (*rootwords.warnings(state, root), *unmeetable(state, root, now()))
 
 
 def show_root(state: State) -> None:
@@ -33,7 +39,7 @@ def show_root(state: State) -> None:
     pairs += [("protocol", str(root.protocol)), ("log key", fields.fingerprint(root.log.key))]
     pairs += [("epoch", str(root.log.epoch))] if root.log.epoch else []
     output.fields(pairs)
-    for warning in rootwords.warnings(state, root):
+    for warning in warnings(state, root):
         click.echo(f"! {warning}", err=True)
 
 
@@ -49,7 +55,7 @@ def show_proposal(state: State, chosen: Digest, proposal: Proposal) -> None:
         click.echo(f"  {proposal.superseded}; it can never take effect")
         return
     click.echo(f"  signed by {signed_words(proposal)}; waits for {proposal.waits}")
-    for warning in rootwords.warnings(state, root):
+    for warning in warnings(state, root):
         click.echo(f"! {warning}", err=True)
 
 
@@ -83,7 +89,7 @@ def proposal_record(state: State, chosen: Digest, proposal: Proposal) -> dict[st
 
 def changes_shown(given: Globals, state: State, old: Root, new: Root) -> None:
     """Show what a new version changes, before anybody signs."""
-    changes, warned = rootwords.differences(old, new), rootwords.warnings(state, new)
+    changes, warned = rootwords.differences(old, new), warnings(state, new)
     if given.json:
         output.as_json({"version": new.version, "changes": changes, "warnings": warned})
         return

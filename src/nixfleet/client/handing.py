@@ -10,7 +10,7 @@ from typing import Final
 from nixfleet.client.acts import DAY_S, TOKEN_DAYS_MAX, Head
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import MAX_INT, Fingerprint, Selector, Tags
-from nixfleet.model.statements import Action, Grant, Principal
+from nixfleet.model.statements import GRANT_DAYS, Action, Grant, Principal
 from nixfleet.model.text import utc
 from nixfleet.model.typed import check_principal
 from nixfleet.trust import fields
@@ -18,8 +18,6 @@ from nixfleet.trust.replay import GrantRecord, State, principal_of
 from nixfleet.trust.replay.links import SHOWN, beyond, dead_words
 from nixfleet.trust.replay.rights import grants
 
-DAYS: Final = 365
-"""How long a grant lasts unless told otherwise; one that is handed on never longer than what it is from."""
 _PREFIX_LEAST: Final = 6
 
 
@@ -81,7 +79,7 @@ def _width(record: GrantRecord) -> tuple[int, int, int, int, int]:
 def _within(head: Head, state: State, wishes: GrantWishes, id_: str, parent: GrantRecord | None) -> Grant:
     """Make the grant; what is not said is as much as its parent allows. Raises: UserError."""
     # Not before the log's own time either: the coordinator's clock may be a little behind this machine's.
-    begin, end, most = min(head.at, state.last_time), head.at + DAYS * DAY_S, None
+    begin, end, most = min(head.at, state.last_time), head.at + GRANT_DAYS * DAY_S, None
     if parent is not None:
         above = parent.statement
         begin, end, most = max(begin, above.not_before), min(end, above.not_after), above.max_devices
@@ -124,10 +122,38 @@ def find_grant(state: State, text: str) -> str:
     found = [id_ for id_ in state.grants if len(text) >= _PREFIX_LEAST and id_.startswith(text)]
     found = found or [id_ for id_, record in state.grants.items() if record.principal == text and _open(state, id_)]
     if not found:
-        raise UserError(f"there is no grant {text!r}; 'nixfleet access list' shows them all")
+        raise UserError(_why_none(state, text))
     if len(found) > 1:
         raise UserError(f"{text!r} means {len(found)} grants; say which: {', '.join(id_[:SHOWN] for id_ in found)}")
     return found[0]
+
+
+def _why_none(state: State, text: str) -> str:
+    """Say why no grant is meant: also of one that waits for signatures, which nothing has to end."""
+    waiting = (one.statement for several in state.pending.values() for one in several)
+    for grant in waiting:
+        if isinstance(grant, Grant) and (
+            grant.to.name == text or (len(text) >= _PREFIX_LEAST and grant.id.startswith(text))
+        ):
+            return (
+                f"grant {grant.id[:SHOWN]} to {grant.to.name} gives nothing yet: it waits for signatures, and never"
+                " takes effect without them; ask those of 'nixfleet approve' not to sign it"
+            )
+    return f"there is no grant {text!r}; 'nixfleet access list' shows them all"
+
+
+def name_warning(state: State, made: Grant) -> str:
+    """Say that a grant calls somebody by the name of a root principal whose key it does not name, or nothing.
+
+    Who has one name by the root's hand is one person to approvals and thresholds, whatever their keys.
+    """
+    own = {key for key, name in state.root_keys.items() if name == made.to.name}
+    if made.parent is not None or not own or own & {Fingerprint(fields.fingerprint(text)) for text in made.to.keys}:
+        return ""
+    return (
+        f"{made.to.name} is a root principal, and this is another key: approvals count both as one person; if they are"
+        " two, revoke it and grant it under another name"
+    )
 
 
 def _open(state: State, id_: str) -> bool:

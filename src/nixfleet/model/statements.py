@@ -58,6 +58,8 @@ class LogKey(Wire, frozen=True, kw_only=True):
 
 
 Action = Literal["release", "deploy", "rollback", "control", "approve", "enroll", "device", "grant", "revoke"]
+GRANT_DAYS = 365
+"""How long a grant lasts unless told otherwise; one that is handed on never longer than what it is from."""
 ACTIONS: tuple[Action, ...] = (
     "release",
     "deploy",

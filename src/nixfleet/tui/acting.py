@@ -12,7 +12,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines, check_request
 from nixfleet.client.enrolling import Wish, enroll_many, rekey
 from nixfleet.client.grants import grant
-from nixfleet.client.handing import GrantWishes
+from nixfleet.client.handing import GrantWishes, name_warning
 from nixfleet.errors import UserError
 from nixfleet.model.ids import DeviceId, Fingerprint
 from nixfleet.model.statements import ACTIONS, Verb, Wave
@@ -104,12 +104,14 @@ class AdminActs:
             keys=(wish.key,),
             actions=wish.actions,
             select=wish.select,
-            not_after=self._clock() + wish.days * DAY_S,
+            not_after=None if wish.days is None else self._clock() + wish.days * DAY_S,
             depth=wish.depth,
             max_devices=wish.max_devices,
         )
         granted = await grant(self._admin, wishes, note=wish.note or None)
-        return _said(f"{wish.name} has grant {granted.grant.id[:12]}", granted.acted)
+        warning = name_warning(self._admin.state, granted.grant)
+        said = _said(f"{wish.name} has grant {granted.grant.id[:12]}", granted.acted)
+        return f"{said} {warning[:1].upper()}{warning[1:]}." if warning else said
 
     async def revoke(self, subject: Subject) -> str:
         """End a grant or a key."""

@@ -111,7 +111,7 @@ class Changing(PlainToasts):
             if wish is not None:
                 self._ask(plan_grant(wish, told[0]))
 
-        self.push_screen(FormDialog("A grant", GRANT_FIELDS, {"days": "30"}, read), filled_in)
+        self.push_screen(FormDialog("A grant", GRANT_FIELDS, {}, read), filled_in)
 
     def action_explain(self) -> None:
         """Say what a key may do to a device, and by which chain."""

@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar, get_args
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, PRINCIPAL, TAG_VALUE, Selector
-from nixfleet.model.statements import Action
+from nixfleet.model.statements import GRANT_DAYS, Action
 from nixfleet.model.text import clean, counted, utc
 from nixfleet.model.views import AccessView, DeviceView
 from nixfleet.tui.ports import Authority, GrantWish, TokenWish
@@ -27,7 +27,7 @@ GRANT_FIELDS: Final = (
     ("key", "Key", "ssh-ed25519 AAAA…, or a .pub file"),
     ("actions", "May", "such as deploy rollback control; empty: only read"),
     ("on", "On", "tag=value or tag=one,other; empty: every device"),
-    ("days", "Days", "how long it lasts"),
+    ("days", "Days", f"how long it lasts; empty: {GRANT_DAYS}, or to the end of your own grant"),
     ("depth", "Hand on", "levels down it may be handed on; empty: none"),
     ("devices", "At most", "devices in one release; empty: no limit"),
     ("note", "Note", "ticket or reason"),
@@ -73,7 +73,7 @@ def read_grant(
         key_text=texts["key"],
         actions=actions,
         select=read_select(texts["on"]),
-        days=_read_count(texts["days"], "days", DAYS_MAX) or 30,
+        days=_read_count(texts["days"], "days", DAYS_MAX),
         depth=depth,
         max_devices=_read_count(texts["devices"], "devices", 1_000_000),
         note=texts["note"],
@@ -85,14 +85,16 @@ def grant_words(wish: GrantWish, fingerprint: str, issuer: str, now: int) -> lis
     """Say what a grant allows, as the person who gets it could read it."""
     acts = listed(wish.actions) if wish.actions else "only read"
     over = f"devices with {over_words(wish.select)}" if wish.select else "every device"
-    ends = utc(now + wish.days * _DAY_S).partition(" ")[0]
+    days = wish.days or GRANT_DAYS
+    ends = utc(now + days * _DAY_S).partition(" ")[0]
+    sooner = "" if wish.days else ", or to the end of what it is handed on from"
     wide: bool = not wish.select and bool(wish.actions)
     lines: list[Line] = [
         (
             Span(clean(wish.name), "strong"),
             Span(f" may {acts} on "),
             Span(clean(over), "warn" if wide else "plain"),
-            Span(f" until {ends} ({counted(wish.days, 'day')})."),
+            Span(f" until {ends} ({counted(days, 'day')}){sooner}."),
         ),
         (Span(fingerprint, "dim"),),
     ]

@@ -114,14 +114,17 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GrantWish(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant to be signed: `key` is the public key's line, `key_text` what was typed for it."""
+    """A grant to be signed: `key` is the public key's line, `key_text` what was typed for it.
+
+    Without `days` it lasts as long as one does by default.
+    """
 
     name: str
     key: str
     key_text: str
     actions: tuple[Action, ...]
     select: Selector
-    days: int
+    days: int | None = None
     depth: int = 0
     max_devices: int | None = None
     note: str = ""

@@ -46,7 +46,7 @@ def plan_grant(wish: GrantWish, told: tuple[Line, ...]) -> Plan:
     words += [part for action in wish.actions for part in ("--action", action)] or ["--read"]
     for tag, values in sorted(wish.select.items()):
         words += ["--on", f"{tag}={','.join(values)}"]
-    words += ["--days", str(wish.days)]
+    words += [] if wish.days is None else ["--days", str(wish.days)]
     words += ["--depth", str(wish.depth)] if wish.depth else []
     words += [] if wish.max_devices is None else ["--max-devices", str(wish.max_devices)]
     words += ["-m", wish.note] if wish.note else []

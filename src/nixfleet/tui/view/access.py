@@ -107,8 +107,13 @@ def _grant_rows(grants: Sequence[GrantView], now: int) -> Iterator[Row]:
             over=over_words(grant.select),
             ends=ends_words(grant, now),
             ends_at=grant.not_after,
-            why=limits_words(grant) if grant.state == "live" else grant.why,
+            why=limits_words(grant) if grant.state == "live" else why_words(grant),
         )
+
+
+def why_words(grant: GrantView) -> str:
+    """Say why a grant is not live, where that is more than its state says already."""
+    return "" if grant.why == f"it is {grant.state}" else grant.why
 
 
 def state_word(grant: GrantView) -> str:
