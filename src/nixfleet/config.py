@@ -58,14 +58,20 @@ def read_toml(path: Path, shape: type[T]) -> T:
     return _converted(_tree(path), shape, str(path))
 
 
-def _tree(path: Path) -> dict[str, Any]:
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Read a file that somebody named, whatever it is. Raises: UserError for one that cannot be read, or is larger."""
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_CONFIG_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    if len(data) > MAX_CONFIG_BYTES:
-        raise UserError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    if len(data) > most_bytes:
+        raise UserError(f"{path}: larger than {most_bytes} bytes")
+    return data
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    data = read_bounded(path, MAX_CONFIG_BYTES)
     try:
         return tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

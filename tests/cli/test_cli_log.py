@@ -134,7 +134,7 @@ def test_a_root_of_several_needs_all_their_signatures(begun: Commands, tmp_path:
     begun.data.rename(tmp_path / "lost")
     argv = ["log", "restore", "--new-log-key", "--yes", "--timeout", "1"]
     alone = begun(*argv, code=3).complaint
-    assert "1 more root signature is needed: name their keys with --with KEY" in alone
+    assert "1 more of second for the new one: name their keys with --with KEY" in alone
     assert not begun.data.exists()
     begun(*argv, "--with", str(second))
     with begun.serving():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests.cli.commandline import Commands, Done, free_port, now
 from tests.factories import closure
 from tests.sshagent import make_key
@@ -15,6 +16,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.session import SessionKeeper
 from nixfleet.model.device import Outcome
+from nixfleet.server.coordinator import restoring
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.trust.signers import KeygenSigner
@@ -251,3 +253,27 @@ def test_6_the_log_key_was_stolen(nixfleet: Commands) -> None:
     (nixfleet.data / "log-next.key").replace(nixfleet.data / "log.key")
     with nixfleet.serving():
         assert nixfleet("enroll", "token", "--yes").out
+
+
+def test_7_the_coordinator_is_lost_and_several_must_sign(
+    nixfleet: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proposal goes from hand to hand in a file, and who made it makes the folder; the log goes on from there."""
+    monkeypatch.setattr(restoring, "QUIET_S", 0)
+    person = Person(nixfleet, tmp_path, "ALICE", "BOB")
+    nixfleet("init", "acme", "--url", nixfleet.url, "--key", str(person.keys["ALICE"]))
+    bob = str(person.keys["BOB"].with_suffix(".pub"))
+    with nixfleet.serving():
+        person.as_("ALICE", "access", "root", "update", f"--add-principal=bob={bob}", "--threshold", "2", "--yes")
+        person.as_("BOB", "access", "root", "sign", "--yes")
+        person.as_("ALICE", "log", "mirror")
+    nixfleet.data.rename(tmp_path / "burnt")
+    person.words["next.json"] = str(tmp_path / "next.json")
+    propose, sign, finish = commands(7)
+    assert "waits for 1 more of bob for the root in force" in person(f"{propose} --timeout 1").err
+    assert "has all signatures" in person(sign).err
+    assert "a new log key and a new cache key" in person(f"{finish} --timeout 1").err
+    with nixfleet.serving():
+        shown = person.as_("BOB", "access", "root", "show", "--json").json["root"]
+        assert (3, 2, 1) == (shown["version"], shown["threshold"], shown["epoch"])
+        assert "the log verifies: 5 entries" in person.as_("BOB", "audit", "verify").out

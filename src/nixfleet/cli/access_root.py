@@ -1,8 +1,11 @@
 """``nixfleet access root``: who stands at the root, its next version, and signing one that others proposed."""
 
+from pathlib import Path
+
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.newepoch import sign_file
 from nixfleet.cli.options import Globals, Group, command, confirm, no_note
 from nixfleet.cli.root_options import root_options
 from nixfleet.cli.root_tables import changes_shown, proposal_record, show_proposal, show_root, signed_words, warnings
@@ -17,6 +20,8 @@ from nixfleet.trust import proposals
 from nixfleet.trust.access import access_view
 from nixfleet.trust.proposals import Proposal
 from nixfleet.trust.statements import digest
+
+_FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group(cls=Group)
@@ -78,11 +83,20 @@ async def update(given: Globals, dry_run: bool, wishes: RootWishes) -> None:
 
 
 @root.command("sign")
-@click.argument("which", required=False, default="", metavar="[ID]")
+@click.argument("which", required=False, default="", metavar="[ID|FILE]")
+@click.option("--copy", type=_FOLDER, metavar="DIR", help="With FILE: judge it by this copy of the log.")
 @command
-async def sign(given: Globals, which: str) -> None:
-    """Sign a root version that somebody proposed, by the first digits of its ID; by default the only one."""
+async def sign(given: Globals, which: str, copy: Path | None) -> None:
+    """Sign a root version that somebody proposed, by the first digits of its ID; by default the only one.
+
+    FILE is one that 'log restore --propose' wrote, because the coordinator is lost; it is signed with no coordinator.
+    """
     no_note(given)
+    if (file := _file(which)) is not None:
+        sign_file(given, file, copy)
+        return
+    if copy is not None:
+        raise click.UsageError("--copy belongs to the FILE of a proposal")
     async with connected(given, catch_up=True) as fleet:
         chosen, proposal = proposals.find_proposal(proposals_of(fleet), which)
         if not given.json:
@@ -95,6 +109,12 @@ async def sign(given: Globals, which: str) -> None:
         confirm(given, f"Sign root {proposal.root.version}, exactly as shown?")
         await fleet.admin.approve(chosen)
         _tell(given, fleet, chosen, proposal.root.version, proposal.index)
+
+
+def _file(which: str) -> Path | None:
+    """Tell whether a file is meant, and not the first digits of an ID."""
+    path = Path(which)
+    return path if which and path.is_file() else None
 
 
 def proposals_of(fleet: Fleet) -> list[tuple[Digest, Proposal]]:

@@ -12,6 +12,7 @@ from typing import Final
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
+from nixfleet.config import read_bounded
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Fingerprint, Tags
 from nixfleet.model.typed import checked_fingerprint
@@ -42,14 +43,7 @@ def key_of(text: str) -> Fingerprint:
 
 def read_text(file: Path) -> str:
     """Read a text file. Raises: UserError."""
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}") from error
-    if len(data) > FILE_BYTES_MAX:
-        raise UserError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
-    return data.decode("utf-8", "replace")
+    return read_bounded(file, FILE_BYTES_MAX).decode("utf-8", "replace")
 
 
 def read_list(file: Path) -> list[Wanted]:

@@ -2,33 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import click
-import msgspec
 
-from nixfleet.cli import output
-from nixfleet.cli.clock import now
-from nixfleet.cli.options import Globals, Group, command, confirm
-from nixfleet.cli.session import Fleet, client_of, connected
-from nixfleet.cli.signing import signer_of
-from nixfleet.client.acts import Head
-from nixfleet.client.admin import sign
+from nixfleet.cli import output, refounding
+from nixfleet.cli.options import Globals, Group, command
+from nixfleet.cli.session import Fleet, connected
 from nixfleet.client.keeping import keep_lines
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.offering import give_back
-from nixfleet.client.upstream import BUILT_IN
-from nixfleet.config import choose_context, coordinator_dir, mirror_dir
+from nixfleet.config import choose_context, mirror_dir
 from nixfleet.errors import NixfleetError, Refused, Unreachable, UserError
-from nixfleet.model.statements import CacheRef, LogKey, Root
 from nixfleet.model.text import counted
 from nixfleet.model.wire import OfferAnswer
-from nixfleet.trust.signers import Signer
-from nixfleet.trust.sshsig import SecretKey
-from nixfleet.trust.statements import NAMESPACE_APPROVE
 
 FOLLOW_S = 5.0
+_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group(cls=Group)
@@ -74,20 +64,32 @@ async def _mirror_once(given: Globals, fleet: Fleet, copy: Mirror, *, changed: b
 @click.option("--new-log-key", is_flag=True, help="The coordinator is lost for good: make its folder anew from here.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help="Where to make it.")
 @click.option("--with", "further", multiple=True, metavar="FILE|SHA256:…", help="A further root key that signs, too.")
+@click.option(
+    "--propose", type=_FILE, metavar="FILE", help="Write the new root to FILE, for others to sign it elsewhere."
+)
+@click.option("--signed", type=_FILE, multiple=True, metavar="FILE", help="What others have signed; repeatable.")
 @command
 async def restore(
-    given: Globals, folder: Path | None, data: Path | None, further: tuple[str, ...], *, new_log_key: bool
+    given: Globals,
+    folder: Path | None,
+    data: Path | None,
+    further: tuple[str, ...],
+    propose: Path | None,
+    signed: tuple[Path, ...],
+    *,
+    new_log_key: bool,
 ) -> None:
     """Give a coordinator that runs an old backup the entries back that it lacks, from this machine's copy or from DIR.
 
     With --new-log-key, where database or log key are gone for good: make a new data folder from the copy, with a new
-    log key that the root's threshold signs. Devices go on where the copy ends.
+    log key that the root's threshold signs. Devices go on where the copy ends. Where not all its keys are at hand,
+    --propose writes a file that others sign by 'access root sign FILE', and --signed goes on with it.
     """
     if new_log_key:
-        await _refound(given, folder, data, further)
+        await refounding.restore(given, refounding.Wishes(folder, data, further, propose, signed))
         return
-    if data is not None or further:
-        raise click.UsageError("--data and --with belong to --new-log-key")
+    if data is not None or further or propose is not None or signed:
+        raise click.UsageError("--data, --with, --propose and --signed belong to --new-log-key")
     name, context = choose_context(given.context, given.env)
     copy = Mirror.open(folder or mirror_dir(context.fleet, given.env), context.fleet)
     if not copy.size:
@@ -114,58 +116,3 @@ def _first(lacks: Sequence[int]) -> str:
     shown = ", ".join(map(str, lacks[:5]))
     more = " and more" if len(lacks) > 5 else ""
     return f"{shown}{more}; the devices concerned, or who signed them, have them"
-
-
-async def _refound(given: Globals, folder: Path | None, data: Path | None, further: tuple[str, ...]) -> None:
-    from nixfleet.server.refound import Refounding, Saved, refound
-    from nixfleet.server.setup import check_empty
-    from nixfleet.trust.narinfo import CacheKey
-
-    name, context = choose_context(given.context, given.env)
-    copy = Mirror.open(folder or mirror_dir(context.fleet, given.env), context.fleet)
-    if copy.state.root is None:
-        raise UserError(f"there is no copy of the log of {name} in {copy.folder}: name the folder of one")
-    place = data or coordinator_dir(name, given.env)
-    check_empty(place)
-    await _check_lost(given, context.urls, context.fleet)
-    confirm(
-        given,
-        f"Take {name} up again after {copy.size} entries, under a new log key? What came later, and the old"
-        " coordinator, are given up for ever.",
-    )
-    signer = signer_of(given, context.key)
-    log_key, cache_key = SecretKey.generate(), CacheKey.generate(f"{name}-{copy.state.root.log.epoch + 1}")
-    payload, signature = sign(signer, _next_epoch(copy, signer, log_key, cache_key.public, given.note))
-    others = [signer_of(replace(given, key=None), key) for key in further]
-    signatures = [signature, *(other.sign(NAMESPACE_APPROVE, payload) for other in others)]
-    lines = {str(release): lines for release in copy.state.releases if (lines := copy.lines(release))}
-    entries = [(copy.leaf(index), copy.payload(index)) for index in range(copy.size)]
-    saved = Saved(fleet=copy.fleet, entries=entries, lines=lines)
-    size = refound(place, saved, Refounding(payload, signatures, now()), log_key, cache_key.text)
-    if given.json:
-        output.as_json({"folder": str(place), "size": size, "epoch": copy.state.root.log.epoch + 1})
-    elif not given.quiet:
-        click.echo(f"{place} holds the log with {size} entries, a new log key and a new cache key", err=True)
-        click.echo("next: 'nixfleet coordinator' serves it; systems that are to be deployed are pushed again", err=True)
-
-
-async def _check_lost(given: Globals, urls: tuple[str, ...], fleet: str) -> None:
-    """Check that nobody serves the fleet: two coordinators would be two histories. Raises: UserError."""
-    async with client_of(urls, fleet, None, given.timeout_s) as client:
-        try:
-            await client.checkpoint()
-        except Unreachable:
-            return
-        raise UserError(
-            f"{client.url} serves this fleet: it is not lost; 'nixfleet log restore' gives it what it lacks"
-        )
-
-
-def _next_epoch(copy: Mirror, signer: Signer, log_key: SecretKey, cache_key: str, note: str | None) -> Root:
-    """Make the root that takes the log up where the copy ends."""
-    old, base = copy.state.root, copy.log_state
-    assert old is not None
-    head = Head(copy.fleet, signer.key.fingerprint, now(), base, note)
-    caches = tuple(CacheRef(url=one.url, key=cache_key) if one.url == BUILT_IN else one for one in old.caches)
-    log = LogKey(key=log_key.public.text, epoch=old.log.epoch + 1, from_=base)
-    return msgspec.structs.replace(old, **head.fields(), version=old.version + 1, log=log, caches=caches)

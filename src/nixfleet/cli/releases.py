@@ -16,6 +16,7 @@ from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_release
 from nixfleet.client.checks import check_lines
 from nixfleet.client.push import PushResult, push
+from nixfleet.config import read_bounded
 from nixfleet.errors import UserError
 from nixfleet.model.ids import STORE_PATH
 from nixfleet.model.text import counted
@@ -33,13 +34,7 @@ def release() -> None:
 
 def read_release_file(path: Path) -> dict[str, str]:
     """Read a release file, ``{"agents": {name: store path}}``. Raises: UserError."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise UserError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    data = read_bounded(path, MAX_FILE_BYTES)
     try:
         tree = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -51,8 +51,11 @@ def clean_lines(text: str) -> tuple[str, ...]:
 
 
 def counted(number: int, noun: str) -> str:
-    """Count in words: ``1 wave``, ``2 waves``, ``1,200 devices``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    """Count in words: ``1 wave``, ``2 waves``, ``1,200 entries``."""
+    if number == 1:
+        return f"1 {noun}"
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in set("aeou") else f"{noun}s"
+    return f"{number:,} {plural}"
 
 
 def utc(at_s: int) -> str:

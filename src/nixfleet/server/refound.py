@@ -9,7 +9,6 @@ from pathlib import Path
 
 from nixfleet.errors import Refused, Untrusted, UserError
 from nixfleet.model.ids import FleetId
-from nixfleet.model.statements import Root
 from nixfleet.server.coordinator.judging import judge, rows_of
 from nixfleet.server.setup import lay_down
 from nixfleet.server.store import HEAD, EntryRow, LineRow, MarkRow, Store
@@ -19,6 +18,7 @@ from nixfleet.trust.lines import LineTree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
 from nixfleet.trust.replay import State, Valid, Waiting
 from nixfleet.trust.sshsig import SecretKey
+from nixfleet.trust.statements import parse
 
 _CHUNK = 1_000
 
@@ -94,11 +94,9 @@ def _new(state: State, saved: list[EntryRow], root: Refounding) -> list[EntryRow
         rows.append(entry.row)
         if not isinstance(entry.verdict, Valid | Waiting):
             raise Refused(f"the new root does not hold: {getattr(entry.verdict, 'reason', 'it is too new')}")
-        last = entry
-    match last.verdict:
-        case Waiting(reason=reason):
-            raise Refused(f"{reason}: name their keys with --with KEY, each a file or one in ssh-agent")
-        case Valid(statement=Root()):
-            return rows
-        case _:
-            raise Untrusted("what was signed is no root")
+    waits = [one.waits for one in state.pending.get(sshsig.message_digest(root.payload), ())]
+    if waits:
+        raise Refused(f"{waits[0]}: name their keys with --with KEY, each a file or one in ssh-agent")
+    if state.root != parse(root.payload):
+        raise Untrusted("what was signed is no root")
+    return rows
