@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 from nixfleet.errors import UserError
 from nixfleet.server.backup import read_backup
 from nixfleet.server.check import check
+from nixfleet.server.coordinator.sameness import ask_first
 from nixfleet.server.settings import CACHE, DATABASE, ServerSettings
 from nixfleet.server.setup import check_empty, put_in_place
-from nixfleet.server.store import GOAL, HEAD, MarkRow, Store
+from nixfleet.server.store import Store
 
 T = TypeVar("T")
 
@@ -40,8 +41,7 @@ def restore_backup(path: Path, data_dir: Path, passphrase: str, database_url: st
             )
         settings = ServerSettings(data_dir=building, database_url=database_url)
         _prove(settings)
-        if database_url is None:
-            _ask_first(settings)
+        _ask_first(settings)
         put_in_place(building, data_dir)
     except OSError as error:
         raise UserError(f"{data_dir}: {error.strerror or error}") from error
@@ -58,18 +58,13 @@ def _prove(settings: ServerSettings) -> None:
 
 
 def _ask_first(settings: ServerSettings) -> None:
-    """Let the next start wait for devices and consoles that know more, as one that has just got all entries back does.
-
-    Else who acts first, with no copy of the log, would begin another history than the one that devices have seen.
-    """
+    """Let the next start wait for devices and consoles that know more; also of a database that was restored apart."""
 
     async def ask() -> None:
         store = Store(settings.url())
         try:
             await store.open()
-            goal, head = await store.offers.mark(GOAL), await store.offers.mark(HEAD)
-            if head is not None and (goal is None or goal.at):
-                await store.offers.keep(MarkRow(GOAL, head.note, 0), ())
+            await ask_first(store)
         finally:
             await store.close()
 

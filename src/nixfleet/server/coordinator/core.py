@@ -26,6 +26,7 @@ from nixfleet.server.coordinator.release_views import by_prefix
 from nixfleet.server.coordinator.releases import Releases
 from nixfleet.server.coordinator.reports import ReportDesk
 from nixfleet.server.coordinator.restoring import Restoring
+from nixfleet.server.coordinator.sameness import recognise
 from nixfleet.server.coordinator.sync import WAKING, Syncs
 from nixfleet.server.coordinator.twins import Twins
 from nixfleet.server.coordinator.views import Views
@@ -103,6 +104,7 @@ class Coordinator:
         await self.log.load()
         self.log.announce = self._entries_came
         await self.releases.look()
+        await recognise(self.store, self.settings.data_dir)
         await self.restoring.load()
         for device in self.live.load(await self.store.status.devices()):
             if (report := self.live.get(device).report) is not None:

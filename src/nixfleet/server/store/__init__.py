@@ -65,6 +65,10 @@ class Store:
         """Give the schema that the database has, and the newest one; changes nothing. Raises: Unreachable."""
         return await self._db.revisions()
 
+    async def identity(self) -> str:
+        """Say which PostgreSQL database this is: another one after it was restored or moved. Raises: Unreachable."""
+        return await self._db.identity()
+
     async def close(self) -> None:
         """Let go of the database."""
         await self._db.close()

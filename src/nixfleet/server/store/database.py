@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 import aiosqlite
-from sqlalchemy import Connection, Table, event, make_url
+from sqlalchemy import Connection, Table, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -23,6 +23,11 @@ from nixfleet.server.schema import revisions, upgrade
 _BUSY_S = 20
 _CHUNK_ROWS = 64
 _WRITE = {"nixfleet_write": True}
+_IDENTITY = """
+    SELECT system_identifier, pg_database.oid, pg_class.oid, pg_class.relfilenode
+    FROM pg_control_system(), pg_database, pg_class
+    WHERE datname = current_database() AND pg_class.oid = to_regclass('entries')
+"""
 
 Insert = sqlite.Insert | postgresql.Insert
 
@@ -77,6 +82,16 @@ class Database:
                 await connection.execution_options(**_WRITE)
                 async with connection.begin():
                     yield connection
+
+    async def identity(self) -> str:
+        """Say which PostgreSQL database this is: cluster, database, the entries' table, its file. Raises: Unreachable.
+
+        A dump that is restored makes the table anew; a standby that takes over has all of them from the first.
+        """
+        assert not self.sqlite, "a file is where it is"
+        async with self.read() as connection:
+            row = (await connection.execute(text(_IDENTITY))).one()
+        return "/".join(map(str, row))
 
     def insert(self, table: Table) -> Insert:
         """Make an insert that knows ``ON CONFLICT`` in this database's dialect."""
