@@ -79,6 +79,7 @@ def check_signature(asked: Asked, now: int = NOW) -> str:
         (lambda c: c.device_lines("web-01", 4), {"next": 4, "lines": []}, "GET /v1/devices/web-01/lines?after=4"),
         (lambda c: c.device_history(".."), {"attempts": [{"rollout": "r"}]}, "GET /v1/devices/-/history"),
         (lambda c: c.device_report("d"), Signed(payload=b"p", signature=b"s"), "GET /v1/devices/d/report"),
+        (lambda c: c.device_reports("d"), {"reports": []}, "GET /v1/reports?after=d"),
         (lambda c: c.rollouts(), {"rollouts": []}, "GET /v1/rollouts"),
         (lambda c: c.releases(), {"releases": []}, "GET /v1/releases"),
         (lambda c: c.audit(0), {"entries": [], "size": 0}, "GET /v1/audit?start=0&limit=1000"),

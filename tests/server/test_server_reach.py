@@ -117,6 +117,7 @@ ROUTES: list[tuple[str, str, set[str]]] = [
         for name in TAGS
         for what in ("", "/lines", "/history", "/report")
     ),
+    ("GET", "/v1/reports", PEOPLE),
     ("GET", "/v1/rollouts", PEOPLE),
     ("GET", "/v1/rollouts/{everywhere}", PEOPLE),
     ("GET", "/v1/rollouts/{of_db}", {"auditor", "reader", "admin"}),

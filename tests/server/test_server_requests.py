@@ -20,6 +20,7 @@ from nixfleet.model.wire import ErrorBody, ErrorKind, Signed
 from nixfleet.server.coordinator import people
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.faults import status_for
+from nixfleet.server.store.people import PeopleTables
 from nixfleet.trust.httpsig import sign_request
 from nixfleet.trust.reports import NAMESPACE_SESSION, session_payload, sign_enroll
 from nixfleet.trust.statements import digest
@@ -259,6 +260,16 @@ async def test_session_speaks_for_its_person_until_it_ends(tmp_path: Path) -> No
             one.now += 3_601
             with pytest.raises(Untrusted):
                 await session.devices()
+
+
+async def test_an_unknown_key_costs_no_look_into_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no other coordinator can have opened a session, what is not in memory is no session's key."""
+    async with rig(tmp_path / "data") as one, one.client("stranger") as stranger, one.client("session") as session:
+        await session.open_session(_session(one))
+        monkeypatch.setattr(PeopleTables, "session", None)
+        with pytest.raises(Untrusted):
+            await stranger.devices()
+        assert await session.devices() == ()
 
 
 async def test_sessions_of_strangers_and_long_ones_are_refused(tmp_path: Path) -> None:

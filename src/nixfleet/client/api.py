@@ -247,6 +247,10 @@ class Client:
         """Read a device's newest report as the device signed it."""
         return await self._get(f"/v1/devices/{_segment(device)}/report", Signed)
 
+    async def device_reports(self, after: str = "") -> answers.Reports:
+        """Read a page of devices' newest reports as they signed them, of those that this key may read of."""
+        return await self._get("/v1/reports", answers.Reports, ("after", after), max_bytes=_LIST_BYTES)
+
     async def rollouts(self) -> tuple[RolloutView, ...]:
         """List the rollouts."""
         return (await self._get("/v1/rollouts", answers.Rollouts, max_bytes=_LIST_BYTES)).rollouts

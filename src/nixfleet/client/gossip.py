@@ -4,13 +4,11 @@ A coordinator that shows different logs to different readers is found out here: 
 never take the coordinator's word for what a device said.
 """
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from nixfleet.client.api import Client
-from nixfleet.client.faults import Unknown
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, Untrusted
 from nixfleet.model.statements import Device
@@ -18,7 +16,8 @@ from nixfleet.model.wire import Signed
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
 
-_AT_ONCE: Final = 8
+DEVICES_MAX: Final = 1_000_000
+"""More reports than any fleet has devices."""
 
 Seen = Literal["ok", "fork", "hidden", "forged", "silent"]
 
@@ -39,18 +38,20 @@ async def reports(client: Client, mirror: Mirror) -> list[tuple[str, Signed]]:
 
     Devices whose reports this person may not read are left out. Raises: Unreachable, Untrusted.
     """
-    devices = [device.device for device in _devices(mirror)]
-    gate = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(device: str) -> Signed | None:
-        async with gate:
-            try:
-                return await client.device_report(device)
-            except (Unknown, Refused):
-                return None
-
-    told = await asyncio.gather(*map(one, devices))
-    return [(device, signed) for device, signed in zip(devices, told, strict=True) if signed is not None]
+    told: dict[str, Signed] = {}
+    after = ""
+    while True:
+        try:
+            page = await client.device_reports(after)
+        except Refused:
+            return []
+        told |= {one.device: one.report for one in page.reports}
+        if not page.next:
+            break
+        if page.next <= after or len(told) > DEVICES_MAX:
+            raise Untrusted(f"{client.url} shows reports without end: the pages do not come in order")
+        after = page.next
+    return [(one.device, told[one.device]) for one in _devices(mirror) if one.device in told]
 
 
 async def witnesses(client: Client, mirror: Mirror) -> tuple[Witness, ...]:

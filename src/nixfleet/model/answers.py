@@ -3,6 +3,7 @@
 import msgspec
 
 from nixfleet.model.views import DeviceView, EnrollView, EntryView, ReleaseView, RolloutView
+from nixfleet.model.wire import Signed
 
 
 class Devices(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +56,20 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """A device's updates, newest first."""
 
     attempts: tuple[PastAttempt, ...]
+
+
+class DeviceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A device's newest report, as it signed it."""
+
+    device: str
+    report: Signed
+
+
+class Reports(msgspec.Struct, frozen=True, kw_only=True):
+    """Devices' newest reports, by device id in rising order; where there are more, those after `next`."""
+
+    reports: tuple[DeviceReport, ...]
+    next: str = ""
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,8 @@ class People:
         self._sessions: dict[str, SessionRow] = {}
 
     async def load(self) -> None:
-        """Take up the stored requests."""
+        """Take up the stored requests and sessions."""
+        self._sessions = {row.key: row for row in await self._store.people.sessions(self._clock.wall_s())}
         for row in sorted(await self._store.people.requests(), key=lambda row: row.seen_at):
             self._requests[row.device] = _view(msgspec.json.decode(row.payload, type=EnrollRequest), row)
             self._written[row.device] = row.seen_at
@@ -177,8 +178,10 @@ class People:
         self._sessions[row.key] = row
 
     async def session(self, key: str) -> "LiveSession | None":
-        """Give the live session that a key signs for."""
-        row = self._sessions.get(key) or await self._store.people.session(key)
+        """Give the live session that a key signs for; only another coordinator can have opened one unknown here."""
+        row = self._sessions.get(key)
+        if row is None and self._store.shared:
+            row = await self._store.people.session(key)
         if row is None or row.not_after <= self._clock.wall_s():
             self._sessions.pop(key, None)
             return None

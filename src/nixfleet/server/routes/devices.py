@@ -9,9 +9,9 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from litestar.types import ControllerRouterHandler
 
 from nixfleet.errors import UserError
-from nixfleet.model.answers import Devices, History, Lines, PastAttempt
+from nixfleet.model.answers import DeviceReport, Devices, History, Lines, PastAttempt, Reports
 from nixfleet.model.device import Attempt
-from nixfleet.model.ids import MAX_INT
+from nixfleet.model.ids import MAX_INT, DeviceId
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
 from nixfleet.model.wire import Signed
@@ -24,12 +24,16 @@ from nixfleet.server.store import AttemptRow
 
 _QUERY_CHARS = 1_000
 _HISTORY = 100
+_REPORTS = 500
+"""Rows of a page of reports: at most 64 KiB each, and some 2 KiB as devices write them."""
+_REPORTS_BYTES = 4 << 20
+_ID_CHARS = 32
 Find = Callable[[AnyRequest, str, str], Awaitable[str]]
 
 
 def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
     """Make the routes."""
-    return [*_lists(coordinator, auth), *_details(coordinator, auth)]
+    return [*_lists(coordinator, auth), *_details(coordinator, auth), _reports(coordinator, auth)]
 
 
 def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -101,6 +105,28 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
         return Signed(payload=row.payload, signature=row.signature)
 
     return [lines, history, report]
+
+
+def _reports(coordinator: Coordinator, auth: Auth) -> ControllerRouterHandler:
+    @get("/v1/reports")
+    async def reports(request: AnyRequest, after: FromQuery[str] = "") -> Reports:
+        """Give the newest report of each unretired device that the caller may read of, as it signed it, in pages."""
+        reader = await auth.reader(request, "read the reports of devices")
+        devices, found, size = coordinator.log.state.devices, list[DeviceReport](), 0
+        last = after[:_ID_CHARS]
+        rows = await coordinator.store.status.reports(last, _REPORTS + 1)
+        for place, row in enumerate(rows):
+            if place == _REPORTS or (size := size + len(row.payload)) > _REPORTS_BYTES:
+                return Reports(reports=tuple(found), next=last)
+            last = row.device
+            record = devices.get(DeviceId(row.device))
+            if record is None or record.statement.state == "retired" or not reader.reach.over(record.statement.tags):
+                continue
+            signed = Signed(payload=row.payload, signature=row.signature)
+            found.append(DeviceReport(device=row.device, report=signed))
+        return Reports(reports=tuple(found))
+
+    return reports
 
 
 def _past(row: AttemptRow, coordinator: Coordinator) -> PastAttempt:

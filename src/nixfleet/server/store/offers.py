@@ -16,6 +16,8 @@ HEAD = "head"
 _LOCK = 0x6E6978676F616C00
 """Advisory lock ``nixgoal``: on a shared database, no append slips in while the goal is set."""
 _PAGE = 500
+_JUDGED = 50
+"""Entries that are judged between two waits for the database: whoever else is served does not wait for more."""
 _offered = tables.offered
 _marks = tables.marks
 
@@ -71,7 +73,7 @@ class OfferTables:
         """
         async with self._db.write() as connection:
             await self._exclude(connection)
-            while rows := await _rows(connection, start, _PAGE):
+            while rows := await _rows(connection, start, _JUDGED):
                 made = make(rows)
                 await many(connection, self._db.insert(tables.entries), [values(row) for row in made])
                 start = rows[-1].index + 1

@@ -45,6 +45,12 @@ class PeopleTables:
                 raise Busy("too many sessions are open; try again later")
             await connection.execute(self._db.upsert(_sessions).values(values(row)))
 
+    async def sessions(self, now: int) -> list[SessionRow]:
+        """Read the session keys that last; their number is bounded where they are saved."""
+        async with self._db.read() as connection:
+            found = await connection.execute(select(_sessions).where(_sessions.c.not_after > now))
+            return [SessionRow(*row) for row in found]
+
     async def session(self, key: str) -> SessionRow | None:
         """Find a session key by its fingerprint; whether it has ended is the caller's to judge."""
         async with self._db.read() as connection:

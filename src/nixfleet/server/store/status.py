@@ -112,6 +112,12 @@ class StatusTables:
             row = (await connection.execute(select(_devices).where(_devices.c.device == device))).first()
         return None if row is None else DeviceRow(*row)
 
+    async def reports(self, after: str, limit: int) -> list[DeviceRow]:
+        """Read the newest reports of devices whose id comes after one, in the order of their ids."""
+        query = select(_devices).where(_devices.c.device > after).order_by(_devices.c.device).limit(limit)
+        async with self._db.read() as connection:
+            return [DeviceRow(*row) for row in await connection.execute(query)]
+
     async def attempts(self, rollouts: Sequence[str], changed_after: int = -1) -> list[AttemptRow]:
         """Read all tries of these rollouts that changed after a unix time."""
         found: list[AttemptRow] = []
