@@ -32,7 +32,7 @@ from nixfleet.config import (
 )
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.ids import PRINCIPAL
-from nixfleet.model.statements import CacheRef, Principal
+from nixfleet.model.statements import CacheRef, Principal, Root
 from nixfleet.model.typed import check_name, checked_url
 from nixfleet.trust.claims import ClaimString
 from nixfleet.trust.signers import MemorySigner, Signer
@@ -66,14 +66,7 @@ def begin(
     folder = coordinator_dir(name, env)
     is_new = not folder.exists()
     log_key, cache_key = SecretKey.generate(), CacheKey.generate(f"{name}-1")
-    root = create_root(
-        by=signer.key.fingerprint,
-        at=now(),
-        urls=urls,
-        principals=(founder(signer, second),),
-        log_key=log_key.public.text,
-        caches=(CacheRef(url=BUILT_IN, key=cache_key.public),),
-    )
+    root = _first_root(urls, signer, second, log_key.public, cache_key.public)
     # The founding note is the fleet's name, for whoever gets to know it by its address.
     payload, signature = sign(signer, msgspec.structs.replace(root, note=name))
     try:
@@ -90,6 +83,20 @@ def begin(
             shutil.rmtree(folder, ignore_errors=True)
         raise
     return fleet
+
+
+def _first_root(
+    urls: tuple[str, ...], signer: Signer, second: PublicKey | None, log_key: PublicKey, cache_key: str
+) -> Root:
+    """Write the root of a fleet that is served from this machine, with its built-in cache."""
+    return create_root(
+        by=signer.key.fingerprint,
+        at=now(),
+        urls=urls,
+        principals=(founder(signer, second),),
+        log_key=log_key.text,
+        caches=(CacheRef(url=BUILT_IN, key=cache_key),),
+    )
 
 
 def check_new(name: str, env: Mapping[str, str], database: str | None = None) -> None:

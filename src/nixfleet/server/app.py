@@ -33,17 +33,6 @@ _QUERY_CHARS = 4_096
 
 def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
     """Put the application together; it answers 503 until the coordinator has started."""
-    auth = Auth(coordinator)
-    handlers: list[ControllerRouterHandler] = [
-        *health_routes(coordinator, settings),
-        *log_routes(coordinator, auth),
-        *report_routes(coordinator, auth),
-        *stream_routes(coordinator, auth),
-        *device_routes(coordinator, auth),
-        *view_routes(coordinator, auth),
-        *people_routes(coordinator, auth),
-        *cache_routes(_cache(coordinator, settings), auth.releaser),
-    ]
 
     def entrance(app: ASGIApp) -> ASGIApp:
         async def checked(scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +57,7 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
         return _answer(status, kind, _in_words(error), coordinator)
 
     app = Litestar(
-        route_handlers=handlers,
+        route_handlers=_routes(coordinator, settings),
         # Not a guard: Litestar copies the handler for each guard and request.
         middleware=[entrance],
         exception_handlers={HTTPException: litestars, Exception: ours},
@@ -83,6 +72,21 @@ def make_app(coordinator: Coordinator, settings: ServerSettings) -> ASGIApp:
         debug=False,
     )
     return Express(app, coordinator)
+
+
+def _routes(coordinator: Coordinator, settings: ServerSettings) -> list[ControllerRouterHandler]:
+    """Make all routes, with one judge of who asks."""
+    auth = Auth(coordinator)
+    return [
+        *health_routes(coordinator, settings),
+        *log_routes(coordinator, auth),
+        *report_routes(coordinator, auth),
+        *stream_routes(coordinator, auth),
+        *device_routes(coordinator, auth),
+        *view_routes(coordinator, auth),
+        *people_routes(coordinator, auth),
+        *cache_routes(_cache(coordinator, settings), auth.releaser),
+    ]
 
 
 _KINDS: dict[HTTPStatus, ErrorKind] = {HTTPStatus.NOT_FOUND: "unknown", HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "bound"}
