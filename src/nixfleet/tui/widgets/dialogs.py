@@ -48,7 +48,7 @@ class ConfirmDialog(ModalScreen[bool]):
             yield LinesPanel(self._touched)
             if self.confirm.level != "yes":
                 yield LinesPanel(self._prompt, id="confirm-ask")
-                yield Input(id="confirm-input", compact=True)
+                yield Answer(id="confirm-input", compact=True)
             yield LinesPanel(self._keys, id="confirm-keys")
 
     def on_key(self, event: events.Key) -> None:
