@@ -83,23 +83,23 @@ async def _measure(folder: Path) -> list[Row]:
     wire = Wire()
     async with wire.open(), serving(folder / "site", urls=(f"http://127.0.0.1:{wire.port}",)) as (site, _):
         wire.target = int(site.url.rpartition(":")[2])
-        await _settings(folder, site)
+        await settings(folder, site)
         starts, yard_starts, resident, proportional, yard_resident, yard_proportional = ([] for _ in range(6))
-        async with _agent(folder, wire):
-            await asyncio.to_thread(_yardstick)  # both once before: what follows starts as a member, from bytecode
+        async with running(folder, wire):
+            await asyncio.to_thread(bare_imports)  # both once before: what follows starts as a member, from bytecode
         for _ in range(RUNS):
-            yard = await asyncio.to_thread(_yardstick)
+            yard = await asyncio.to_thread(bare_imports)
             yard_starts.append(yard[0])
             yard_resident.append(yard[1][0])
             yard_proportional.append(yard[1][1])
             begun = time.perf_counter()
-            async with _agent(folder, wire) as process:
+            async with running(folder, wire) as process:
                 starts.append(wire.at - begun)
                 await asyncio.sleep(1)  # what follows the first event: facts, the first report
                 rss, pss = memory_mib(process.pid)
                 resident.append(rss)
                 proportional.append(pss)
-        async with _agent(folder, wire) as process:
+        async with running(folder, wire) as process:
             await asyncio.sleep(2)
             cpu_percent, kb_per_hour = await _idle(process, wire)
             aged = memory_mib(process.pid)[0]
@@ -146,17 +146,18 @@ async def _measure(folder: Path) -> list[Row]:
     ]
 
 
-async def _settings(folder: Path, site: Site) -> None:
+async def settings(folder: Path, site: Site, name: str = "dev-1") -> None:
+    """Write the settings of an agent that joins by a token of its own, through whatever the root's URL leads to."""
     async with site.client("admin") as api:
         mirror = Mirror.open(folder / "mirror", site.fleet.fleet)
         admin = Admin(api, mirror, MemorySigner(key("admin")), now)
         (folder / "token").write_text(await admin.make_token({"env": "prod"}, 1, 1))
-    text = f'name = "dev-1"\ntoken_file = "{folder}/token"\nstate_dir = "{folder}/state"\nvolatile_state = true\n'
+    text = f'name = "{name}"\ntoken_file = "{folder}/token"\nstate_dir = "{folder}/state"\nvolatile_state = true\n'
     (folder / "agent.toml").write_text(text)
 
 
 @asynccontextmanager
-async def _agent(folder: Path, wire: Wire) -> AsyncIterator["subprocess.Popen[bytes]"]:
+async def running(folder: Path, wire: Wire) -> AsyncIterator["subprocess.Popen[bytes]"]:
     """Run the agent and wait until its stream brings the first event."""
     wire.connected.clear()
     command = [str(Path(sys.executable).with_name("nixfleet")), "agent", "run", "--config", str(folder / "agent.toml")]
@@ -183,7 +184,7 @@ async def _idle(process: "subprocess.Popen[bytes]", wire: Wire) -> tuple[float, 
     return (cpu_s(process.pid) - used_s) / span_s * 100, (wire.bytes - carried) / span_s * HOUR_S / KB
 
 
-def _yardstick() -> tuple[float, tuple[float, float]]:
+def bare_imports() -> tuple[float, tuple[float, float]]:
     """Start the bare imports; gives seconds, and memory."""
     code = f"{IMPORTS}; import sys; print(0, flush=True); sys.stdin.read()"
     begun = time.perf_counter()

@@ -26,6 +26,15 @@ def memory_mib(pid: int) -> tuple[float, float]:
     return sizes["Rss:"], sizes["Pss:"]
 
 
+def peak_mib(pid: int) -> float:
+    """Give the most resident memory that a process has had, in MiB (VmHWM in proc(5))."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "VmHWM":
+            return int(value.split()[0]) * KIB / MIB
+    raise AssertionError("the kernel tells no peak")
+
+
 def cpu_s(pid: int) -> float:
     """Give the processor seconds that a process has used, to a tick (10 ms; proc_pid_stat in proc(5))."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

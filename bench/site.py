@@ -72,7 +72,7 @@ class Site:
         """Enrol named devices, whose keys are named like them."""
         for start in range(0, len(devices), BATCH):
             header = await self.header(api)
-            await self.append(api, [_device(header, name) for name in devices[start : start + BATCH]])
+            await self.append(api, [enrolment(header, name) for name in devices[start : start + BATCH]])
 
     def start(self, listen: str = "127.0.0.1:0") -> None:
         """Start the coordinator and wait until it answers."""
@@ -108,7 +108,8 @@ async def serving(folder: Path, devices: int = 0, **root: Any) -> AsyncIterator[
         await asyncio.to_thread(site.stop)
 
 
-def _device(header: dict[str, Any], name: str) -> Device:
+def enrolment(header: dict[str, Any], name: str) -> Device:
+    """Make the statement that enrols a named device with its own key."""
     return Device(
         **header,
         device=device_id(name),

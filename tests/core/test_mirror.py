@@ -358,7 +358,7 @@ def test_a_full_disk_is_told_and_made_up_for(tmp_path: Path, fleet: Fleet, monke
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(logfile, "_append", no_space)
+        patch.setattr(logfile, "_appending", no_space)
         with pytest.raises(UserError, match="No space left"):
             made.extend(fleet.checkpoint, made.size, entries(fleet, made.size))
     fleet.device("web-04")

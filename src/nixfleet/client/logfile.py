@@ -12,10 +12,10 @@ import re
 import shutil
 import struct
 from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Final, Self
+from typing import IO, Final, Self
 
 import msgspec
 
@@ -112,8 +112,7 @@ class LogFile:
         if self._payload_at[index] == _ABSENT:
             return None
         with self._payloads.open("rb") as file:
-            file.seek(self._payload_at[index])
-            return _exactly(file.read(_PAYLOAD.size + MAX_PAYLOAD_BYTES), _PAYLOAD)
+            return _payload(file, self._payload_at[index])
 
     def lines(self, release: str) -> tuple[str, ...] | None:
         """Read what was kept of a release's device lines; None too for what is no release's digest.
@@ -132,15 +131,18 @@ class LogFile:
         assert _DIGEST.fullmatch(release), "a release is known by its digest"
         write_atomic(self.folder / "lines" / release, "".join(f"{line}\n" for line in lines).encode())
 
-    def entries(self) -> list[tuple[bytes, bytes | None]]:
-        """Read everything."""
-        leaves = [data[_LEAF.size :] for _, data in self._records(self._leaves, _LEAF, 0, self.meta.leaves_bytes)]
-        payloads: list[bytes | None] = [None] * len(leaves)
-        for _, data in self._records(self._payloads, _PAYLOAD, 0, self.meta.payloads_bytes):
-            payloads[_PAYLOAD.unpack_from(data)[0]] = data[_PAYLOAD.size :]
-        return list(zip(leaves, payloads, strict=True))
+    def entries(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Read everything, one entry after the other: a log need not fit the memory. Raises: Untrusted, UserError."""
+        try:
+            # Without the payloads' file there are none, and no entry is said to have one.
+            with self._payloads.open("rb") if self._payloads.exists() else nullcontext() as payloads:
+                records = self._records(self._leaves, _LEAF, 0, self.meta.leaves_bytes)
+                for (_, leaf), at in zip(records, self._payload_at, strict=True):
+                    yield leaf[_LEAF.size :], None if at == _ABSENT or payloads is None else _payload(payloads, at)
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be read: {error.strerror or error}") from error
 
-    def append(self, checkpoint: bytes, log: LogState, start: int, entries: Sequence[Entry]) -> None:
+    def append(self, checkpoint: bytes, log: LogState, start: int, entries: Iterable[Entry]) -> None:
         """Keep entries from `start` on durably, with the checkpoint over all of them.
 
         Raises: UserError when the disk fails, or another program has written another log here; nothing counts then.
@@ -148,13 +150,14 @@ class LogFile:
         try:
             with self._locked():
                 self._take_over(self._read_meta())
-                for index in range(start, min(self.meta.size, start + len(entries))):
-                    if self.leaf(index) != entries[index - start].leaf:
+                rest = iter(entries)
+                for index, entry in zip(range(start, self.meta.size), rest, strict=False):
+                    if self.leaf(index) != entry.leaf:
                         raise UserError(f"{self.folder} holds another log than this program has verified")
                 if log.size < self.meta.size:
                     return  # another program is further already
                 self._cut()
-                self._write(checkpoint, log, entries[self.meta.size - start :])
+                self._write(checkpoint, log, rest)
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from error
 
@@ -165,29 +168,31 @@ class LogFile:
                 self._take_over(self._read_meta())
                 self._cut()
                 self._payload_at[index] = self.meta.payloads_bytes
-                added = _append(self._payloads, _PAYLOAD.pack(index, len(payload)) + payload)
+                with _appending(self._payloads) as file:
+                    added = file.write(_PAYLOAD.pack(index, len(payload)) + payload)
                 self._publish(msgspec.structs.replace(self.meta, payloads_bytes=self.meta.payloads_bytes + added))
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from error
 
-    def _write(self, checkpoint: bytes, log: LogState, entries: Sequence[Entry]) -> None:
+    def _write(self, checkpoint: bytes, log: LogState, entries: Iterable[Entry]) -> None:
         old = self.meta
-        leaves, payloads = bytearray(), bytearray()
         leaf_at, payload_at = array("Q"), array("Q")
-        for index, entry in enumerate(entries, start=old.size):
-            leaf_at.append(old.leaves_bytes + len(leaves))
-            leaves += _LEAF.pack(len(entry.leaf)) + entry.leaf
-            payload_at.append(_ABSENT if entry.payload is None else old.payloads_bytes + len(payloads))
-            if entry.payload is not None:
-                payloads += _PAYLOAD.pack(index, len(entry.payload)) + entry.payload
-        assert old.size + len(entries) == log.size
+        leaves_bytes, payloads_bytes = old.leaves_bytes, old.payloads_bytes
         # Both files are durable before the meta file counts them.
+        with _appending(self._leaves) as leaves, _appending(self._payloads) as payloads:
+            for index, entry in enumerate(entries, start=old.size):
+                leaf_at.append(leaves_bytes)
+                leaves_bytes += leaves.write(_LEAF.pack(len(entry.leaf)) + entry.leaf)
+                payload_at.append(_ABSENT if entry.payload is None else payloads_bytes)
+                if entry.payload is not None:
+                    payloads_bytes += payloads.write(_PAYLOAD.pack(index, len(entry.payload)) + entry.payload)
+        assert old.size + len(leaf_at) == log.size
         new = msgspec.structs.replace(
             old,
             size=log.size,
             root=log.root,
-            leaves_bytes=old.leaves_bytes + _append(self._leaves, leaves),
-            payloads_bytes=old.payloads_bytes + _append(self._payloads, payloads),
+            leaves_bytes=leaves_bytes,
+            payloads_bytes=payloads_bytes,
             checkpoint=checkpoint,
         )
         self._publish(new)
@@ -292,16 +297,22 @@ def known_state(folder: Path, fleet: str) -> LogState | None:
     return known if meta.fleet == fleet and said.encode() in meta.checkpoint else None
 
 
-def _append(path: Path, data: bytes | bytearray) -> int:
-    """Append durably and give the number of bytes; nothing costs no sync."""
-    if not data and path.exists():
-        return 0
+@contextmanager
+def _appending(path: Path) -> Iterator[IO[bytes]]:
+    """Append durably to a file, which is made; nothing costs no sync."""
+    made = not path.exists()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(handle, "ab") as file:
-        file.write(data)
+        begin = file.tell()
+        yield file
         file.flush()
-        os.fsync(file.fileno())
-    return len(data)
+        if made or file.tell() != begin:
+            os.fsync(file.fileno())
+
+
+def _payload(file: IO[bytes], at: int) -> bytes:
+    file.seek(at)
+    return _exactly(file.read(_PAYLOAD.size + MAX_PAYLOAD_BYTES), _PAYLOAD)
 
 
 def _exactly(data: bytes, head: struct.Struct) -> bytes:

@@ -4,7 +4,9 @@ It must never take part of an extension, go back, or let a crash leave more than
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -12,7 +14,8 @@ from nixfleet.client.api import Client, Payloads
 from nixfleet.client.faults import Unknown
 from nixfleet.client.logfile import LogFile
 from nixfleet.client.offering import give_back
-from nixfleet.errors import NixfleetError, Unreachable, Untrusted
+from nixfleet.client.staging import Staging
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
 from nixfleet.model.ids import MAX_NOTE_BYTES
 from nixfleet.model.statements import LogState
 from nixfleet.model.views import EntryView
@@ -53,9 +56,9 @@ class Mirror:
         self._file = file
         self._view = view
         self._device = device
-        self._staged: list[Entry] = []
-        self._staged_bytes = 0
         self._staged_max_bytes = STAGED_BYTES if device is None else STAGED_BYTES_OF_DEVICE
+        # A device has one agent, which may be killed in the middle; people's programs share a folder.
+        self._staging = Staging(file.folder, self._staged_max_bytes, named=device is not None)
         self._unsaved: list[Entry] = []
         self._verdicts: list[Verdict] = []
         self._checkpoint = b""
@@ -74,6 +77,7 @@ class Mirror:
         """
         mirror = cls(*_opened(folder, fleet, pin, device), device=device)
         mirror._replay()
+        mirror._staging.resume(mirror.size)
         return mirror
 
     @classmethod
@@ -108,7 +112,10 @@ class Mirror:
         self._loaded = True
 
     def _verify_held(self) -> None:
-        extended = self._view.extend(self._file.meta.checkpoint, 0, self._file.entries())
+        growth = self._view.begin()
+        for leaf, payload in self._file.entries():
+            self._view.grow(growth, leaf, payload)
+        extended = self._view.finish(growth, self._file.meta.checkpoint)
         if self._view.log != LogState(size=self._file.meta.size, root=self._file.meta.root):
             raise Untrusted("it is not the log that was written")
         self._verdicts.extend(extended.verdicts)
@@ -197,7 +204,7 @@ class Mirror:
                 raise
             self._file = self._file.succeed(view.carried, note, view.log, entries)
             self._view, self._checkpoint, self._verdicts = view, note, list(extended.verdicts)
-            self._unstage()
+            self._staging.clear()
             self._unsaved.clear()
             self.verified, self.why = "ok", ""
             return True
@@ -229,19 +236,22 @@ class Mirror:
             note = await client.checkpoint()
             wanted = claimed_size(note)
             before = self.size
-            while self.size + len(self._staged) < wanted:
-                start = self.size + len(self._staged)
+            direct: Sequence[Entry] = ()
+            while self.next_index < wanted:
+                start = self.next_index
                 answer = await client.entries(start, min(_BATCH, wanted - start), self._wanted)
                 if answer.start != start or not answer.entries:
-                    self._unstage()
+                    self._staging.clear()
                     raise Unreachable(f"{client.url} serves fewer entries than its checkpoint says; try again")
+                if start == before and len(answer.entries) >= wanted - start:
+                    direct = answer.entries[: wanted - start]
+                    break
                 self._stage(start, answer.entries[: wanted - start])
-            staged = self._unstage()[: max(0, wanted - before)]
             try:
-                if len(staged) >= _THREAD_FROM:
-                    await asyncio.to_thread(self.extend, note, before, staged)
+                if len(direct) >= _THREAD_FROM or self._staging:
+                    await asyncio.to_thread(self._taken, note, max(0, wanted - before), direct)
                 else:
-                    self.extend(note, before, staged)
+                    self.extend(note, before, direct)
             except Untrusted as error:
                 raise await self.explained(client, note, error) from error
             return self.size - before
@@ -281,40 +291,54 @@ class Mirror:
         """
         start, entries = sync.start, sync.entries
         if sync.more:
+            if not entries:
+                # Else who asks for the rest would ask for ever.
+                self._staging.clear()
+                raise Untrusted("the coordinator says that more entries are to come, and sends none")
             self._stage(start, entries)
             return None
-        held = self._unstage()
-        if self.size < start <= self.size + len(held):
-            start, entries = self.size, (*held[: start - self.size], *entries)
+        if self.size < start <= self.next_index:
+            self._stage(start, entries)
+            return self._taken(sync.checkpoint, len(self._staging))
+        self._staging.clear()
         return self.extend(sync.checkpoint, start, entries)
 
     def _stage(self, start: int, entries: Sequence[Entry]) -> None:
         """Hold entries until a checkpoint proves them. Raises: Untrusted; then none are held."""
         keep = max(0, start - self.size)
-        new = entries[max(0, self.size - start) :]
-        if keep > len(self._staged) or start + len(entries) > ENTRIES_MAX:
-            self._unstage()
-            raise Untrusted(f"the coordinator sends entries from {start} on, which do not join the {self.size} known")
-        if not entries:
-            # Else who asks for the rest would ask for ever.
-            self._unstage()
-            raise Untrusted("the coordinator says that more entries are to come, and sends none")
-        self._staged_bytes += _bytes(new) - _bytes(self._staged[keep:])
-        self._staged[keep:] = new
-        if self._staged_bytes > self._staged_max_bytes:
-            self._unstage()
-            limit = self._staged_max_bytes >> 20
-            raise Untrusted(f"the coordinator sends more than {limit} MiB of entries that no checkpoint has proven yet")
+        try:
+            if keep > len(self._staging) or start + len(entries) > ENTRIES_MAX:
+                raise Untrusted(
+                    f"the coordinator sends entries from {start} on, which do not join the {self.size} known"
+                )
+            self._staging.put(self.size, keep, entries[max(0, self.size - start) :])
+        except NixfleetError:
+            self._staging.clear()
+            raise
 
-    def _unstage(self) -> list[Entry]:
-        """Give what is held, and hold it no longer."""
-        held, self._staged, self._staged_bytes = self._staged, [], 0
-        return held
+    def _taken(self, checkpoint: bytes, count: int, direct: Sequence[Entry] = ()) -> Extended:
+        """Extend by so many of the entries that are held, which count from now on, or by `direct` where none are.
+
+        Raises: Untrusted, UserError; then none are held.
+        """
+        if not self._staging:
+            return self.extend(checkpoint, self.size, direct)
+        try:
+            self._staging.put(self.size, min(count, len(self._staging)), ())
+            with self._judging():
+                growth = self._view.begin()
+                for entry in self._staging:
+                    self._view.grow(growth, entry.leaf, entry.payload)
+                extended = self._view.finish(growth, checkpoint)
+            self._keep(checkpoint, extended, self._staging)
+        finally:
+            self._staging.clear()
+        return extended
 
     @property
     def next_index(self) -> int:
         """What to ask for next: the size, and the entries that wait for the rest of their answer."""
-        return self.size + len(self._staged)
+        return self.size + len(self._staging)
 
     def extend(self, checkpoint: bytes, start: int, entries: Sequence[Entry]) -> Extended:
         """Verify entries up to a checkpoint and keep them durably; they are all taken, or none.
@@ -322,19 +346,33 @@ class Mirror:
         Raises: Untrusted, UserError when the disk fails.
         """
         assert self._loaded, "what is on disk comes first"
-        try:
+        with self._judging():
             extended = self._view.extend(checkpoint, start, [(entry.leaf, entry.payload) for entry in entries])
+        self._keep(checkpoint, extended, entries[extended.start - start :])
+        return extended
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """Note how a checkpoint compared."""
+        try:
+            yield
         except Untrusted as error:
             self.verified = _kind(error)
             self.why = str(error)
             raise
         self.verified, self.why = "ok", ""
+
+    def _keep(self, checkpoint: bytes, extended: Extended, entries: Collection[Entry]) -> None:
+        """Keep durably what was verified, and what could not be written before. Raises: UserError."""
         self._verdicts.extend(extended.verdicts)
-        self._unsaved.extend(entries[extended.start - start :])
-        self._file.append(checkpoint, self._view.log, self.size - len(self._unsaved), self._unsaved)
+        try:
+            first = extended.start - len(self._unsaved)
+            self._file.append(checkpoint, self._view.log, first, chain(self._unsaved, entries))
+        except UserError:
+            self._unsaved.extend(entries)
+            raise
         self._unsaved.clear()
         self._checkpoint = checkpoint
-        return extended
 
     async def fill(self, client: Client) -> int:
         """Fetch the payloads that this device needs by now and did not get with their leaves; gives how many.

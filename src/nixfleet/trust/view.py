@@ -13,7 +13,7 @@ from nixfleet.errors import Untrusted
 from nixfleet.model.ids import MAX_LEAF_BYTES, Fingerprint, FleetId
 from nixfleet.model.statements import LogState
 from nixfleet.trust.leaf import Leaf, holds, subject_of
-from nixfleet.trust.merkle import Frontier
+from nixfleet.trust.merkle import Frontier, Tree
 from nixfleet.trust.note import Checkpoint, open_checkpoint, origin
 from nixfleet.trust.replay import ESSENTIAL, State, Verdict, Void, replay, supply
 from nixfleet.trust.sshsig import PublicKey, parse, parse_public_key
@@ -67,6 +67,15 @@ class Carried(msgspec.Struct, frozen=True, kw_only=True):
     root: str
     keys: tuple[str, ...] = ()
     grants: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Growth:
+    """An extension under way, replayed as its entries come, on a state of its own: nothing of it counts yet."""
+
+    start: int
+    state: State
+    verdicts: list[Verdict]
 
 
 class LogView:
@@ -131,6 +140,29 @@ class LogView:
         self.state, self._frontier, self.checkpoint = state, frontier, checkpoint
         return Extended(before, verdicts, checkpoint)
 
+    def begin(self) -> Growth:
+        """Begin an extension whose entries come one by one: a long one need not be in memory as a whole."""
+        return Growth(self.size, self.state.copy(), [])
+
+    def grow(self, growth: Growth, leaf: bytes, payload: bytes | None) -> None:
+        """Replay one more entry of an extension. Raises: BadEntry, Fork, Untrusted; the extension is of no use then."""
+        index = growth.state.size
+        if index - growth.start >= ENTRIES_MAX:
+            raise Untrusted(f"more than {ENTRIES_MAX} entries at once")
+        _check_entry(index, leaf, payload)
+        self._check_pin(growth.state.tree)
+        growth.verdicts.append(self._replay(growth.state, leaf, payload))
+
+    def finish(self, growth: Growth, note: bytes) -> Extended:
+        """Take an extension up to a checkpoint, or nothing of it. Raises: Fork, Behind, BadEntry, Untrusted."""
+        assert growth.start == self.size, "an extension is of the log as it was when it began"
+        self._check_pin(growth.state.tree)
+        _check_replayed(growth.state, growth.start, growth.verdicts)
+        frontier = growth.state.tree.frontier()
+        checkpoint = self._open(note, growth.state, frontier)
+        self.state, self._frontier, self.checkpoint = growth.state, frontier, checkpoint
+        return Extended(growth.start, tuple(growth.verdicts), checkpoint)
+
     def _replay(self, state: State, leaf: bytes, payload: bytes | None) -> Verdict:
         for one in self.carried:
             if one.size == state.size:
@@ -150,10 +182,7 @@ class LogView:
             raise Untrusted(f"more than {ENTRIES_MAX} entries at once")
         new = entries[self.size - start :]
         for index, (data, payload) in enumerate(new, start=self.size):
-            if len(data) > MAX_LEAF_BYTES:
-                raise BadEntry(index, f"its leaf is larger than {MAX_LEAF_BYTES} bytes")
-            if payload is not None and not holds(data, payload):
-                raise BadEntry(index, "its payload is not the one that was signed")
+            _check_entry(index, data, payload)
         return new
 
     def _grown(self, new: Entries) -> Frontier:
@@ -165,9 +194,9 @@ class LogView:
             self._check_pin(frontier)
         return frontier
 
-    def _check_pin(self, frontier: Frontier) -> None:
+    def _check_pin(self, tree: Frontier | Tree) -> None:
         pin = self._pin
-        if pin is not None and frontier.size == pin.size and frontier.root().hex() != pin.root:
+        if pin is not None and tree.size == pin.size and tree.root().hex() != pin.root:
             raise Fork(f"the log has another root at {pin.size} entries than the one pinned")
 
     def _open(self, note: bytes, state: State, frontier: Frontier) -> Checkpoint:
@@ -230,6 +259,13 @@ def open_in_force(note: bytes, state: State) -> Checkpoint:
             refused = Untrusted("the checkpoint is signed by a log key that was not in force at its end")
         end = first
     raise refused
+
+
+def _check_entry(index: int, leaf: bytes, payload: bytes | None) -> None:
+    if len(leaf) > MAX_LEAF_BYTES:
+        raise BadEntry(index, f"its leaf is larger than {MAX_LEAF_BYTES} bytes")
+    if payload is not None and not holds(leaf, payload):
+        raise BadEntry(index, "its payload is not the one that was signed")
 
 
 def _check_replayed(state: State, start: int, verdicts: Sequence[Verdict]) -> None:
