@@ -10,6 +10,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
 
+from nixfleet.agent.memory import give_back as give_memory_back
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.client.offering import give_back
@@ -210,6 +211,7 @@ class Link:
                 return False
             self.trouble = ""
             self._tell_void(taken)
+            give_memory_back(len(taken.verdicts))
             # Payloads of entries from before it was a member; one missing, and it starts no update.
             await self.mirror.fill(client)
         log.debug("the log has %d entries, %d gates are open", self.mirror.size, len(answer.gates))

@@ -28,6 +28,7 @@ from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal, Record, load
 from nixfleet.agent.member import Parts
+from nixfleet.agent.memory import give_back
 from nixfleet.agent.preflight import VOLATILE, filesystem_of
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
@@ -181,9 +182,12 @@ def _open_log(folder: Path, found: Identity) -> Mirror:
     """
     place = folder / "log"
     try:
-        return Mirror.open(place, found.fleet, pin=found.pin, device=found.device)
+        mirror = Mirror.open(place, found.fleet, pin=found.pin, device=found.device)
     except Untrusted as error:
         log.error("the copy of the log is put aside, and fetched anew: %s", error)  # noqa: TRY400 - one line, no trace
+    else:
+        give_back(mirror.size)
+        return mirror
     found = identities.pin(folder, found, known_state(place, found.fleet))
     shutil.rmtree(folder / "log.damaged", ignore_errors=True)
     try:

@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nixfleet.model.statements import Window
 
@@ -18,6 +17,8 @@ def zone_of(name: str) -> tzinfo | None:
     """Find an IANA time zone; an empty name is UTC, an unknown one None (devices name theirs, so anything may come)."""
     if name in {"", "UTC"}:
         return UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a third of a megabyte on every device
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -16,6 +16,7 @@ from nixfleet.trust.leaf import Leaf, LeafType, Subject, subject_of
 from nixfleet.trust.replay import rights, rules, updates
 from nixfleet.trust.replay.state import (
     Approval,
+    Mark,
     Pending,
     Place,
     State,
@@ -38,6 +39,11 @@ ESSENTIAL: frozenset[LeafType] = frozenset({"root", "grant", "revoke", "rollout"
 _RIGHTS: dict[LeafType, tuple[Action, ...]] = {"release": ("release",), "rollout": ("deploy", "rollback")}
 
 
+_UNKNOWN = Unknown()
+_NEEDED = Unknown(needed=True)
+"""Made once: most entries of a long log are unknown to a device."""
+
+
 def replay(state: State, index: int, leaf: Leaf | bytes, payload: bytes | None) -> Verdict:
     """Append one leaf to the state and judge it; a payload that does not fit the leaf counts as not held."""
     assert index == state.size, "leaves are replayed in order"
@@ -48,7 +54,7 @@ def replay(state: State, index: int, leaf: Leaf | bytes, payload: bytes | None) 
         state.tree.append(data)
         return Void(str(error))
     if state.blind_at is not None or state.stopped_at is not None:
-        verdict: Verdict = Unknown(needed=True)
+        verdict: Verdict = _NEEDED
     elif opened.log_time < state.last_time:
         # trust.md, Log: log time is the replay's only clock and never goes back.
         verdict = Void("its log time is below that of an earlier statement")
@@ -98,7 +104,7 @@ def _unheard(state: State, place: Place, subject: Subject, *, held: bool) -> Ver
     strange = signer not in state.revoked_keys and not rights.named(state, signer, subject)
     if strange and not held and subject.type == "device" and subject.id not in state.devices:
         # A device that this party does not follow may sign with its own key.
-        return Unknown()
+        return _UNKNOWN
     if reason := rights.silenced(state, signer, subject, now):
         return Void(reason)
     wanted = _RIGHTS.get(subject.type)
@@ -110,11 +116,7 @@ def _unheard(state: State, place: Place, subject: Subject, *, held: bool) -> Ver
 def _remember(state: State, place: Place, subject: Subject) -> int | None:
     """Return the index that a leaf repeats within the base window, or note it; a payload's own key comes first."""
     while state.order and state.order[0][0] < place.index - BASE_WINDOW:
-        index, old = state.order.popleft()
-        if state.recent.get(old) == index:
-            del state.recent[old]
-        if old in state.pending:  # no approval can complete it any more
-            state.await_signatures(old, [one for one in state.pending[old] if one.place.index > index])
+        _forget(state, *state.order.popleft())
     approve = subject.type == "approve"
     # Who does not follow a device cannot tell its own key from a stranger's: what that signs marks nothing for others.
     own = subject.type == "device" and rights.by_device_alone(state, place.signer)
@@ -122,10 +124,22 @@ def _remember(state: State, place: Place, subject: Subject) -> int | None:
     repeat = state.recent.get(key)
     if repeat is not None:
         return repeat
-    for one in (key,) if approve or own else (key, place.sha512):
-        state.recent[one] = place.index
-        state.order.append((place.index, one))
+    shared = None if approve or own else place.sha512
+    state.recent[key] = place.index
+    if shared is not None:
+        state.recent[shared] = place.index
+    state.order.append((place.index, key, shared))
     return None
+
+
+def _forget(state: State, index: int, key: Mark, shared: bytes | None) -> None:
+    """Take out what an entry has put among the recent ones, but for what a later one has put there anew."""
+    for one in (key, shared):
+        if one is not None and state.recent.get(one) == index:
+            del state.recent[one]
+    if shared in state.pending:  # no approval can complete it any more
+        assert shared is not None
+        state.await_signatures(shared, [one for one in state.pending[shared] if one.place.index > index])
 
 
 def _count_use(state: State, place: Place, device: str) -> None:
@@ -186,7 +200,7 @@ def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
     if subject.type in ESSENTIAL or (subject.type == "device" and subject.id == state.own):
         # Without its own a device would not hear that it is held, retired or tagged anew (trust.md, Replay).
         state.blind_at = place.index
-        return Unknown(needed=True)
+        return _NEEDED
     if subject.type == "release":
         if state.root is not None:
             # By its signer too: a copy that another key has signed is void, and must not stand in for this one.
@@ -197,7 +211,7 @@ def _without_payload(state: State, place: Place, subject: Subject) -> Verdict:
             _wait(state, Pending(place, None, "control", subject.id, verdict.reason, None))
         elif isinstance(verdict, Void):
             return verdict
-    return Unknown()
+    return _UNKNOWN
 
 
 def _wait(state: State, one: Pending) -> None:
@@ -281,7 +295,7 @@ def awaits(state: State, payload: bytes) -> int | None:
     return None if withheld is None else withheld.place.index
 
 
-def _mark(sha512: bytes, statement: Statement) -> bytes:
+def _mark(sha512: bytes, statement: Statement) -> Mark:
     return mark_of(sha512, Fingerprint(statement.by), approves=False)
 
 

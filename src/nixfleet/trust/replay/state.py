@@ -49,6 +49,10 @@ class Unknown:
 Verdict = Valid | Waiting | Void | Unknown
 
 
+Mark = tuple[bytes, Literal["states", "approves", "owns"], Fingerprint]
+"""Which payload somebody has signed as what: small, since thousands are kept, and its parts are shared."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a leaf stands and who signed it."""
@@ -203,7 +207,7 @@ class State:
     releases: dict[Digest, ReleaseRecord] = field(default_factory=dict)
     release_of: dict[bytes, Digest] = field(default_factory=dict)
     """SHA-512 of a release's payload, as its leaf has it, to its digest."""
-    withheld: dict[bytes, Withheld] = field(default_factory=dict)
+    withheld: dict[Mark, Withheld] = field(default_factory=dict)
     """Releases whose payload is not held, by `mark_of`."""
     rollouts: dict[Digest, RolloutState] = field(default_factory=dict)
     """In the order of their indexes."""
@@ -213,9 +217,10 @@ class State:
     """What waits for signatures, by its payload's SHA-512: one, and copies of it that are void, while nobody can tell.
     """
     approvals: dict[bytes, tuple[Approval, ...]] = field(default_factory=dict)
-    recent: dict[bytes, int] = field(default_factory=dict)
-    """Keys of what may not come again within the base window, to its index."""
-    order: deque[tuple[int, bytes]] = field(default_factory=deque)
+    recent: dict[bytes | Mark, int] = field(default_factory=dict)
+    """Marks of what may not come again within the base window, and the SHA-512 of its payloads, to its index."""
+    order: deque[tuple[int, Mark, bytes | None]] = field(default_factory=deque)
+    """What each leaf has put there: its mark, and its payload's SHA-512 where that counts for everybody."""
     blind_at: int | None = None
     """The first entry whose payload is needed and not held: nothing after it is judged."""
     stopped_at: int | None = None
@@ -258,14 +263,14 @@ class State:
         return self.device_keys.get(key)
 
 
-def mark_of(sha512: bytes, signer: Fingerprint, *, approves: bool) -> bytes:
+def mark_of(sha512: bytes, signer: Fingerprint, *, approves: bool) -> Mark:
     """Make the key in `State.recent` by which a repeat of a statement, or of an approval of it, is known."""
-    return sha512 + (b"+" if approves else b"=") + signer.encode()
+    return sha512, "approves" if approves else "states", signer
 
 
-def own_mark_of(sha512: bytes, signer: Fingerprint) -> bytes:
+def own_mark_of(sha512: bytes, signer: Fingerprint) -> Mark:
     """Make that key for what a device has signed by its own key alone, apart from all others' statements."""
-    return sha512 + b"@" + signer.encode()
+    return sha512, "owns", signer
 
 
 def keys_of(root: Root) -> dict[Fingerprint, str]:
