@@ -210,6 +210,11 @@ def session_file(fleet: str, fingerprint: str, env: Mapping[str, str] = os.envir
     return admin_dirs(env)[2] / "sessions" / fleet / safe
 
 
+def narinfo_file(env: Mapping[str, str] = os.environ) -> Path:
+    """Give the file in which narinfos are remembered, which never change; it can be thrown away."""
+    return admin_dirs(env)[2] / "narinfos.sqlite"
+
+
 def log_dir(env: Mapping[str, str] = os.environ) -> Path:
     """Give the folder of this admin's own log files."""
     return admin_dirs(env)[2] / "logs"

@@ -46,8 +46,9 @@ def test_releases_and_rollouts_are_shown(served: Commands) -> None:
 
     before = entries(served)
     dry = served("rollout", "start", "one", "--dry-run", "--wave", "1", "--soak", "1m", "--json").json
-    assert (["web-01", "web-02"], [1], 60) == ([one["name"] for one in dry["devices"]], dry["waves"], dry["soak_s"])
-    assert "2 devices; waves" in served("rollout", "start", "one", "--dry-run").out
+    assert (["web-01", "web-02"], 60) == ([one["name"] for one in dry["devices"]], dry["soak_s"])
+    assert [("1", 2)] == [(wave["members"], wave["devices"]) for wave in dry["waves"]]
+    assert "2 devices in 2 waves, at most 1 at once, soak 5m" in served("rollout", "start", "one", "--dry-run").out
     assert before == entries(served), "a dry run signs nothing"
 
     rollout = served("rollout", "start", "one", "--all-at-once").out.strip()

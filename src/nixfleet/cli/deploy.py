@@ -5,7 +5,7 @@ Whatever can be wrong is found before anything is pushed or signed.
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -15,17 +15,20 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.closures import closures_of
 from nixfleet.cli.options import Globals, command, confirm
-from nixfleet.cli.plan import Plan, check_reach, plan_options, preview, wishes
+from nixfleet.cli.plan import Plan, check_reach, plan_options, wishes
+from nixfleet.cli.previews import local_objects, previewer, show_preview
 from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_device
 from nixfleet.errors import NixFailed, UserError
-from nixfleet.model.ids import matches
+from nixfleet.model.ids import DeviceId, matches
+from nixfleet.model.statements import Closure
 from nixfleet.model.text import counted
 from nixfleet.model.typed import check_name
 from nixfleet.nix import Nix, toplevel_attr
+from nixfleet.preview.plan import Target
 from nixfleet.trust.replay import State
 
 NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
@@ -92,11 +95,12 @@ async def deploy(
             targets = await _built(given, fleet, flake or ".", (*nix_args, *(NO_BUILD if no_build else ())), plan)
             closures = await closures_of(Nix(), targets.values())
         check_reach(given, fleet, plan, targets)
+        asks = sys.stdin.isatty() and not given.yes
+        if dry_run or asks:
+            await _preview(given, fleet, chosen, {device: closures[path] for device, path in targets.items()}, plan)
         if dry_run:
-            await preview(given, fleet, targets, plan)
             return None
-        if sys.stdin.isatty() and not given.yes:
-            await preview(given, fleet, targets, plan)
+        if asks:
             confirm(given, f"Deploy to {counted(len(targets), 'device')}?")
         await push_all(given, fleet, sorted(set(targets.values())))
         made = await fleet.admin.release(
@@ -104,6 +108,24 @@ async def deploy(
         )
         acted = await fleet.admin.rollout(made.digest, wishes(plan), note=given.note)
         return await begun(given, fleet, acted, release=made.digest, wait=wait if watch else "none")
+
+
+async def _preview(given: Globals, fleet: Fleet, name: str, closures: Mapping[str, Closure], plan: Plan) -> None:
+    """Show what a release of this machine's systems would do, though no cache has them yet."""
+    root = fleet.state.root
+    targets = [
+        Target(
+            device=device,
+            name=(statement := fleet.state.devices[DeviceId(device)].statement).name,
+            tags=statement.tags,
+            path=closure.path,
+            nar_bytes=closure.nar_size,
+        )
+        for device, closure in closures.items()
+    ]
+    local = await local_objects(Nix(), (closure.path for closure in closures.values()))
+    caches = root.caches if root is not None else ()
+    await show_preview(given, previewer(given, fleet).deployment(name, targets, wishes(plan), caches, local=local))
 
 
 def narrowed(state: State, texts: Iterable[str], plan: Plan, *, strict: bool = True) -> dict[str, str]:

@@ -1,24 +1,21 @@
-"""The options that shape a rollout, the defaults nobody regrets, and the preview before anything is signed."""
+"""The options that shape a rollout, the defaults nobody regrets, and whom it would not reach."""
 
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import click
 
-from nixfleet.cli import output
 from nixfleet.cli.options import Count, Globals
 from nixfleet.cli.session import Fleet, now
-from nixfleet.cli.words import duration, parse_tags
-from nixfleet.client.acts import RolloutWishes, rollout_of, shape_of
+from nixfleet.cli.words import parse_tags
+from nixfleet.client.acts import RolloutWishes, rollout_of
 from nixfleet.client.reaching import unreached, unreached_words
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
-from nixfleet.model.text import counted
 from nixfleet.model.typed import parse_duration
-from nixfleet.model.views import DeviceView
 
 MIN_TIMEOUT_S: Final = 10
 _NOT_YET: Final = "0" * 64
@@ -140,54 +137,3 @@ def check_reach(
     told = unreached_words(fleet.state, unreached(fleet.state, made, now(), members))
     if told and not given.quiet:
         click.echo(f"! {told}", err=True)
-
-
-async def preview(given: Globals, fleet: Fleet, targets: Mapping[str, str], plan: Plan) -> None:
-    """Show what a rollout would do to devices (id → store path): each one's change, who is offline, the waves.
-
-    Signs nothing. Names and limits are the verified log's; what runs now, and who is online, the coordinator's word.
-    """
-    views = {view.id: view for view in await fleet.client.devices()}
-    rows = sorted(
-        (fleet.state.devices[device].statement.name, path, views.get(device)) for device, path in targets.items()
-    )
-    shape = shape_of(fleet.state, wishes(plan), "deploy", len(targets))
-    if given.json:
-        output.as_json(
-            {
-                "devices": [
-                    {
-                        "name": name,
-                        "system": view.system if view else "",
-                        "intended": path,
-                        "online": bool(view and view.online),
-                    }
-                    for name, path, view in rows
-                ],
-                "waves": [wave.members for wave in shape.waves],
-                "max_in_flight": shape.max_in_flight,
-                "soak_s": shape.soak_s,
-            }
-        )
-        return
-    time = now()
-    output.table(
-        ("DEVICE", "CHANGE", "LINK"), [(name, _change(view, path), _link(view, time)) for name, path, view in rows], ""
-    )
-    click.echo(
-        f"{counted(len(targets), 'device')}; waves {', '.join(str(wave.members) for wave in shape.waves)}; "
-        f"at most {shape.max_in_flight} in flight; soak {duration(shape.soak_s)}"
-    )
-
-
-def _change(view: DeviceView | None, path: str) -> str:
-    old = view.system if view is not None else ""
-    if old == path:
-        return "up to date"
-    return f"{output.system_name(old) or 'unknown'} → {output.system_name(path)}"
-
-
-def _link(view: DeviceView | None, time: int) -> str:
-    if view is None:
-        return "your grants do not cover it"
-    return "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"

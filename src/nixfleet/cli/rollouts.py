@@ -9,12 +9,14 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
-from nixfleet.cli.plan import Plan, check_reach, plan_options, preview, wishes
+from nixfleet.cli.plan import Plan, check_reach, plan_options, wishes
+from nixfleet.cli.previews import previewer, show_preview
 from nixfleet.cli.rollout_tables import head, listing, members, state_of, waves, word
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
 from nixfleet.client.checks import check_lines, members_of
+from nixfleet.client.previewing import release_targets
 from nixfleet.client.watch import Wait
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
@@ -51,15 +53,22 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         check_lines(view, fleet.state)
         lines = _chosen(given, fleet, view, plan)
         asked = sys.stdin.isatty() and not given.yes
+        # What is previewed and then signed is one and the same rollout, whose digest draws the waves.
+        draft = fleet.admin.draft(wishes(plan), release=digest, note=given.note) if asked and not plan.names else None
         if dry_run or asked:
-            await preview(given, fleet, {device: line.path for device, line in lines.items()}, plan)
+            targets = release_targets(fleet.state, lines)
+            caches = fleet.state.releases[digest].statement.caches
+            drawn = None if dry_run else draft
+            await show_preview(
+                given, previewer(given, fleet).deployment(view.name, targets, wishes(plan), caches, draft=drawn)
+            )
         if dry_run:
             return None
         if asked:
             confirm(given, f"Start the rollout of {view.name} to {counted(len(lines), 'device')}?")
         if plan.names:
             digest = await fleet.admin.part(view.name, lines, note=given.note)
-        acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note)
+        acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note, draft=draft)
         return await begun(given, fleet, acted, release=digest, wait=wait if watch else "none")
 
 
@@ -245,11 +254,12 @@ async def advance(given: Globals, rollout_id: str, wave: int) -> None:
 
 @rollout.command("rollback")
 @click.argument("rollout_id", metavar="ROLLOUT")
+@click.option("--dry-run", is_flag=True, help="Show what it would do, and sign nothing.")
 @click.option("--watch/--no-watch", default=False, help="Stay until every online device has an outcome.")
 @click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
 @plan_options
 @command
-async def rollback(given: Globals, rollout_id: str, watch: bool, wait: str, plan: Plan) -> int | None:
+async def rollback(given: Globals, rollout_id: str, dry_run: bool, watch: bool, wait: str, plan: Plan) -> int | None:
     """Bring the devices that confirmed a rollout back to the system they had before; data is not rolled back."""
     if plan.names:
         raise UserError("a rollback selects by tag: --on KEY=VALUE")
@@ -258,6 +268,12 @@ async def rollback(given: Globals, rollout_id: str, watch: bool, wait: str, plan
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
         if not (await fleet.client.rollout(digest)).rollout.confirmed:
             raise UserError(f"no device has confirmed rollout {digest[:12]}; there is nothing to take back")
+        draft = fleet.admin.draft(wishes(plan), of=digest, note=given.note)
+        if dry_run or (sys.stdin.isatty() and not given.yes):
+            of = release_name(fleet.state, digest)
+            await show_preview(given, previewer(given, fleet).rollback(of, digest, draft, drawn=not dry_run))
+        if dry_run:
+            return None
         confirm(given, f"Take back the rollout of {name}? Data is not rolled back.")
-        acted = await fleet.admin.rollback(digest, wishes(plan), note=given.note)
+        acted = await fleet.admin.rollback(digest, wishes(plan), note=given.note, draft=draft)
         return await begun(given, fleet, acted, release="", wait=wait if watch else "none")

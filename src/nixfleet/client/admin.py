@@ -14,9 +14,9 @@ from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.api import Client
 from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
+from nixfleet.client.drafts import drafted, reaching
 from nixfleet.client.handing import token_grant
 from nixfleet.client.mirror import Mirror
-from nixfleet.client.reaching import unreached, within_right
 from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
@@ -412,23 +412,41 @@ class Admin:
         made = await self.release(part, devices=closures, note=note)
         return made.digest
 
-    async def rollout(self, release: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
-        """Start a rollout of a release, given by name (its newest), digest or prefix.
+    def draft(
+        self, wishes: RolloutWishes, *, release: str | None = None, of: str | None = None, note: str | None = None
+    ) -> Rollout:
+        """Write a rollout of a release, or one that takes back rollout `of`, for a preview; signs nothing.
+
+        Its digest draws the waves, so `rollout` and `rollback` sign this very one where it still holds.
+        Raises: Refused when it would reach nobody.
+        """
+        state = self._mirror.state
+        release = None if release is None else acts.find_release(state, release)
+        return reaching(state, acts.rollout_of(self._head(note), state, wishes, release=release, of=of))
+
+    async def rollout(
+        self, release: str, wishes: RolloutWishes, *, note: str | None = None, draft: Rollout | None = None
+    ) -> Acted:
+        """Start a rollout of a release, given by name (its newest), digest or prefix; as it was drafted, if it can.
 
         Raises: Refused before it is signed when its signer lacks the right to all of its devices.
         """
 
         def build(head: Head, state: State) -> list[Act]:
-            return [_reaching(state, acts.rollout_of(head, state, wishes, release=acts.find_release(state, release)))]
+            made = acts.rollout_of(head, state, wishes, release=acts.find_release(state, release))
+            return [Act(drafted(draft, reaching(state, made), state))]
 
         (acted,) = await self.act(build, note=note)
         return acted
 
-    async def rollback(self, of: str, wishes: RolloutWishes, *, note: str | None = None) -> Acted:
+    async def rollback(
+        self, of: str, wishes: RolloutWishes, *, note: str | None = None, draft: Rollout | None = None
+    ) -> Acted:
         """Take a rollout back: each device that confirmed it returns to the system it had before."""
 
         def build(head: Head, state: State) -> list[Act]:
-            return [_reaching(state, acts.rollout_of(head, state, wishes, of=acts.find_rollout(state, of)))]
+            made = acts.rollout_of(head, state, wishes, of=acts.find_rollout(state, of))
+            return [Act(drafted(draft, reaching(state, made), state))]
 
         (acted,) = await self.act(build, note=note)
         return acted
@@ -458,9 +476,3 @@ class Admin:
         """End a grant (by id) or a key (by fingerprint)."""
         (acted,) = await self.act(lambda head, _: [Act(acts.revoke_of(head, grant=grant, key=key))], note=note)
         return acted
-
-
-def _reaching(state: State, made: Rollout) -> Act:
-    """Give a rollout that somebody would follow, and that its signer can steer. Raises: Refused."""
-    unreached(state, made, made.at)
-    return Act(within_right(state, made, made.at))

@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from nixfleet.client.faults import translated
-from nixfleet.errors import NixfleetError, Untrusted
+from nixfleet.errors import NixfleetError, Unreachable, Untrusted
 from nixfleet.trust.narinfo import NARINFO_BYTES_MAX, hash_part, parse_narinfo, verify_narinfo
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ BUILT_IN: Final = "/cache"
 """How the root's list names the coordinator's own cache."""
 _AT_ONCE: Final = 16
 _TIMEOUT_S: Final = 10.0
+_LATER: Final = (408, 429)
+"""Too slow, too many: it may have the path all the same."""
 
 
 async def signed_upstream(nar_hashes: Mapping[str, str], caches: Sequence[CacheRef]) -> dict[str, CacheRef]:
@@ -61,7 +63,7 @@ async def _served(http: httpx.AsyncClient, cache: CacheRef, wanted: Mapping[str,
 
 
 async def _has(http: httpx.AsyncClient, cache: CacheRef, path: str, nar_hash: str) -> bool:
-    text = await _narinfo(http, f"{cache.url.rstrip('/')}/{hash_part(path)}.narinfo")
+    text = await read_narinfo(http, cache, path)
     if text is None:
         return False
     try:
@@ -72,10 +74,17 @@ async def _has(http: httpx.AsyncClient, cache: CacheRef, path: str, nar_hash: st
     return signed and (info.store_path, info.nar_hash) == (path, nar_hash)
 
 
-async def _narinfo(http: httpx.AsyncClient, url: str) -> str | None:
+async def read_narinfo(http: httpx.AsyncClient, cache: CacheRef, path: str) -> str | None:
+    """Read what an upstream cache says of a store path, unverified; None when it has it not, or says too much.
+
+    Raises: Unreachable, also for a cache that answers that it cannot now.
+    """
+    url = f"{cache.url.rstrip('/')}/{hash_part(path)}.narinfo"
     held = bytearray()
     with translated(url):
         async with http.stream("GET", url) as answer:
+            if answer.status_code >= 500 or answer.status_code in _LATER:
+                raise Unreachable(f"it answers HTTP {answer.status_code}")
             if answer.status_code != 200:
                 return None
             async for chunk in answer.aiter_bytes():
