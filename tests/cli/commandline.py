@@ -179,9 +179,11 @@ class Commands:
         *,
         protocol: int = 1,
         log: LogState | None = None,
+        system: str = "/run/old",
+        facts: Facts | None = None,
         **fields: Any,
     ) -> None:
-        """Let a device report how an update ended, the highest protocol that it replays, and which log it knows."""
+        """Let a device report how an update ended, what it runs, its facts, its protocol, and which log it knows."""
         self.seq += 1
         made: dict[str, Any] = {
             "v": 1,
@@ -192,10 +194,10 @@ class Commands:
             "log": log or LogState(size=0, root=EMPTY),
             "protocol": protocol,
             "boot_id": "boot",
-            "system": "/run/old",
-            "booted": "/run/old",
+            "system": system,
+            "booted": system,
             "healthy": True,
-            "facts": Facts(hostname=name),
+            "facts": facts or Facts(hostname=name),
             "attempt": Attempt(rollout=rollout, run=1, phase=Phase(outcome.value), outcome=outcome, **fields),
         }
         signed = sign_report(Report(**made), key(name))

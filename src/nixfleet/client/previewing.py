@@ -100,8 +100,10 @@ async def rights_missing(
                 history = await client.device_history(target.device)
             except NixfleetError:
                 return False
-        confirmed = [one.path for one in reversed(history) if one.outcome == Outcome.CONFIRMED.value]
-        return is_left(confirmed, target.path)
+        confirmed = [one for one in history if one.outcome == Outcome.CONFIRMED.value]
+        # A device never follows a lower rollout than it has attempted (trust.md, Order): that order is the log's.
+        confirmed.sort(key=lambda one: _index(state, one.rollout))
+        return is_left([one.path for one in confirmed], target.path)
 
     some = lacking[:HISTORIES_MAX]
     answers = await asyncio.gather(*map(left, some))
@@ -110,6 +112,11 @@ async def rights_missing(
         for target, has_left in zip(some, answers, strict=True)
         if has_left
     }
+
+
+def _index(state: State, rollout: str) -> int:
+    known = state.rollouts.get(Digest(rollout))
+    return -1 if known is None else known.index
 
 
 def _may(state: State, signer: Fingerprint, target: Target, now: int) -> bool:

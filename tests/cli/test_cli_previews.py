@@ -1,0 +1,129 @@
+"""What the command line shows before anything is signed, against a real coordinator and its built-in cache."""
+
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from tests.cli.commandline import Commands
+from tests.factories import store_path
+from tests.sshagent import make_key
+
+from nixfleet.model.device import Facts, Outcome
+from nixfleet.trust.narinfo import CacheKey, NarInfo, base32_encode, format_narinfo, hash_part
+
+HASH = f"sha256:{base32_encode(b'0' * 32)}"
+ROOMY = Facts(store_free_bytes=2**40, boot_fallback="systemd-boot")
+SYSTEMS = {
+    "nixos-system-web-24.05": ("linux-6.6.30", "systemd-255.4"),
+    "nixos-system-web-24.11": ("linux-6.6.52", "systemd-255.4"),
+}
+
+
+def fill_cache(served: Commands) -> None:
+    """Put the narinfos of both systems into the built-in cache, signed by its key; NARs are none of a preview's."""
+    signer = CacheKey.parse((served.data / "cache.key").read_text())
+    for name in {*SYSTEMS, *(part for parts in SYSTEMS.values() for part in parts)}:
+        info = NarInfo(
+            store_path=store_path(name), url="nar/x", compression="zstd", file_hash=HASH, file_bytes=1_024,
+            nar_hash=HASH, nar_bytes=10_240, references=tuple(map(store_path, SYSTEMS.get(name, ()))),
+        )  # fmt: skip
+        file = served.data / "cache" / "narinfo" / f"{hash_part(store_path(name))}.narinfo"
+        file.write_text(format_narinfo(signer.signed(info)))
+
+
+def confirmed(served: Commands, name: str, rollout: str, system: str, previous: str = "") -> None:
+    """Let a device report that it runs a system since a rollout."""
+    served.report(
+        name, rollout, Outcome.CONFIRMED, system=store_path(system), facts=ROOMY,
+        path=store_path(system), previous=store_path(previous) if previous else "",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def updated(served: Commands) -> Commands:
+    """Give a fleet whose two devices run the old system, with the new one released and in the cache."""
+    old, new = SYSTEMS
+    served.enroll("web-01", "web-02", tag="team=web")
+    served.release("r1", web_01=old, web_02=old)
+    rollout = served("rollout", "start", "r1", "--yes").out.strip()
+    for name in ("web-01", "web-02"):
+        confirmed(served, name, rollout, old)
+    served.release("r2", web_01=new, web_02=new)
+    fill_cache(served)
+    return served
+
+
+def test_a_dry_run_tells_bytes_versions_and_reboots(updated: Commands) -> None:
+    """Without Nix: closures come from the cache's narinfos, what devices have from their reports."""
+    shown = updated("rollout", "start", "r2", "--dry-run", "--json").json
+    assert (4_096, 40_960, True) == (shown["download_bytes"], shown["disk_bytes"], shown["reading"]["done"])
+    assert [["kernel 6.6.30 → 6.6.52"]] * 2 == [one["reboot"] for one in shown["devices"]]
+    assert [["web-01", "web-02"]] == [change["devices"] for change in shown["changes"]]
+    assert [("1", 1, []), ("100%", 1, [])] == [
+        (wave["members"], wave["devices"], wave["names"]) for wave in shown["waves"]
+    ]
+    said = updated("rollout", "start", "r2", "--dry-run").out
+    assert "    2  nixos 24.05 → 24.11, kernel 6.6.30 → 6.6.52; packages: 2 updated" in said
+    assert "4.0 KiB to fetch in sum, 2.0 KiB each; 40 KiB on disk" in said
+    assert "!     2  not connected, and get it when they are back: web-01 (<1m), web-02 (<1m)" in said
+    assert (updated.home / "state" / "narinfos.sqlite").exists(), "what is read is remembered"
+
+
+def test_the_canary_that_is_shown_is_the_one_that_is_drawn(updated: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very rollout that was previewed is signed: its digest is known before, and names its first device."""
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(click, "confirm", lambda *_, **__: True)
+    said = updated("rollout", "start", "r2").out
+    (canary,) = [line.split()[-1] for line in said.splitlines() if "in wave 1 (1): " in line]
+    detail = updated("rollout", "show", said.splitlines()[-1], "--json").json
+    assert [canary] == [member["name"] for member in detail["members"] if member["wave"] == 1]
+
+
+def test_a_rollback_is_previewed_by_what_devices_have_signed(updated: Commands) -> None:
+    """Each device's own report says where it returns to; one that reported of another update since is said to know."""
+    rollout = updated("rollout", "start", "r2", "--yes").out.strip()
+    old, new = SYSTEMS
+    for name in ("web-01", "web-02"):
+        confirmed(updated, name, rollout, new, previous=old)
+    updated("rollout", "watch", rollout, "--wait", "all")
+    before = updated("audit", "list", "--json").json
+    shown = updated("rollout", "rollback", rollout, "--dry-run", "--json").json
+    assert ("rollback", [store_path(old)] * 2) == (shown["kind"], [one["intended"] for one in shown["devices"]])
+    assert before == updated("audit", "list", "--json").json, "a dry run signs nothing"
+    further = updated("rollout", "start", "r2", "--yes").out.strip()
+    confirmed(updated, "web-02", further, new)
+    shown = updated("rollout", "rollback", rollout, "--dry-run", "--json").json
+    assert {"web-01": store_path(old), "web-02": ""} == {one["name"]: one["intended"] for one in shown["devices"]}
+    assert "what it returns to is not in its newest report" in updated("rollout", "rollback", rollout, "--dry-run").out
+
+
+def test_who_may_only_deploy_is_told_what_devices_have_left(updated: Commands, tmp_path: Path) -> None:
+    """A system that a device confirmed and left needs `rollback`: it is listed before signing, with who holds it."""
+    rollout = updated("rollout", "start", "r2", "--yes").out.strip()
+    old, new = SYSTEMS
+    confirmed(updated, "web-01", rollout, new, previous=old)
+    make_key(tmp_path / "ops")
+    updated(
+        "access", "grant", "ops", "--to", f"{tmp_path / 'ops'}.pub", "--action", "deploy", "--on", "team=web", "--yes"
+    )
+    ops = ("--key", str(tmp_path / "ops"))
+    shown = updated(*ops, "rollout", "start", "r1", "--on", "team=web", "--dry-run", "--json").json
+    needs = {one["name"]: one["needs"] for one in shown["devices"]}
+    root = updated("access", "list", "--json").json["root"]["principals"][0]["name"]
+    assert {"web-01": f"it has left {old}; only {root} may bring it back", "web-02": ""} == needs
+    said = updated(*ops, "rollout", "start", "r1", "--on", "team=web", "--dry-run").out
+    assert f"!     1  will refuse: web-01: it has left {old}; only {root} may bring it back" in said
+    assert not any(one["needs"] for one in updated("rollout", "start", "r1", "--dry-run", "--json").json["devices"])
+
+
+def test_an_unreadable_cache_is_said_and_the_rest_previewed(updated: Commands) -> None:
+    """Without narinfos the signed sizes bound the disk, and what is not known is named."""
+    for file in (updated.data / "cache" / "narinfo").iterdir():
+        file.unlink()
+    done = updated("rollout", "start", "r2", "--dry-run")
+    assert "how much they fetch is not known: no cache that can be read knows these systems" in done.out
+    assert "! in no cache that can be read: nixos-system-web-24.11 and 1 more" in done.out
+    assert [1_000] * 2 == [
+        one["disk_bytes"] for one in updated("rollout", "start", "r2", "--dry-run", "--json").json["devices"]
+    ]
