@@ -11,7 +11,7 @@ from tests.core.rollout_factories import NOON_S, Fleet, member, rollout
 
 from nixfleet.model.device import Cause, Outcome, Phase
 from nixfleet.model.statements import StopAt, Wave, Window
-from nixfleet.rollout import Clock, Finish, Member, Start, apply, check, next_wake, plan, waves
+from nixfleet.rollout import Clock, Finish, Kind, Member, Start, apply, check, next_wake, plan, waves
 
 _GATE: Any = st.sampled_from(["auto", "auto", "auto", "signed"])
 _WAVES = st.lists(
@@ -45,6 +45,8 @@ _ROLLOUTS = st.builds(
     not_before=st.sampled_from([0, 0, NOON_S + 50]),
 )
 _SITES = st.sampled_from(["a", "b"])
+_PATHS = st.sampled_from(["/nix/store/a", "/nix/store/a", "/nix/store/b", ""])
+_KINDS = st.sampled_from([None, Kind(model="pi"), Kind(model="pi"), Kind(model="pi", kernel="6.6")])
 _ZONES = st.sampled_from(["UTC", "Asia/Kolkata", "Europe/Berlin", "Nowhere"])
 _ACTS = (
     *("confirm", "confirm", "confirm", "fail", "network", "reboot", "offline", "online", "online", "healthy"),
@@ -67,7 +69,8 @@ def _act(fleet: Fleet, act: str, number: int) -> None:
     match act:
         case "join":
             if all(each.device != member(1_000 + number).device for each in fleet.members):
-                fleet.members = (*fleet.members, member(1_000 + number, late=True))
+                joiner = member(1_000 + number, late=True, path="/nix/store/a", kind=Kind(model="pi"))
+                fleet.members = (*fleet.members, joiner)
         case "pause" | "unpause":
             fleet.row(paused=act == "pause")
         case "resume":
@@ -105,8 +108,8 @@ def _answer(fleet: Fleet, act: str, target: Member, *, asked: bool) -> None:
         case "hold":
             fleet.change(target.device, held_until_wall_s=fleet.now.wall_s + 200)
         case "retry" if target.outcome in {Outcome.FAILED, Outcome.REVERTED}:
-            fresh = member(0, device=target.device, name=target.name, tags=target.tags, late=target.late)
-            again = msgspec.structs.replace(fresh, run=target.run + 1, active=target.active, online=target.online)
+            kept = {name: getattr(target, name) for name in ("device", "name", "tags", "late", "path", "kind")}
+            again = member(0, **kept, run=target.run + 1, active=target.active, online=target.online)
             fleet.members = tuple(again if each.device == target.device else each for each in fleet.members)
         case _:
             pass
@@ -116,7 +119,14 @@ def _answer(fleet: Fleet, act: str, target: Member, *, asked: bool) -> None:
 def _fleets(draw: st.DrawFn) -> Fleet:
     number = draw(st.integers(0, 12))
     made = [
-        member(each, tags={"site": draw(_SITES)}, online=draw(st.booleans()), timezone=draw(_ZONES))
+        member(
+            each,
+            tags={"site": draw(_SITES)},
+            online=draw(st.booleans()),
+            timezone=draw(_ZONES),
+            path=draw(_PATHS),
+            kind=draw(_KINDS),
+        )
         for each in range(number)
     ]
     return Fleet(draw(_ROLLOUTS), made)

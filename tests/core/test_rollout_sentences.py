@@ -4,9 +4,11 @@ from typing import get_args
 
 import pytest
 
-from nixfleet.rollout import Reason, clause, sentence
+from nixfleet.model.device import Facts
+from nixfleet.rollout import Kind, Reason, Stop, clause, kind_of, sentence, stop_sentence
 from nixfleet.rollout import reasons as r
 
+_PI = Kind(model="Raspberry Pi 4", nixos_version="24.11", kernel="6.6.31")
 _GOLDEN: list[tuple[str | int | None, Reason, str]] = [
     (None, r.Cancelled(), "the rollout waits: cancelled by a signed act"),
     (None, r.Superseded(), "the rollout waits: superseded by a newer rollout"),
@@ -57,6 +59,11 @@ _GOLDEN: list[tuple[str | int | None, Reason, str]] = [
         r.OutsideWindow(opens_wall_s=1_764_104_400, zone="Europe/Berlin", today=False),
         "kiosk-7 waits: outside its window until Tue 22:00 Europe/Berlin",
     ),
+    (
+        "d",
+        r.KindStopped(kind=_PI, path="/nix/store/x", failed=2, tried=3),
+        "kiosk-7 waits: stopped for Raspberry Pi 4 (NixOS 24.11, kernel 6.6.31): 2 of 3 failed with the same system",
+    ),
     ("d", r.UnknownZone(zone="Mars/\x1b[0m"), "kiosk-7 waits: its time zone 'Mars/\\x1b[0m' is not known here"),
 ]
 
@@ -72,6 +79,10 @@ def test_a_reason_reads_like_this(subject: str | int | None, reason: Reason, exp
     [
         (r.TooManyFailed(failed=2, allowed=2, total=40), "2 of 40 failed, it stops at 2"),
         (r.NobodyConfirmed(wave=1, failed=1), "in wave 1 nobody confirmed and 1 failed"),
+        (
+            r.KindsStopped(devices=9, first=r.KindStopped(kind=Kind(model="x86 box"), path="p", failed=2, tried=2)),
+            "9 devices left, and it stopped for x86 box: 2 of 2 failed with the same system",
+        ),
     ],
 )
 def test_a_halt_reads_like_this(reason: Reason, expected: str) -> None:
@@ -81,5 +92,34 @@ def test_a_halt_reads_like_this(reason: Reason, expected: str) -> None:
 
 def test_every_reason_is_among_the_goldens() -> None:
     """A new reason needs its sentence here."""
-    shown = {type(reason) for _, reason, _ in _GOLDEN} | {r.TooManyFailed, r.NobodyConfirmed}
+    shown = {type(reason) for _, reason, _ in _GOLDEN} | {r.TooManyFailed, r.NobodyConfirmed, r.KindsStopped}
     assert set(get_args(Reason)) == shown
+
+
+def test_a_stop_for_a_kind_reads_like_this() -> None:
+    """It names the kind, counts what failed with the same system, and says what becomes of the others."""
+    stop = Stop(path="/nix/store/x", kind=_PI, failed=2, tried=2)
+    text = "stops for Raspberry Pi 4 (NixOS 24.11, kernel 6.6.31): 2 of 2 failed with the same system"
+    assert f"{text}; others go on" == stop_sentence(stop, going_on=True)
+    assert text == stop_sentence(stop, going_on=False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (Facts(model="Pi\x1b[31m 4", kernel="6.6"), "stops for Pi 4 (kernel 6.6): 2 of 2"),
+        (Facts(nixos_version="24.11", kernel="6.6"), "stops for devices with NixOS 24.11, kernel 6.6: 2 of 2"),
+        (Facts(model="m" * 300), f"stops for {'m' * 64}: 2 of 2"),
+    ],
+)
+def test_a_kind_is_named_by_what_the_facts_have(facts: Facts, expected: str) -> None:
+    """A device's words are bounded, and steer no terminal; what it does not tell is left out."""
+    kind = kind_of(facts)
+    assert kind is not None
+    said = stop_sentence(Stop(path="p", kind=kind, failed=2, tried=2), going_on=True)
+    assert f"{expected} failed with the same system; others go on" == said
+
+
+def test_a_device_that_tells_nothing_is_of_no_kind() -> None:
+    """Machines that nothing is known of have nothing in common."""
+    assert [None, None] == [kind_of(None), kind_of(Facts(architecture="x86_64-linux"))]

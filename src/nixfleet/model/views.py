@@ -62,6 +62,10 @@ class DeviceView(_View, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
 
 
+Why = dict[str, object]
+"""A typed reason as a record: its name as ``reason``, and what it counts; `waits` beside it is its sentence."""
+
+
 class MemberView(_View, frozen=True, kw_only=True):
     """A device's place in a rollout."""
 
@@ -74,6 +78,7 @@ class MemberView(_View, frozen=True, kw_only=True):
     online: bool = False
     reason: str = ""
     waits: str = ""
+    why: Why | None = None
     transfer: Transfer | None = None
 
 
@@ -91,6 +96,21 @@ class WaveView(_View, frozen=True, kw_only=True):
     overdue: int = 0
     opened_at: int | None = None
     waits: str = ""
+    why: Why | None = None
+
+
+class StopView(_View, frozen=True, kw_only=True):
+    """A kind of device that a rollout has stopped for, for a system fails on it; `left` are not started for that.
+
+    `said` is the sentence; a signed resume lifts the stop.
+    """
+
+    kind: str
+    path: str
+    failed: int
+    tried: int
+    left: int = 0
+    said: str = ""
 
 
 class RolloutView(_View, frozen=True, kw_only=True):
@@ -111,7 +131,9 @@ class RolloutView(_View, frozen=True, kw_only=True):
     note: str = ""
     state: str = "waiting"
     waits: str = ""
+    why: Why | None = None
     halted: str = ""
+    stops: tuple[StopView, ...] = ()
     standing: bool = False
     waves: tuple[WaveView, ...] = ()
     total: int = 0

@@ -20,14 +20,16 @@ from nixfleet.rollout.decisions import (
     Passed,
     Resumed,
     Start,
+    StopKind,
     Wait,
 )
 from nixfleet.rollout.fold import apply, waiting
 from nixfleet.rollout.invariants import check
+from nixfleet.rollout.kinds import kind_of, kind_words
 from nixfleet.rollout.planner import plan
-from nixfleet.rollout.reasons import Reason, Subject, Unplanned, clause, sentence
-from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, summary
-from nixfleet.rollout.types import Clock, Course, Member, Status, WaveState
+from nixfleet.rollout.reasons import Reason, Subject, Unplanned, clause, record, sentence, stop_sentence
+from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, stopped, summary
+from nixfleet.rollout.types import Clock, Course, Kind, Member, Status, Stop, WaveState
 from nixfleet.rollout.wake import next_wake
 from nixfleet.rollout.waves import (
     DEFAULT_SOAK_S,
@@ -50,6 +52,7 @@ __all__ = [
     "Done",
     "Finish",
     "Halt",
+    "Kind",
     "Member",
     "Open",
     "Overdue",
@@ -60,6 +63,8 @@ __all__ = [
     "Standing",
     "Start",
     "Status",
+    "Stop",
+    "StopKind",
     "Subject",
     "Summary",
     "Unplanned",
@@ -73,11 +78,16 @@ __all__ = [
     "default_in_flight",
     "default_stop_at",
     "default_waves",
+    "kind_of",
+    "kind_words",
     "next_wake",
     "plan",
+    "record",
     "sentence",
     "standing",
     "status",
+    "stop_sentence",
+    "stopped",
     "summary",
     "waiting",
     "waves",

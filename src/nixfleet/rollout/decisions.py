@@ -6,6 +6,7 @@ Waves are numbered from 1. A decision about a device's try names its `run`, so t
 import msgspec
 
 from nixfleet.rollout.reasons import Reason, Subject
+from nixfleet.rollout.types import Stop
 
 
 class _Decision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -78,8 +79,14 @@ class Halt(_Decision, frozen=True, kw_only=True):
     why: Reason
 
 
+class StopKind(_Decision, frozen=True, kw_only=True):
+    """The same system failed on several devices of a kind: no further one is started, the others go on."""
+
+    stop: Stop
+
+
 class Resumed(_Decision, frozen=True, kw_only=True):
-    """A signed `resume` clears the halt; the failures so far are excused, and are not tried again."""
+    """A signed `resume` clears halt and stops; the failures so far are excused, and are not tried again."""
 
     excused: tuple[str, ...]
 
@@ -88,4 +95,4 @@ class Finish(_Decision, frozen=True, kw_only=True):
     """Every wave has passed: from now on the rollout stands."""
 
 
-Decision = Open | Done | Passed | Start | Await | Overdue | Parked | Ask | Wait | Halt | Resumed | Finish
+Decision = Open | Done | Passed | Start | Await | Overdue | Parked | Ask | Wait | Halt | StopKind | Resumed | Finish

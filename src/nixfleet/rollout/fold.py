@@ -18,13 +18,14 @@ from nixfleet.rollout.decisions import (
     Passed,
     Resumed,
     Start,
+    StopKind,
     Wait,
 )
 from nixfleet.rollout.reasons import Reason, Subject, clause
 from nixfleet.rollout.types import Clock, Course, Member, WaveState
 
 
-def apply(
+def apply(  # noqa: C901 -- one case for each decision
     rollout: Course, members: Sequence[Member], decisions: Iterable[Decision], now: Clock
 ) -> tuple[Course, tuple[Member, ...]]:
     """Carry decisions into the rollout's row and its members' tries; a repeat changes nothing.
@@ -46,8 +47,12 @@ def apply(
             case Halt():
                 why = rollout.halted or clause(decision.why)
                 rollout = msgspec.structs.replace(rollout, halted=why, halted_resumed=rollout.resumed)
+            case StopKind():
+                rollout = _stop(rollout, decision)
             case Resumed():
-                rollout = msgspec.structs.replace(rollout, halted="", halted_resumed=rollout.resumed)
+                rollout = msgspec.structs.replace(
+                    rollout, halted="", halted_resumed=rollout.resumed, stops=(), stops_resumed=rollout.resumed
+                )
                 excused = frozenset(decision.excused)
                 changed = [_excuse(member, excused) for member in changed]
             case Finish():
@@ -57,6 +62,14 @@ def apply(
             case _:
                 assert_never(decision)
     return rollout, tuple(changed)
+
+
+def _stop(rollout: Course, decision: StopKind) -> Course:
+    """Keep what failed on a kind, once."""
+    new = decision.stop
+    if any((new.path, new.kind) == (held.path, held.kind) for held in rollout.stops):
+        return rollout
+    return msgspec.structs.replace(rollout, stops=(*rollout.stops, new), stops_resumed=rollout.resumed)
 
 
 def _wave(rollout: Course, decision: Open | Done | Passed, run_s: int) -> Course:

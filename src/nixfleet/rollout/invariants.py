@@ -4,12 +4,25 @@ It must share no rule with `planner`: only the data, `apply`'s bookkeeping and t
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from nixfleet.model.device import Cause, Outcome
-from nixfleet.rollout.decisions import Decision, Done, Finish, Halt, Open, Overdue, Parked, Passed, Resumed, Start, Wait
+from nixfleet.rollout.decisions import (
+    Decision,
+    Done,
+    Finish,
+    Halt,
+    Open,
+    Overdue,
+    Parked,
+    Passed,
+    Resumed,
+    Start,
+    StopKind,
+    Wait,
+)
 from nixfleet.rollout.fold import apply, wave_states
-from nixfleet.rollout.types import Clock, Course, Member
+from nixfleet.rollout.types import Clock, Course, Kind, Member
 from nixfleet.rollout.waves import waves
 from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 
@@ -28,6 +41,7 @@ def check(
         *_starts(rollout, members, decisions, now, lineup),
         *_places(folded, after, decisions),
         *_stopped(rollout, folded, decisions, now),
+        *_kinds(rollout, folded, decisions, now),
         *_gates(rollout, members, decisions, now, lineup),
         *_lapses(rollout, members, decisions, now),
         *_reasons(folded, decisions, lineup),
@@ -108,7 +122,8 @@ def _stopped(rollout: Course, folded: Sequence[Member], decisions: Sequence[Deci
     """Find moves of a rollout that may not move, and a halt that is missing."""
     moves = [decision for decision in decisions if isinstance(decision, Open | Done | Passed | Start | Finish)]
     resumed = any(isinstance(decision, Resumed) for decision in decisions)
-    if resumed and rollout.resumed <= rollout.halted_resumed:
+    lifted = rollout.resumed > (rollout.halted_resumed if rollout.halted else rollout.stops_resumed)
+    if resumed and not lifted:
         yield "the halt is cleared without a signed resume"
     for stopped, word in (
         (rollout.cancelled, "cancelled"),
@@ -131,6 +146,33 @@ def _stopped(rollout: Course, folded: Sequence[Member], decisions: Sequence[Deci
         yield f"{failed} of {total} failed and nothing halts"
 
 
+def _kinds(rollout: Course, folded: Sequence[Member], decisions: Sequence[Decision], now: Clock) -> Iterator[str]:
+    """Find a system started on a kind that it failed on, an end that leaves such devices out, a stop for nothing."""
+    lifted = any(isinstance(decision, Resumed) for decision in decisions)
+    new = [decision.stop for decision in decisions if isinstance(decision, StopKind)]
+    bad = {(stop.path, stop.kind) for stop in (*(() if lifted else rollout.stops), *new)}
+    failed = Counter((m.path, m.kind) for m in folded if _failed(m) and m.path and m.kind)
+    tried = Counter((m.path, m.kind) for m in folded if m.active and m.outcome is Outcome.CONFIRMED)
+    noticed = {what for what, number in failed.items() if number >= 2 and number >= tried[what]}
+    for stop in new:
+        if (stop.path, stop.kind) not in noticed:
+            yield f"it stops for a kind on which {stop.path} does not fail"
+    known = {member.device: member for member in folded}
+    for decision in decisions:
+        member = known.get(decision.device) if isinstance(decision, Start) else None
+        if member is not None and (member.path, member.kind) in bad | noticed:
+            yield f"{member.device} is started with a system that failed on others of its kind"
+    if any(isinstance(decision, Finish) for decision in decisions) and any(_left_out(m, bad, now) for m in folded):
+        yield "it finishes without those whose kind it stopped for"
+
+
+def _left_out(member: Member, bad: Collection[tuple[str, Kind | None]], now: Clock) -> bool:
+    """Tell whether a member is not started for its kind's sake alone."""
+    if member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s:
+        return False
+    return member.active and member.offered_s is None and member.outcome is None and (member.path, member.kind) in bad
+
+
 def _gates(
     rollout: Course,
     members: Sequence[Member],
@@ -139,7 +181,8 @@ def _gates(
     lineup: Sequence[Sequence[str]],
 ) -> Iterator[str]:
     """Find waves that open, are done, pass or finish before their time."""
-    known = {member.device: member for member in apply(rollout, members, decisions, now)[1]}
+    after, folded = apply(rollout, members, decisions, now)
+    known = {member.device: member for member in folded}
     clocks = wave_states(rollout)
     passed = {number for number, clock in enumerate(clocks, start=1) if clock.passed_s is not None}
     done = {number: clock.done_s for number, clock in enumerate(clocks, start=1) if clock.done_s is not None}
@@ -150,7 +193,7 @@ def _gates(
                     yield f"wave {wave} opens before those before it have passed"
                 yield from _signed(rollout, wave)
             case Done(wave=wave):
-                if busy := [device for device in lineup[wave - 1] if not _settled(known[device], rollout, now)]:
+                if busy := [device for device in lineup[wave - 1] if not _settled(known[device], after, now)]:
                     yield f"wave {wave} is done without {busy[0]}"
                 done[wave] = now.run_s
             case Passed(wave=wave):
@@ -174,7 +217,8 @@ def _settled(member: Member, rollout: Course, now: Clock) -> bool:
         return False
     held = member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s
     gave_up = member.waiting_s is not None and now.run_s - member.waiting_s >= rollout.body.device_timeout_s
-    return held or (gave_up and not member.online)
+    bad = any((member.path, member.kind) == (stop.path, stop.kind) for stop in rollout.stops)
+    return held or bad or (gave_up and not member.online)
 
 
 def _signed(rollout: Course, wave: int) -> Iterator[str]:

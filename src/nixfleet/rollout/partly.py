@@ -3,9 +3,12 @@
 It must say nothing that counts devices; what waits, for which wave and until when is everybody's to know.
 """
 
+from nixfleet.rollout.kinds import kind_words
 from nixfleet.rollout.reasons import (
     Behind,
     Halted,
+    KindsStopped,
+    KindStopped,
     NobodyConfirmed,
     NoPlace,
     Reason,
@@ -14,6 +17,7 @@ from nixfleet.rollout.reasons import (
     TooManyFailed,
     Unfinished,
     clause,
+    record,
     spoken,
     time_left,
 )
@@ -40,7 +44,16 @@ def partial_clause(reason: Reason) -> str:
             return f"wave {reason.wave} is not done"
         case Soaking():
             return time_left(reason)
+        case KindStopped():
+            return f"stopped for {kind_words(reason.kind)}, for the system failed on several"
+        case KindsStopped():
+            return partial_clause(reason.first)
         case NoPlace():
             return f"no free place, all {reason.allowed} in flight"
         case _:
             return clause(reason)
+
+
+def partial_record(reason: Reason) -> dict[str, object]:
+    """Give a typed reason's name alone: its fields may count devices."""
+    return {"reason": record(reason)["reason"]}

@@ -17,6 +17,10 @@ everybody who was left out are started as long as it is neither superseded, halt
 
 A wave soaks only while a later wave has members to protect. If all that could open the next wave is failures (some
 failed, nobody confirmed) the rollout halts, whatever `stop_at` allows.
+
+A system that fails on several devices of a kind (`kinds`) is started on no further one of it: nobody waits for those,
+and the others go on. When nothing else is left to do the rollout halts, for it is not finished. A signed `resume`
+lifts such stops as it lifts a halt.
 """
 
 from collections.abc import Sequence
@@ -37,14 +41,18 @@ from nixfleet.rollout.decisions import (
     Passed,
     Resumed,
     Start,
+    StopKind,
     Wait,
 )
 from nixfleet.rollout.fold import wave_states
 from nixfleet.rollout.gates import Gatekeeper, closed, soak
+from nixfleet.rollout.kinds import failing
 from nixfleet.rollout.reasons import (
     Behind,
     Halted,
     HeldUntil,
+    KindsStopped,
+    KindStopped,
     NeedsAdvance,
     NobodyConfirmed,
     NoPlace,
@@ -56,12 +64,12 @@ from nixfleet.rollout.reasons import (
     Unfinished,
     clause,
 )
-from nixfleet.rollout.standing import Standing, count, halted, lapsed, standings, stop_limit
-from nixfleet.rollout.types import Clock, Course, Member, WaveState
+from nixfleet.rollout.standing import Standing, count, halted, lapsed, standings, stop_limit, stopped
+from nixfleet.rollout.types import Clock, Course, Kind, Member, Stop, WaveState
 from nixfleet.rollout.waves import waves
 
 _FAILED = (Standing.FAILED, Standing.OVERDUE)
-_UNSTARTED = (Standing.PENDING, Standing.AWAY, Standing.HELD)
+_UNSTARTED = (Standing.PENDING, Standing.AWAY, Standing.HELD, Standing.STOPPED)
 _AWAITED = (Standing.PENDING, Standing.IN_FLIGHT, Standing.PARKED)
 """Standings for which a wave waits."""
 _STARTED = (Standing.CONFIRMED, Standing.FAILED, Standing.OVERDUE, Standing.IN_FLIGHT, Standing.PARKED)
@@ -102,6 +110,8 @@ class _Planner:
         self.decisions: list[Decision] = []
         self.excusing = False
         self.places = rollout.body.max_in_flight
+        active = stopped(rollout)
+        self.stops = {what: stop for stop in rollout.stops if (what := _bad(stop)) in active}
         self.windows = Gatekeeper(rollout.body.window, now.wall_s)
         known = dict(zip(map(attrgetter("device"), members), members, strict=True))
         self.waves: list[_Wave] = []
@@ -139,23 +149,38 @@ class _Planner:
         """Halt on too many failures; else tell whether a halt or a pause is in force; note a resume."""
         if halted(self.rollout):
             return Halted(why=self.rollout.halted)
-        failed = [device for wave in self.waves for device in self._failures(wave)]
-        if self.rollout.halted:
-            self.decisions.append(Resumed(excused=tuple(failed)))
+        failed = [member for wave in self.waves for member in self._failures(wave)]
+        if self.rollout.halted or (self.rollout.stops and not self.stops):
+            self.decisions.append(Resumed(excused=tuple(member.device for member in failed)))
             self.excusing = True
         elif failed:
+            self._stop_kinds(failed)
             active = sum(len(wave.where) - wave.where.count(Standing.GONE) for wave in self.waves)
             allowed = stop_limit(self.rollout.body.stop_at, active)
             if len(failed) >= allowed:
                 return self._halt(TooManyFailed(failed=len(failed), allowed=allowed, total=active))
         return Paused() if self.rollout.paused else None
 
-    def _failures(self, wave: _Wave) -> list[str]:
+    def _stop_kinds(self, failed: Sequence[Member]) -> None:
+        """Stop for the kinds of device that a system fails on; whoever of them is not started waits from now on."""
+        pairs = ((member, where) for wave in self.waves for member, where in zip(wave.members, wave.where, strict=True))
+        confirmed = (member for member, where in pairs if where is Standing.CONFIRMED)
+        new = {what: stop for stop in failing(failed, confirmed) if (what := _bad(stop)) not in self.stops}
+        if not new:
+            return
+        self.decisions.extend(StopKind(stop=stop) for stop in new.values())
+        self.stops.update(new)
+        for wave in self.waves:
+            for place, (member, where) in enumerate(zip(wave.members, wave.where, strict=True)):
+                if where in {Standing.PENDING, Standing.AWAY} and (member.path, member.kind) in new:
+                    wave.where[place] = Standing.STOPPED
+
+    def _failures(self, wave: _Wave) -> list[Member]:
         """List those of a wave that failed or are overdue, and that no signed resume has excused."""
         if self.excusing or not wave.has(*_FAILED):
             return []
         pairs = zip(wave.members, wave.where, strict=True)
-        return [member.device for member, where in pairs if where in _FAILED and not member.excused]
+        return [member for member, where in pairs if where in _FAILED and not member.excused]
 
     def _halt(self, why: Reason) -> Halted:
         """Halt, and give the reason that everything waits for from now on."""
@@ -179,8 +204,13 @@ class _Planner:
             barrier = self._gate(wave, crowded=crowded)
             if isinstance(barrier, Halted):
                 return barrier
-        if barrier is None and not self.rollout.finished:
-            self.decisions.append(Finish())
+        if barrier is not None or self.rollout.finished:
+            return None
+        pairs = ((member, where) for wave in self.waves for member, where in zip(wave.members, wave.where, strict=True))
+        left = [member for member, where in pairs if where is Standing.STOPPED]
+        if left:
+            return self._halt(KindsStopped(devices=len(left), first=self._stop_of(left[0])))
+        self.decisions.append(Finish())
         return None
 
     def _start(self, wave: _Wave) -> bool:
@@ -188,7 +218,7 @@ class _Planner:
         crowded = False
         if not wave.has(*_UNSTARTED):
             return crowded
-        pending, away, held = _UNSTARTED
+        pending, away, held, halted_kind = _UNSTARTED
         for place, where in enumerate(wave.where):
             if where is pending:
                 member = wave.members[place]
@@ -210,7 +240,15 @@ class _Planner:
                 member = wave.members[place]
                 until = HeldUntil(until_wall_s=member.held_until_wall_s or 0)
                 self.decisions.append(Wait(subject=member.device, why=until))
+            elif where is halted_kind:
+                member = wave.members[place]
+                self.decisions.append(Wait(subject=member.device, why=self._stop_of(member)))
         return crowded
+
+    def _stop_of(self, member: Member) -> KindStopped:
+        """Say what keeps a member whose system failed on others of its kind."""
+        stop = self.stops[member.path, member.kind]
+        return KindStopped(kind=stop.kind, path=stop.path, failed=stop.failed, tried=stop.tried)
 
     def _offline(self, member: Member) -> Offline:
         """Say for how long a member has been offline."""
@@ -258,6 +296,11 @@ class _Planner:
         if now.passed:
             return None
         return Soaking(wave=wave.number, left_s=max(0, now.left_s), healthy=now.healthy, confirmed=now.confirmed)
+
+
+def _bad(stop: Stop) -> tuple[str, Kind | None]:
+    """Say of which members it is, as their path and kind."""
+    return stop.path, stop.kind
 
 
 def _unfinished(where: Sequence[Standing]) -> Unfinished:

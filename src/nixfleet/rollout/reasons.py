@@ -3,6 +3,7 @@
 Console, command line, log and golden tests show the same sentence; nothing here decides anything.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import assert_never
@@ -10,14 +11,21 @@ from typing import assert_never
 import msgspec
 
 from nixfleet.model.text import counted, utc
+from nixfleet.rollout.kinds import kind_words
+from nixfleet.rollout.types import Kind, Stop
 from nixfleet.rollout.windows import zone_of
 
 Subject = str | int | None
 """What waits: a device's id, a wave's number (from 1), or None for the whole rollout."""
 
 
-class _Reason(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A typed reason; `clause` renders it."""
+def _tag(name: str) -> str:
+    """Name a class in a record: ``NoPlace`` is ``no-place``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
+class _Reason(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="reason", tag=_tag):
+    """A typed reason; `clause` renders it, and records show its fields beside its name (`reason`)."""
 
 
 class Cancelled(_Reason, frozen=True, kw_only=True):
@@ -135,6 +143,22 @@ class NobodyConfirmed(_Reason, frozen=True, kw_only=True):
     failed: int
 
 
+class KindStopped(_Reason, frozen=True, kw_only=True):
+    """The same system failed on several devices of the device's kind."""
+
+    kind: Kind
+    path: str
+    failed: int
+    tried: int
+
+
+class KindsStopped(_Reason, frozen=True, kw_only=True):
+    """Nothing is left to do but what it has stopped for: so many devices, the first of whose reasons is given."""
+
+    devices: int
+    first: KindStopped
+
+
 class Unplanned(_Reason, frozen=True, kw_only=True):
     """It stands in the log, and the coordinator has not planned it yet."""
 
@@ -159,6 +183,8 @@ Reason = (
     | UnknownZone
     | TooManyFailed
     | NobodyConfirmed
+    | KindStopped
+    | KindsStopped
 )
 
 
@@ -179,6 +205,12 @@ def spoken(subject: Subject, why: str, names: Mapping[str, str], waves: int) -> 
         case _:
             assert_never(subject)
     return f"{who} waits: {why}"
+
+
+def record(reason: Reason) -> dict[str, object]:
+    """Give a reason as the fields of a record, its name first."""
+    told: dict[str, object] = msgspec.to_builtins(reason)
+    return told
 
 
 def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
@@ -224,8 +256,23 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
             return f"{reason.failed} of {reason.total} failed, it stops at {reason.allowed}"
         case NobodyConfirmed():
             return f"in wave {reason.wave} nobody confirmed and {reason.failed} failed"
+        case KindStopped():
+            return f"stopped for {kind_words(reason.kind)}: {_same(reason)}"
+        case KindsStopped(first=first):
+            left = counted(reason.devices, "device")
+            return f"{left} left, and it stopped for {kind_words(first.kind)}: {_same(first)}"
         case _:
             assert_never(reason)
+
+
+def stop_sentence(stop: Stop, *, going_on: bool) -> str:
+    """Say that a rollout stops for a kind of device, and whether the others go on."""
+    others = "; others go on" if going_on else ""
+    return f"stops for {kind_words(stop.kind)}: {_same(stop)}{others}"
+
+
+def _same(stop: Stop | KindStopped) -> str:
+    return f"{stop.failed} of {stop.tried} failed with the same system"
 
 
 def _counts(counts: Unfinished) -> str:

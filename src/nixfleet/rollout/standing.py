@@ -7,7 +7,7 @@ import msgspec
 
 from nixfleet.model.device import Outcome, Phase, mends_itself
 from nixfleet.model.statements import StopAt
-from nixfleet.rollout.types import Clock, Course, Member, Status
+from nixfleet.rollout.types import Clock, Course, Kind, Member, Status
 
 
 class Standing(IntEnum):
@@ -17,6 +17,8 @@ class Standing(IntEnum):
     """Not active: it has left every count."""
     HELD = auto()
     """Not started and held by a signed act: nobody waits for it."""
+    STOPPED = auto()
+    """Not started, for its system failed on others of its kind: nobody waits for it."""
     PENDING = auto()
     """Not started."""
     AWAY = auto()
@@ -36,11 +38,14 @@ def deadline_s(since_s: int, rollout: Course) -> int:
     return max(since_s + rollout.body.device_timeout_s, rollout.reconnect_s or 0)
 
 
-def standings(members: Sequence[Member], rollout: Course, now: Clock) -> list[Standing]:
+def standings(  # noqa: C901 -- one branch for each standing, in the hot loop
+    members: Sequence[Member], rollout: Course, now: Clock
+) -> list[Standing]:
     """Classify members, in their order; whoever holds a place keeps it until `plan` has said `Overdue` or `Parked`."""
     run_s, wall_s = now.run_s, now.wall_s
     confirmed = Outcome.CONFIRMED  # enum members are slow to look up on Python 3.11, and this loop is the hot one
     in_flight, pending = Standing.IN_FLIGHT, Standing.PENDING
+    stops = stopped(rollout)
     result: list[Standing] = []
     for member in members:
         if not member.active:
@@ -57,6 +62,8 @@ def standings(members: Sequence[Member], rollout: Course, now: Clock) -> list[St
                 where = Standing.PARKED
         elif member.held_until_wall_s is not None and wall_s < member.held_until_wall_s:
             where = Standing.HELD
+        elif stops and (member.path, member.kind) in stops:
+            where = Standing.STOPPED
         elif member.online or member.waiting_s is None or run_s < deadline_s(member.waiting_s, rollout):
             where = pending
         else:
@@ -107,8 +114,15 @@ def halted(rollout: Course) -> bool:
     return bool(rollout.halted) and rollout.resumed <= rollout.halted_resumed
 
 
+def stopped(rollout: Course) -> frozenset[tuple[str, Kind | None]]:
+    """Give the systems, with the kinds of device that they failed on, for which no signed resume has followed."""
+    if rollout.resumed > rollout.stops_resumed:
+        return frozenset()
+    return frozenset((stop.path, stop.kind) for stop in rollout.stops)
+
+
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
-    """Active members by where they stand; they add up to `total`. `pending` holds the held and the offline ones too."""
+    """Active members by where they stand; they add up to `total`. `pending` holds all that are not started."""
 
     total: int = 0
     confirmed: int = 0
@@ -138,7 +152,7 @@ def count(where: Sequence[Standing]) -> Counts:
         in_flight=tally[Standing.IN_FLIGHT],
         rebooting=tally[Standing.PARKED],
         overdue=tally[Standing.OVERDUE],
-        pending=tally[Standing.PENDING] + tally[Standing.AWAY] + tally[Standing.HELD],
+        pending=tally[Standing.PENDING] + tally[Standing.AWAY] + tally[Standing.HELD] + tally[Standing.STOPPED],
     )
 
 

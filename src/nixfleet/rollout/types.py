@@ -20,6 +20,24 @@ class Clock(msgspec.Struct, frozen=True, kw_only=True):
     run_s: int
 
 
+class Kind(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What devices have in common that one system may not suit, as their facts say; texts are the devices' own."""
+
+    model: str = ""
+    nixos_version: str = ""
+    kernel: str = ""
+
+
+class Stop(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A system that fails on a kind of device: the rollout starts it on no further one before a signed `resume`."""
+
+    path: str
+    kind: Kind
+    failed: int
+    tried: int
+    """How many of the kind had come to something with this system when it was noticed."""
+
+
 class Member(msgspec.Struct, frozen=True, kw_only=True):
     """A device of the rollout's set as the planner sees it; `*_s` are running-clock seconds unless named wall."""
 
@@ -52,6 +70,10 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     healthy_s: int | None = None
     """When it last reported healthy after confirming."""
     timezone: str = "UTC"
+    path: str = ""
+    """The system that the rollout brings it; empty while that is not known."""
+    kind: Kind | None = None
+    """Its kind as of the start of this try, for a new system changes facts; before it, as of now. None: unknown."""
 
 
 class WaveState(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +106,10 @@ class Course(msgspec.Struct, frozen=True, kw_only=True):
     """Why it halted, in words; empty when it never did or has been resumed."""
     halted_resumed: int = 0
     """`resumed` when it halted."""
+    stops: tuple[Stop, ...] = ()
+    """Systems that failed on a kind of device; a later signed resume clears them all."""
+    stops_resumed: int = 0
+    """`resumed` when the newest of them was noticed."""
     finished: bool = False
     waves: tuple[WaveState, ...] = ()
     """Stored wave clocks; empty before the first plan."""

@@ -68,6 +68,7 @@ attempts = Table(
     Column("outcome_s", BigInteger),
     Column("outcome_at", BigInteger),
     Column("healthy_s", BigInteger),
+    Column("kind", Text, nullable=False, server_default=""),
     Column("told", LargeBinary, nullable=False),
     Column("changed_at", BigInteger, nullable=False),
     Index("attempts_device", "device"),

@@ -17,18 +17,23 @@ from nixfleet.rollout import (
     Clock,
     Course,
     Decision,
+    Halt,
     Member,
+    Reason,
     Standing,
     Start,
+    StopKind,
     Subject,
     Unplanned,
     Wait,
     apply,
+    clause,
     next_wake,
     plan,
     sentence,
     standing,
     status,
+    stop_sentence,
     summary,
     waiting,
 )
@@ -285,6 +290,8 @@ class Planner:
             waves=after.waves,
             halted=after.halted,
             halted_resumed=after.halted_resumed,
+            stops=after.stops,
+            stops_resumed=after.stops_resumed,
             finished=after.finished,
             started_at=work.stored.started_at or now.wall_s,
             finished_at=work.stored.finished_at or (now.wall_s if after.finished else None),
@@ -307,6 +314,11 @@ class Planner:
         return True
 
     def _tell(self, work: Work, decisions: Sequence[Decision], before: tuple[object, object]) -> None:
+        for decision in decisions:
+            if isinstance(decision, Halt):
+                _log.warning("rollout %s halts: %s", work.id[:12], clause(decision.why))
+            elif isinstance(decision, StopKind):
+                _log.warning("rollout %s %s", work.id[:12], stop_sentence(decision.stop, going_on=True))
         started = [decision.device for decision in decisions if isinstance(decision, Start)]
         asked = {decision.device for decision in decisions if isinstance(decision, Ask)} - self.asked
         self.asked |= asked
@@ -373,21 +385,27 @@ class Planner:
 
         With `partial`, for one who may not read of all members.
         """
+        found = self.why(work, device)
+        if found is None:
+            return ""
+        (subject, reason), name, waves = found, work.members[device].name, len(work.logged.statement.waves)
+        if partial:
+            return partial_sentence(subject, reason, name, waves)
+        return sentence(subject, reason, {device: name}, waves)
+
+    def why(self, work: Work, device: str) -> tuple[Subject, Reason] | None:
+        """Give what keeps a device from starting: its own reason, its wave's, or the rollout's; None: nothing does."""
         member = work.members.get(device)
         if member is None or not member.active or member.outcome is not None:
-            return ""
+            return None
         subjects: tuple[Subject, ...] = (device, work.wave_of.get(device), None)
         if member.offered_s is not None:
             # What was offered and not begun waits for what stops the whole rollout; all else is under way.
             if not work.untold(device) or self._open_for(work, device, self._clock.now()) is not None:
-                return ""
+                return None
             subjects = (None,)
         reasons = ((subject, work.waits[subject]) for subject in subjects if subject in work.waits)
-        subject, reason = next(reasons, (None, Unplanned()))
-        waves = len(work.logged.statement.waves)
-        if partial:
-            return partial_sentence(subject, reason, member.name, waves)
-        return sentence(subject, reason, {device: member.name}, waves)
+        return next(reasons, (None, Unplanned()))
 
 
 def _row(work: Work, member: Member, now: Clock) -> AttemptRow:
@@ -397,6 +415,7 @@ def _row(work: Work, member: Member, now: Clock) -> AttemptRow:
     if offered_at is None and member.offered_s is not None:
         offered_at = now.wall_s
     told = held.row.told if held is not None else b""
+    is_offered = member.offered_s is not None and member.kind is not None
     return AttemptRow(
         rollout=work.id,
         device=member.device,
@@ -404,5 +423,6 @@ def _row(work: Work, member: Member, now: Clock) -> AttemptRow:
         told=told,
         changed_at=now.wall_s,
         offered_at=offered_at,
+        kind=msgspec.json.encode(member.kind).decode() if is_offered else "",
         **clocks,
     )

@@ -1,13 +1,28 @@
 """Rollouts as people see them: waves as bars, members with their reasons."""
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
 
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Wave
 from nixfleet.model.text import clean
-from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, WaveView
-from nixfleet.rollout import Counts, Reason, Standing, WaveState, sentence, status, summary
-from nixfleet.rollout.partly import HALTED, partial_sentence
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, WaveView, Why
+from nixfleet.rollout import (
+    Counts,
+    Course,
+    Member,
+    Reason,
+    Standing,
+    WaveState,
+    kind_words,
+    record,
+    sentence,
+    status,
+    stop_sentence,
+    stopped,
+    summary,
+)
+from nixfleet.rollout.partly import HALTED, partial_record, partial_sentence
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.device_views import transfer_of
 from nixfleet.server.coordinator.live import LiveDevices
@@ -100,6 +115,8 @@ class RolloutViews:
             note=clean(statement.note or ""),
             state=word,
             waits="" if waits is None else _said(None, waits, len(clocks), partial=partial),
+            why=_record(waits, partial=partial),
+            stops=() if partial else _stops(state, word, members.values(), result.standings),
             halted=why if word == "halted" else "",
             standing=word == "finished" and not work.superseded and not work.unready,
             waves=tuple(self._wave(work, number, *parts, partial=partial) for number, parts in numbered),
@@ -134,6 +151,7 @@ class RolloutViews:
             overdue=counts.overdue,
             opened_at=None if clock.opened_s is None else self._wall_of(clock.opened_s),
             waits="" if reason is None else _said(number, reason, len(work.logged.statement.waves), partial=partial),
+            why=_record(reason, partial=partial),
         )
 
     def _wall_of(self, run_s: int) -> int:
@@ -150,7 +168,7 @@ class RolloutViews:
         members = []
         for number, wave in enumerate(work.lineup(), start=1):
             for device in wave:
-                member, live = work.members[device], self._live.get(device)
+                member, live, why = work.members[device], self._live.get(device), self._planner.why(work, device)
                 if standings[device] is Standing.GONE or not (only is None or device in only):
                     continue
                 members.append(
@@ -164,6 +182,7 @@ class RolloutViews:
                         online=member.online,
                         reason=clean(member.reason),
                         waits=self._planner.waits_for(work, device, partial=partial),
+                        why=None if why is None else _record(why[1], partial=partial),
                         transfer=transfer_of(live) if live.progress and live.progress.rollout == work.id else None,
                     )
                 )
@@ -173,6 +192,35 @@ class RolloutViews:
 def _said(subject: int | None, reason: Reason, waves: int, *, partial: bool) -> str:
     """Say what waits: to who may not read of all members, without how many they are."""
     return partial_sentence(subject, reason, "", waves) if partial else sentence(subject, reason, {}, waves)
+
+
+def _record(reason: Reason | None, *, partial: bool) -> Why | None:
+    """Give a typed reason as a record: to who may not read of all members, its name alone."""
+    if reason is None:
+        return None
+    return partial_record(reason) if partial else record(reason)
+
+
+def _stops(
+    state: Course, word: str, members: Iterable[Member], standings: Mapping[str, Standing]
+) -> tuple[StopView, ...]:
+    """Show the kinds of device that a rollout has stopped for, with how many of these members wait for that."""
+    active = stopped(state)
+    if not active:
+        return ()
+    waiting = Counter((m.path, m.kind) for m in members if standings[m.device] is Standing.STOPPED)
+    return tuple(
+        StopView(
+            kind=kind_words(stop.kind),
+            path=stop.path,
+            failed=stop.failed,
+            tried=stop.tried,
+            left=waiting[stop.path, stop.kind],
+            said=stop_sentence(stop, going_on=word in {"running", "finished"}),
+        )
+        for stop in state.stops
+        if (stop.path, stop.kind) in active
+    )
 
 
 def _wave_state(clock: WaveState) -> str:

@@ -11,7 +11,20 @@ import msgspec
 from nixfleet.model.device import Attempt, Cause, Outcome, Phase
 from nixfleet.model.ids import Tags, matches
 from nixfleet.model.statements import Device
-from nixfleet.rollout import Clock, Counts, Course, Member, Reason, Standing, Subject, WaveState, waves
+from nixfleet.rollout import (
+    Clock,
+    Counts,
+    Course,
+    Kind,
+    Member,
+    Reason,
+    Standing,
+    Stop,
+    Subject,
+    WaveState,
+    kind_of,
+    waves,
+)
 from nixfleet.server.coordinator.live import Live, phase_of
 from nixfleet.server.coordinator.releases import ReleaseLines
 from nixfleet.server.store import AttemptRow, RolloutRow
@@ -24,6 +37,8 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     waves: tuple[WaveState, ...] = ()
     halted: str = ""
     halted_resumed: int = 0
+    stops: tuple[Stop, ...] = ()
+    stops_resumed: int = 0
     finished: bool = False
     started_at: int | None = None
     finished_at: int | None = None
@@ -114,6 +129,8 @@ class Work:
             resumed=logged.resumed,
             halted=stored.halted,
             halted_resumed=stored.halted_resumed,
+            stops=stored.stops,
+            stops_resumed=stored.stops_resumed,
             finished=stored.finished,
             waves=stored.waves,
             reconnect_s=reconnect_s,
@@ -207,7 +224,8 @@ class Work:
         """Take up what is known of a device; `newer`: it follows another rollout, or `bar` says why not this one."""
         known = device.device in self.matched
         fits = device.state != "retired" and matches(self.logged.statement.select, device.tags)
-        has_line = self.brings(device.device, device.tags) is not None
+        path = self.brings(device.device, device.tags)
+        has_line = path is not None
         held = self.members.get(device.device)
         if (held is None and not (fits or known)) or (not has_line and held is None):
             return
@@ -225,6 +243,7 @@ class Work:
             late=not known,
             run=run,
             phase=_phase(live or _EMPTY, self.id, one),
+            path=path or "",
         )
         if held is None:
             self._lineup = None
@@ -249,10 +268,11 @@ class Work:
 def merged(old: AttemptRow, new: AttemptRow) -> AttemptRow:
     """Merge two writes of a try as the store does: planner's clocks are set once, the first outcome's time stays."""
     once = ("offered_s", "offered_at", "waiting_s", "overdue_s", "parked_s", "outcome_s", "outcome_at")
+    kind = old.kind or new.kind
     held = {name: getattr(old, name) for name in once if getattr(old, name) is not None}
     healthy_s = old.healthy_s if new.healthy_s is None else new.healthy_s
     told = new.told or old.told
-    return replace(new, **held, healthy_s=healthy_s, told=told, excused=old.excused or new.excused)
+    return replace(new, **held, healthy_s=healthy_s, told=told, excused=old.excused or new.excused, kind=kind)
 
 
 def _failed_by(one: Try, log_time: int) -> bool:
@@ -282,8 +302,16 @@ def _member(device: Device, live: Live, one: Try | None, *, online: bool, now: C
         cause=told.cause if told else Cause.NONE,
         reason=told.reason if told else "",
         healthy_s=healthy_s,
+        kind=_kind(live, row),
         timezone=(live.facts.timezone if live.facts else "") or "UTC",
     )
+
+
+def _kind(live: Live, row: AttemptRow | None) -> Kind | None:
+    """Give the kind that a device was of when its try began: a new system changes what it tells of itself."""
+    if row is None or row.offered_s is None:
+        return kind_of(live.facts)
+    return msgspec.json.decode(row.kind, type=Kind) if row.kind else None
 
 
 def _phase(live: Live, rollout: str, one: Try | None) -> Phase:

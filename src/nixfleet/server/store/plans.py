@@ -46,13 +46,18 @@ class PlanTables:
             await many(connection, self._plan_tries(), [values(row) for row in tries])
 
     def _plan_tries(self) -> Insert:
-        """Set the planner's clocks of a try, each once; what the device told of it stays."""
+        """Set the planner's clocks of a try and its kind of device, each once; what the device told of it stays."""
         statement = self._db.insert(_attempts)
         once = ("offered_s", "offered_at", "waiting_s", "overdue_s", "parked_s")
         clocks = {name: func.coalesce(_attempts.c[name], statement.excluded[name]) for name in once}
         return statement.on_conflict_do_update(
             index_elements=["rollout", "device", "run"],
-            set_={**clocks, "excused": statement.excluded.excused, "changed_at": statement.excluded.changed_at},
+            set_={
+                **clocks,
+                "excused": statement.excluded.excused,
+                "kind": func.coalesce(func.nullif(_attempts.c.kind, ""), statement.excluded.kind),
+                "changed_at": statement.excluded.changed_at,
+            },
         )
 
     async def clock(self) -> ClockRow | None:

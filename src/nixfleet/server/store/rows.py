@@ -70,6 +70,8 @@ class AttemptRow:
     outcome_s: int | None = None
     outcome_at: int | None = None
     healthy_s: int | None = None
+    kind: str = ""
+    """What kind of device it was when the try began (`rollout.Kind` as JSON); empty before, or where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
