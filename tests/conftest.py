@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Tests share helpers as `tests.…`; the folders are no packages, so the checkout itself must be importable.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 pytest_plugins = ["tests.nix.fixtures"]
+
+# How fast an example runs is the machine's affair, and no property of ours; all else stays as hypothesis has it.
+settings.register_profile("untimed", parent=settings.default, deadline=None)
+settings.load_profile("untimed")
 
 REQUIRE_ALL = os.environ.get("NIXFLEET_REQUIRE_ALL") == "1"
 
