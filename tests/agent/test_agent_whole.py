@@ -267,33 +267,6 @@ async def test_an_absurd_clock_of_a_coordinator_stops_no_agent(tmp_path: Path, s
     assert ([(rollout, 1, "confirmed")], site.fleet.now) == (site.server.outcomes(), site.server.reports[-1].at)
 
 
-async def test_a_rewritten_log_starts_nothing_and_is_told_loudly(tmp_path: Path) -> None:
-    """A coordinator that shows another history gets no update done, and the report says fork."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    async with site.running() as agent:
-        device = await site.member()
-        await until(lambda: agent.link.mirror.size == site.fleet.size)
-        size = site.fleet.size
-        rewritten = sign_checkpoint(Checkpoint(origin(site.fleet.fleet, 0), size, b"\1" * 32), site.fleet.log_key)
-        site.server.tamper = lambda sync: replace(sync, checkpoint=rewritten, start=size, entries=())
-        site.server.open_gate(site.deploy(device, new), device)
-        await until(lambda: any(one.note.startswith("fork: ") for one in site.server.reports))
-    assert (site.machine.switches(), site.server.outcomes()) == ([], [])
-
-
-async def test_a_line_that_is_not_in_the_signed_release_is_not_followed(tmp_path: Path) -> None:
-    """A coordinator that serves another line is caught by the proof, and the report says so."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    site.server.spoil = lambda proof: replace(proof, line=proof.line.replace("1000", "1001"))
-    async with site.running():
-        device = await site.member()
-        site.server.open_gate(site.deploy(device, new), device)
-        await until(lambda: any("does not hold" in one.note for one in site.server.reports))
-    assert site.machine.switches() == []
-
-
 async def test_an_outcome_whose_delivery_cannot_be_noted_is_not_told_over_and_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -599,18 +572,6 @@ async def test_an_overtaken_answer_is_not_an_old_backup(tmp_path: Path) -> None:
         site.server.wake()
         await until(lambda: agent.link.mirror.size == site.fleet.size)
         assert agent.link.trouble == ""
-
-
-async def test_a_coordinator_restored_from_an_old_backup_starts_nothing(tmp_path: Path) -> None:
-    """A shorter log that is a true beginning of ours is told as behind, every time it is shown."""
-    site = Site(tmp_path)
-    async with site.running() as agent:
-        await site.member()
-        await until(lambda: agent.link.mirror.size == site.fleet.size)
-        size, old = site.fleet.size, site.fleet.checkpoint_at(site.fleet.size - 1)
-        site.server.tamper = lambda _: Sync(checkpoint=old, start=size, entries=())
-        site.server.wake()
-        await until(lambda: any(one.note.startswith("behind: ") for one in site.server.reports))
 
 
 async def test_a_retired_device_neither_asks_nor_joins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

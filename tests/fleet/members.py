@@ -17,7 +17,7 @@ from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.mirror import Mirror
-from nixfleet.model.ids import Digest
+from nixfleet.model.ids import Digest, Tags
 from nixfleet.model.statements import TargetLine
 from nixfleet.model.wire import AppendResponse
 from nixfleet.trust.lines import LineTree
@@ -49,9 +49,9 @@ class Member:
         self.agent: Agent | None = None
         self.identity, _, _ = identities.establish(self.machine.host, self.settings)
 
-    def enrol(self) -> None:
+    def enrol(self, tags: Tags | None = None) -> None:
         """Sign its enrolment."""
-        self.one.fleet.device(self.name, device=self.identity.device, key=key(self.name).public.text)
+        self.one.fleet.device(self.name, device=self.identity.device, key=key(self.name).public.text, tags=tags or {})
 
     def deploy(self, system: str, **rollout: Any) -> tuple[str, Digest, tuple[str, ...]]:
         """Sign a release with its line, and a rollout of it; give path, rollout and the release's lines."""
