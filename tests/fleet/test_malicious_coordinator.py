@@ -52,6 +52,8 @@ class Attack:
     """Whether the device goes on by itself once the coordinator is honest again."""
     told: tuple[str, ...] = (WEB, PEOPLE)
     """Who was told a lie."""
+    heard: bool = True
+    """Whether what the device says gets to anybody."""
     seen: bool = True
     """Whether the person knew what is new before they were lied to."""
     rollout: Mapping[str, Any] = field(default_factory=dict)
@@ -116,6 +118,18 @@ ATTACKS = (
             4,
             "web-01 was shown another log than the 6 entries that it knows, and that are here, too",
         ),
+        told=(WEB,),
+    ),
+    Attack(
+        name="forks what a device knows and drops what it says",
+        does=lambda the: the.forks_in_silence(),
+        device_sees=f"fork: {rewritten(6)}",
+        console_shows={
+            DEVICES: ("log 9 ✓ verified", "◐ updating web-01 offered"),
+            LOGS: ("2 not there yet", "◌ not there yet web-01 6"),
+        },
+        cli_says=(0, "the log verifies: 9 entries"),
+        heard=False,
         told=(WEB,),
     ),
     Attack(
@@ -247,7 +261,7 @@ async def test_what_each_lie_comes_to(
 async def hears(the: Scene, agent: Agent, attack: Attack) -> None:
     """Wait until the device has been lied to, and has said what it makes of that."""
     if attack.device_sees:
-        await the.reports(agent, attack.device_sees)
+        await the.reports(agent, attack.device_sees, heard=attack.heard)
     elif attack.runs == "b":
         await confirmed(the.web, the.last)
         await until(lambda: the.device("web-01"), lambda device: device.outcome == "confirmed" and "b" in device.system)

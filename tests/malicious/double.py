@@ -19,12 +19,14 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 from tests.malicious.history import History, Pair, resigned, restamped
 from tests.server.harness import Rig, rig
 
-from nixfleet.model.wire import AppendRequest, ErrorBody, Submission
+from nixfleet.model.device import Report
+from nixfleet.model.wire import AppendRequest, ErrorBody, Signed, Submission
 from nixfleet.server.app import make_app
 
 _KEY_ID: Final = re.compile(r'keyid="(SHA256:[^"]+)"')
 PEOPLE: Final = "people"
 EVERYBODY: Final = "everybody"
+REPORTS: Final = "/v1/reports"
 Change = Callable[[bytes], bytes]
 
 
@@ -56,6 +58,7 @@ class MaliciousCoordinator:
     _changed: tuple[tuple[str, Change], ...] = ()
     """What is changed on its way out, by a part of the path."""
     _refused: tuple[str, ...] = ()
+    _forgets: bool = False
     _holding: bool = False
     _held: tuple[Submission, ...] = ()
     _connections: dict[object, str] = field(default_factory=dict)
@@ -114,6 +117,10 @@ class MaliciousCoordinator:
         """Show people something else than what they are about to put their name to."""
         self._changed = tuple((path, change) for path in paths)
 
+    def drops_what_devices_say(self) -> None:
+        """Thank every device for its report, and forget it."""
+        self._forgets = True
+
     def holds_back(self) -> None:
         """Take the next statement, say that it did not arrive, and keep it."""
         self._holding = True
@@ -126,7 +133,8 @@ class MaliciousCoordinator:
 
     def relents(self) -> None:
         """Lie no more; what it kept stays kept."""
-        self._histories, self._changed, self._refused, self._holding = {}, (), (), False
+        self._histories, self._changed, self._refused = {}, (), ()
+        self._forgets = self._holding = False
 
     # How it is done
 
@@ -161,7 +169,8 @@ class MaliciousCoordinator:
         if lie is None:
             await app(scope, receive, send)
             return
-        self.told.setdefault(asked.path, []).append(asked.who)
+        if asked.path != REPORTS:
+            self.told.setdefault(asked.path, []).append(asked.who)
         await lie(scope, receive, send)
 
     def _lie(self, asked: _Asked, app: ASGIApp) -> ASGIApp | None:
@@ -170,6 +179,8 @@ class MaliciousCoordinator:
         change = next((change for path, change in self._changed if path in asked.path), None)
         if f"{asked.method} {asked.path}" in self._refused:
             return _saying(msgspec.json.encode(ErrorBody(error="try again later", kind="unavailable")), 503)
+        if self._forgets and asked.path == REPORTS:
+            return self._forget
         if self._holding and (asked.method, asked.path) == ("POST", "/v1/log"):
             return self._keep
         if history is not None and asked.path == "/v1/agent/events":
@@ -177,6 +188,14 @@ class MaliciousCoordinator:
         if history is not None and (body := self._of_log(history, asked)) is not None:
             return _saying(body)
         return _changing(app, change) if change is not None and asked.method == "GET" else None
+
+    async def _forget(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Say that a report was taken; it is signed itself, so only its words tell whose it is."""
+        signed = msgspec.json.decode(await _body(receive), type=Signed)
+        device = msgspec.json.decode(signed.payload, type=Report).device
+        who = next(key for key, one in self.devices.items() if one == device)
+        self.told.setdefault(REPORTS, []).append(who)
+        await _saying(b"{}")(scope, receive, send)
 
     async def _keep(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take what was sent, and say that it was lost."""

@@ -134,6 +134,11 @@ class Scene:
         wanted = store_path("b")
         self.double.swaps_target_lines(lambda body: body.replace(wanted.encode(), other.encode()))
 
+    def forks_in_silence(self) -> None:
+        """Show the device another log, and let nobody hear of it."""
+        self.double.forks(self.known - 1, to=key(self.web.name).public.fingerprint)
+        self.double.drops_what_devices_say()
+
     def machine_runs(self, system: str) -> bool:
         """Tell whether the device went through the systems up to this one, each by one switch, and through no other."""
         paths = [store_path(name) for name in ("a", "b")[: ("a", "b").index(system) + 1]]
@@ -152,13 +157,15 @@ class Scene:
         async with self.one.client("admin") as admin:
             return await admin.device(name)
 
-    async def reports(self, agent: Agent, why: str) -> None:
-        """Wait until a device says why it begins nothing, and has signed that in a report."""
+    async def reports(self, agent: Agent, why: str, *, heard: bool = True) -> None:
+        """Wait until a device says why it begins nothing, and, where it is `heard`, has signed that in a report."""
 
-        async def said() -> tuple[str, str]:
-            return agent.desk.waits, (await self.device(self.web.name)).reason
+        async def said() -> str:
+            return agent.desk.waits
 
-        await until(said, lambda told: why in told[0] and why in told[1])
+        await until(said, lambda told: why in told)
+        if heard:
+            await until(partial(self.device, self.web.name), lambda device: why in device.reason)
 
     async def nixfleet(self, *argv: str) -> Said:
         """Run a command on the person's machine."""
