@@ -13,7 +13,7 @@ from nixfleet.client.sse import Parser
 from nixfleet.model.device import Report
 from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.wire import LineProof, Proof, Signed, Sync
-from nixfleet.trust import knownhosts, note, opensshkey, sshsig, statements, token
+from nixfleet.trust import knownhosts, nextepoch, note, opensshkey, sshsig, statements, token
 from nixfleet.trust.claims import ClaimString
 from nixfleet.trust.httpsig import verify_head
 from nixfleet.trust.leaf import Leaf, subject_of
@@ -101,6 +101,7 @@ def parsers(folder: Path) -> dict[str, Callable[[bytes], object]]:
         "claim": lambda data: ClaimString.parse(_text(data)),
         "consistency": _consistency,
         "enroll": _signed(lambda one: open_enroll(one, fleet=FLEET)),
+        "epoch": lambda data: nextepoch.root_of(nextepoch.read(data, "it"), FLEET),
         "events": _events,
         "export": export,
         "inclusion": _inclusion,

@@ -341,6 +341,21 @@ async def test_a_form_goes_on_with_what_stands_in_it_however_fast_it_is_typed() 
         assert shows(driven, "can join 3 devices with site=oslo")
 
 
+async def test_a_confirmation_takes_what_is_typed_ahead_in_its_order() -> None:
+    """A wrong start that is cleared, the name, and Enter, all before the window has drawn once: it is a yes."""
+    async with console() as driven:
+        await driven.press("6", "N", *"ci", "enter")
+        for field, text in {"key": KEY, "actions": "deploy"}.items():
+            driven.app.screen.query_one(f"#form-{field}", Input).value = text
+        await driven.until(partial(shows, driven, "ci may deploy on every device"))
+        await driven.press("enter")
+        assert shows(driven, "Grant this to ci?", "Type the name")
+        for one in ("x", "ctrl+u", *"ci", "enter"):
+            driven.app.post_message(events.Key(one, one if len(one) == 1 else None))
+        await driven.until(lambda: bool(driven.acts.done))
+        assert "grant" == driven.acts.done[0][0]
+
+
 async def test_a_wrong_field_is_red_and_goes_nowhere() -> None:
     """While a field cannot be read, Enter stays on the form."""
     async with console() as driven:
