@@ -17,6 +17,7 @@ from nixfleet.server.backup import write_backup
 from nixfleet.server.coordinator.restoring import QUIET_S
 from nixfleet.server.coordinator.sameness import RECORD
 from nixfleet.server.settings import ServerSettings
+from nixfleet.server.store import Store
 from nixfleet.server.unpack import restore_backup
 
 
@@ -98,6 +99,26 @@ async def test_a_restored_pair_of_keys_and_dump_asks_first(tmp_path: Path, postg
             await one.send(admin)
             assert device_id("web-02") in {view.id for view in await admin.devices()}
         assert (one.data_dir / RECORD).read_text().count("/") == 3
+
+
+async def test_a_server_that_keeps_its_number_to_itself_is_served(postgres_url: str) -> None:
+    """Who may not ask for the cluster's number knows the database by the rest, the same each time."""
+    server, _, _ = postgres_url.rpartition("/")
+    name = f"t{secrets.token_hex(8)}"
+    for program, *argv in (
+        ("psql", f"{server}/postgres", "-c", f"CREATE ROLE {name} LOGIN"),
+        ("createdb", f"--maintenance-db={server}/postgres", f"--owner={name}", name),
+        ("psql", f"{server}/{name}", "-c", "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM public"),
+    ):
+        await asyncio.to_thread(_run, program, *argv)
+    store = Store(f"{server}/{name}".replace("//nixfleet@", f"//{name}@").replace("postgresql:", "postgresql+asyncpg:"))
+    try:
+        await store.open()
+        found = await store.identity()
+        assert (3, "0") == (found.count("/"), found.partition("/")[0])
+        assert found == await store.identity()
+    finally:
+        await store.close()
 
 
 async def test_a_file_of_the_folders_own_has_no_record(tmp_path: Path) -> None:

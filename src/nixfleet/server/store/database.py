@@ -23,9 +23,10 @@ from nixfleet.server.schema import revisions, upgrade
 _BUSY_S = 20
 _CHUNK_ROWS = 64
 _WRITE = {"nixfleet_write": True}
+_MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
+_CLUSTER = "SELECT system_identifier FROM pg_control_system()"
 _IDENTITY = """
-    SELECT system_identifier, pg_database.oid, pg_class.oid, pg_class.relfilenode
-    FROM pg_control_system(), pg_database, pg_class
+    SELECT pg_database.oid, pg_class.oid, pg_class.relfilenode FROM pg_database, pg_class
     WHERE datname = current_database() AND pg_class.oid = to_regclass('entries')
 """
 
@@ -90,8 +91,11 @@ class Database:
         """
         assert not self.sqlite, "a file is where it is"
         async with self.read() as connection:
+            # Everybody may ask for the cluster's number, unless its owner has forbidden it: then the rest has to do.
+            may_ask = await connection.scalar(text(_MAY_ASK))
+            cluster = await connection.scalar(text(_CLUSTER)) if may_ask else 0
             row = (await connection.execute(text(_IDENTITY))).one()
-        return "/".join(map(str, row))
+        return "/".join(map(str, (cluster, *row)))
 
     def insert(self, table: Table) -> Insert:
         """Make an insert that knows ``ON CONFLICT`` in this database's dialect."""
