@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import nacl.bindings
@@ -423,3 +424,19 @@ def test_we_sign_and_ssh_keygen_verifies(tmp_path: Path, kind: str) -> None:
     assert 0 == keygen(*verify, stdin=message).returncode
     assert key.fingerprint in keygen(*verify, stdin=message).stdout.decode()
     assert 0 != keygen(*verify, stdin=b"another").returncode
+
+
+@given(at=st.integers(0, 300), byte=st.integers(0, 255), cut=st.integers(0, 300), tail=st.binary(max_size=3))
+def test_the_short_way_reads_what_the_long_way_reads(at: int, byte: int, cut: int, tail: bytes) -> None:
+    """A plain key's signature, whole or spoiled anywhere, is read or refused as by the reader of all forms."""
+    blob = bytearray(KEY.sign("nixfleet-device-v1@" + "0" * 32, b"payload"))
+    blob[at % len(blob)] = byte
+    data = bytes(blob[: len(blob) - cut % 4]) + tail
+
+    def read(way: Callable[[bytes], sshsig.Signature]) -> sshsig.Signature | str:
+        try:
+            return way(data)
+        except Untrusted as error:
+            return str(error)
+
+    assert read(sshsig._parse_any) == read(sshsig.parse)

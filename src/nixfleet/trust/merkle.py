@@ -13,6 +13,7 @@ from nixfleet.model.ids import MAX_INT
 
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 _HASH_BYTES: Final = 32
+_sha256: Final = hashlib.sha256
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -25,13 +26,13 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def _fold(peaks: Sequence[bytes]) -> bytes:
+def _fold(peaks: Sequence[bytes | bytearray]) -> bytes:
     """Join the roots of complete subtrees, largest first, into the root over all of them."""
     if not peaks:
         return EMPTY_ROOT
-    root = peaks[-1]
-    for peak in reversed(peaks[:-1]):
-        root = node_hash(peak, root)
+    root = bytes(peaks[-1])
+    for peak in peaks[-2::-1]:
+        root = _sha256(b"\x01" + peak + root).digest()
     return root
 
 
@@ -74,10 +75,12 @@ class Tree:
 
     def _range(self, start: int, end: int) -> bytes:
         """Hash leaves [start, end), where start is a multiple of the largest power of two in the range."""
-        peaks: list[bytes] = []
+        peaks: list[bytearray] = []
+        levels = self._levels  # the loop is hot: every statement names a base, whose root is computed
         while start < end:
             level = (end - start).bit_length() - 1
-            peaks.append(self._at(level, start >> level))
+            at = (start >> level) * _HASH_BYTES
+            peaks.append(levels[level][at : at + _HASH_BYTES])
             start += 1 << level
         return _fold(peaks)
 

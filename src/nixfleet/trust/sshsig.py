@@ -7,9 +7,9 @@ signature has one encoding. It must never accept a weaker hash, trailing bytes, 
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
 from typing import Final, Self
 
+import msgspec
 import nacl.bindings
 import nacl.utils
 
@@ -45,6 +45,12 @@ _MAGIC: Final = b"SSHSIG"
 _VERSION: Final = u32(1)
 _RESERVED: Final = string(b"")
 _SHA512: Final = string(b"sha512")
+_PLAIN_HEAD: Final = _MAGIC + _VERSION + u32(51) + string(TYPE_PLAIN.encode()) + u32(32)
+"""How a signature by a plain key begins; the key's 32 bytes and the namespace's length follow."""
+_PLAIN_KEY_AT: Final = len(_MAGIC + _VERSION) + 4
+_PLAIN_NAMESPACE_AT: Final = len(_PLAIN_HEAD) + 32 + 4
+_PLAIN_TAIL: Final = _RESERVED + _SHA512 + u32(83) + string(TYPE_PLAIN.encode()) + u32(64)
+"""What stands between its namespace and its last 64 bytes."""
 _USER_PRESENT: Final = 0x01
 _BEGIN: Final = "-----BEGIN SSH SIGNATURE-----"
 _END: Final = "-----END SSH SIGNATURE-----"
@@ -55,8 +61,7 @@ class Touchless(Untrusted):
     """A security key's signature that proves nobody's presence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Signature:
+class Signature(msgspec.Struct, frozen=True):
     """A parsed, not yet verified SSHSIG."""
 
     key: PublicKey
@@ -71,6 +76,18 @@ class Signature:
 
 def parse(blob: bytes) -> Signature:
     """Parse an SSHSIG blob; proves nothing yet. Raises: Untrusted unless it is in its one strict form."""
+    # Nearly all are by plain keys, in which everything but key, namespace and signature is constant.
+    namespace_end = _PLAIN_NAMESPACE_AT + int.from_bytes(blob[_PLAIN_NAMESPACE_AT - 4 : _PLAIN_NAMESPACE_AT], "big")
+    raw_at = namespace_end + len(_PLAIN_TAIL)
+    fits = len(blob) == raw_at + 64 <= BLOB_BYTES_MAX
+    if fits and blob.startswith(_PLAIN_HEAD) and blob.startswith(_PLAIN_TAIL, namespace_end):
+        key = PublicKey.from_blob(blob[_PLAIN_KEY_AT : _PLAIN_NAMESPACE_AT - 4])
+        namespace = _decode_namespace(blob[_PLAIN_NAMESPACE_AT:namespace_end])
+        return Signature(key, namespace, 0, 0, blob[raw_at:])
+    return _parse_any(blob)
+
+
+def _parse_any(blob: bytes) -> Signature:
     if len(blob) > BLOB_BYTES_MAX:
         raise Untrusted(f"a signature is larger than {BLOB_BYTES_MAX} bytes")
     reader = Reader(blob, "a signature").expect(_MAGIC, "magic").expect(_VERSION, "version")

@@ -15,10 +15,18 @@ import msgspec
 
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import MAX_INT, MAX_NESTING, MAX_PAYLOAD_BYTES, Digest
-from nixfleet.model.statements import Control, Device, Statement, Wire
+from nixfleet.model.statements import Control, Device, Grant, Release, Revoke, Rollout, Root, Statement, Wire
 from nixfleet.trust import fields
+from nixfleet.trust.leaf import LeafType, Subject
 
 NAMESPACE_APPROVE: Final = "nixfleet-approve-v1"
+_TYPES: Final[dict[type[Statement], LeafType]] = {
+    Root: "root",
+    Grant: "grant",
+    Revoke: "revoke",
+    Release: "release",
+    Rollout: "rollout",
+}
 
 _T = TypeVar("_T")
 _W = TypeVar("_W", bound=Wire)
@@ -76,6 +84,17 @@ def namespace_of(statement: Statement) -> str:
             return f"nixfleet-control-v1@{rollout[:32]}"
         case _:
             return f"nixfleet-{type_name(statement)}-v1"
+
+
+def subject_named(statement: Statement) -> Subject:
+    """Return what the namespace of a statement tells, as its leaf would."""
+    match statement:
+        case Device(device=device):
+            return Subject("device", device)
+        case Control(rollout=rollout):
+            return Subject("control", rollout[:32])
+        case _:
+            return Subject(_TYPES[type(statement)], "")
 
 
 def type_name(statement: Statement) -> str:

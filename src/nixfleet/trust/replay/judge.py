@@ -29,7 +29,7 @@ from nixfleet.trust.replay.state import (
     mark_of,
     own_mark_of,
 )
-from nixfleet.trust.statements import Malformed, digest, namespace_of, parse
+from nixfleet.trust.statements import Malformed, digest, parse, subject_named
 
 AT_BEFORE_MAX_S = 24 * 3_600
 AT_AFTER_MAX_S = 300
@@ -243,7 +243,7 @@ def _with_payload(state: State, place: Place, subject: Subject, payload: bytes) 
 
 def envelope_fault(state: State, place: Place, subject: Subject, statement: Statement, payload: bytes) -> str:
     """Say what is wrong with a statement's header at its place, or nothing (trust.md, Envelope and Log)."""
-    if subject_of(namespace_of(statement)) != subject:
+    if subject_named(statement) != subject:
         return "its signature is for another type or subject"
     if statement.by != place.signer:
         return "it is signed by another key than it names"
@@ -306,8 +306,7 @@ def supply(state: State, payload: bytes) -> Verdict:
         statement = parse(payload)
     except Malformed as error:
         return Void(str(error))
-    subject = subject_of(namespace_of(statement))
-    assert subject is not None
+    subject = subject_named(statement)
     if isinstance(statement, Release):
         withheld = state.withheld.pop(_mark(sha512, statement), None)
         if withheld is None:

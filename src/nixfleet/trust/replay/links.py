@@ -5,8 +5,9 @@ more lenient in words than in judgement: both ask the same functions.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from nixfleet.model.ids import MAX_INT, Selector, Tags, covers, matches
 from nixfleet.model.statements import Action, Grant
@@ -29,8 +30,7 @@ _PHRASES: Final[dict[Action, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Over:
+class Over(msgspec.Struct, frozen=True):
     """What a right must reach: all devices that a selector could match, or devices as tagged before and after."""
 
     select: Selector | None = None

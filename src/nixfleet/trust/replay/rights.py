@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import msgspec
+
 from nixfleet.model.ids import MAX_INT, Fingerprint, Tags
 from nixfleet.model.statements import Action, Grant, Root, Rule
 from nixfleet.model.text import counted
@@ -17,8 +19,7 @@ from nixfleet.trust.replay.links import Over, dead_words, is_live, lacking, lack
 from nixfleet.trust.replay.state import GrantRecord, State, keys_of
 
 
-@dataclass(frozen=True, slots=True)
-class Allowed:
+class Allowed(msgspec.Struct, frozen=True):
     """The right is there; `chain` holds the grants from the root down, none for the root itself."""
 
     chain: tuple[Grant, ...] = ()
@@ -196,6 +197,8 @@ def cosignatures_missing(state: State, signer: Fingerprint, sha512: bytes | None
     """Count the root principals that still have to sign, for the threshold of the root in force."""
     if state.root is None:
         return 1
+    if root_acts_alone(state) and signer in state.root_keys and signer not in state.revoked_keys:
+        return 0
     return threshold_missing(state, state.root, state.root_keys, signers(state, signer, sha512))
 
 
@@ -220,7 +223,7 @@ def approvals_missing(
     state: State, allowed: Allowed, signer: Fingerprint, action: Action, over: Over, now: int, sha512: bytes | None
 ) -> int:
     """Count the approvals that rules still demand, by distinct principals that may give them (trust.md, Approvals)."""
-    needed = max((rule.approvals for rule in rules(state, action, over)), default=0)
+    needed = max([rule.approvals for rule in rules(state, action, over)], default=0)
     return max(0, needed - len(approvers(state, allowed, signer, over, now, sha512))) if needed else 0
 
 
@@ -266,7 +269,9 @@ def may_approve(state: State, key: Fingerprint, over: Over, now: int) -> bool:
 def rules(state: State, action: Action, over: Over) -> list[Rule]:
     """Return the rules of the root in force that bind an act."""
     root = state.root
-    return [rule for rule in root.rules if action in rule.actions and over.touches(rule.select)] if root else []
+    if root is None or not root.rules:
+        return []
+    return [rule for rule in root.rules if action in rule.actions and over.touches(rule.select)]
 
 
 def note_missing(state: State, action: Action, over: Over, note: str | None) -> bool:

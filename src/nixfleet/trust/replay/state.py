@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
+import msgspec
+
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import Control, Device, Grant, Release, Rollout, Root, Statement
 from nixfleet.trust import fields
@@ -17,8 +19,7 @@ from nixfleet.trust.leaf import LeafType
 from nixfleet.trust.merkle import Tree
 
 
-@dataclass(frozen=True, slots=True)
-class Valid:
+class Valid(msgspec.Struct, frozen=True):
     """The leaf took effect; `statement` is None for an approval whose payload is not held."""
 
     statement: Statement | None
@@ -53,8 +54,7 @@ Mark = tuple[bytes, Literal["states", "approves", "owns"], Fingerprint]
 """Which payload somebody has signed as what: small, since thousands are kept, and its parts are shared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a leaf stands and who signed it."""
 
     index: int
@@ -73,8 +73,7 @@ class GrantRecord:
     links: tuple[Grant, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRecord:
+class DeviceRecord(msgspec.Struct, frozen=True):
     """A device by its newest statement."""
 
     place: Place
