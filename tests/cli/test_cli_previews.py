@@ -57,7 +57,7 @@ def updated(served: Commands) -> Commands:
 def test_a_dry_run_tells_bytes_versions_and_reboots(updated: Commands) -> None:
     """Without Nix: closures come from the cache's narinfos, what devices have from their reports."""
     shown = updated("rollout", "start", "r2", "--dry-run", "--json").json
-    assert (4_096, 40_960, True) == (shown["download_bytes"], shown["disk_bytes"], shown["reading"]["done"])
+    assert (4_096, 40_960, "done") == (shown["download_bytes"], shown["disk_bytes"], shown["reading"]["state"])
     assert [["kernel 6.6.30 → 6.6.52"]] * 2 == [one["reboot"] for one in shown["devices"]]
     assert [["web-01", "web-02"]] == [change["devices"] for change in shown["changes"]]
     assert [("1", 1, []), ("100%", 1, [])] == [

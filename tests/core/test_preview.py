@@ -52,7 +52,7 @@ def asked(*names: str, waves: tuple[Wave, ...] = (Wave(members="100%"),), **fiel
 
 def made(wanted: Asked, *views: DeviceView, known: dict[str, StoreObject] | None = None) -> Preview:
     """Preview, with the caches read to their end."""
-    reading = Reading(done=True)
+    reading = Reading(state="done")
     return preview(wanted, {one.id: one for one in views}, KNOWN if known is None else known, reading)
 
 
@@ -104,7 +104,7 @@ def test_who_is_away_full_stuck_or_there_already() -> None:
     said = words(shown)
     assert "1  already there" in said
     assert "full has not the space: 109 MiB needed, 1.0 MiB free" in said
-    assert "1  cannot fall back by itself when the new system does not boot: stuck" in said
+    assert "1  cannot fall back at boot: stuck" in said
     assert "2  not connected, and get it when they are back: away (2d), never (never seen)" in said
     assert [True, False, None, True, True] == [one.fits for one in shown.devices]
     assert [0] == [one.download_bytes for one in shown.devices if one.same]
@@ -132,10 +132,11 @@ def test_what_no_cache_knows_is_a_bound_and_said() -> None:
 def test_while_the_caches_are_read_it_says_so() -> None:
     """Before anything is known the preview is there, without numbers, and says what it waits for."""
     wanted = asked("a")
-    first = preview(wanted, {"id-a": view("a")}, {})
+    first = preview(wanted, {"id-a": view("a")}, {}, Reading(state="reading"))
     assert "reading the caches …" in words(first)
     assert not any("fetch" in line for line in words(first))
-    assert "reading the caches … 6 paths so far" in words(preview(wanted, {}, KNOWN, Reading(paths=6)))
+    assert "at most 150 MiB on disk, less what devices already have" in words(preview(wanted, {"id-a": view("a")}, {}))
+    assert "reading the caches … 6 paths so far" in words(preview(wanted, {}, KNOWN, Reading(state="reading", paths=6)))
 
 
 def test_rights_that_are_missing_are_named() -> None:
@@ -194,7 +195,7 @@ def test_every_device_is_counted_once(devices: list[tuple[str, str, bool]], chan
     }
     waves = Wave(members=1), Wave(members="30%"), Wave(members="100%")
     wanted = asked(targets=tuple(targets) or None, waves=waves, rollout="cd" * 32)
-    shown = preview(wanted, views, KNOWN, Reading(done=True))
+    shown = preview(wanted, views, KNOWN, Reading(state="done"))
     assert len(targets) == len(shown.devices) == sum(wave.devices for wave in shown.waves)
     changing = sorted(one.name for one in shown.devices if not one.same)
     assert changing == sorted(name for change in shown.changes for name in change.devices)
@@ -202,7 +203,7 @@ def test_every_device_is_counted_once(devices: list[tuple[str, str, bool]], chan
     assert all(one.intended for one in shown.devices if one.same)
     chance.shuffle(targets)
     shuffled = preview(
-        asked(targets=tuple(targets) or None, waves=waves, rollout="cd" * 32), views, KNOWN, Reading(done=True)
+        asked(targets=tuple(targets) or None, waves=waves, rollout="cd" * 32), views, KNOWN, Reading(state="done")
     )
     assert shown == shuffled
     assert said_of(shown, NOW)

@@ -39,10 +39,9 @@ class Driven:
         await self.rest()
 
     async def rest(self) -> None:
-        """Wait until no task but the endless ones runs, and all is drawn."""
-        await self.until(
-            lambda: all(worker.group in {"feed", "verify"} or worker.is_finished for worker in self.app.workers)
-        )
+        """Wait until no task but the endless ones, and a preview that a test holds back, runs, and all is drawn."""
+        endless = {"feed", "verify", *({"preview"} if self.acts.foresees.held is not None else ())}
+        await self.until(lambda: all(worker.group in endless or worker.is_finished for worker in self.app.workers))
         self.app.flush()
         for field in self.app.screen.query(Input):
             field.cursor_blink = False

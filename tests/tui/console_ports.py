@@ -26,6 +26,7 @@ from tests.tui.console_fleet import (
     release_with_lines,
     system,
 )
+from tests.tui.console_foresight import Foresees, foresee, foresee_back
 
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.statements import ACTIONS, Action, Verb
@@ -43,6 +44,7 @@ from nixfleet.model.views import (
     RolloutView,
     Snapshot,
 )
+from nixfleet.preview.plan import Preview
 from nixfleet.trust.replay import Chain, Explanation, Link
 from nixfleet.tui.desk import Options
 from nixfleet.tui.ports import (
@@ -270,12 +272,23 @@ class FakeActs:
         )
         self.done: list[tuple[object, ...]] = []
         self.broken: Exception | None = None
+        self.foresees = Foresees()
 
     def _do(self, *act: object) -> str:
         if self.broken is not None:
             raise self.broken
         self.done.append(act)
         return f"Done: {act[0]}."
+
+    async def preview(self, deployment: Deployment) -> AsyncGenerator[Preview, None]:
+        """Foresee a deployment over what the made-up caches know, in the steps that `foresee` lets through."""
+        async for one in foresee(self.foresees, deployment):
+            yield one
+
+    async def preview_roll_back(self, rollout: str) -> AsyncGenerator[Preview, None]:
+        """Foresee a rollback."""
+        async for one in foresee_back(self.foresees, rollout):
+            yield one
 
     async def deploy(self, deployment: Deployment) -> str:
         """Note a deployment."""

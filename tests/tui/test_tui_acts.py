@@ -68,7 +68,7 @@ async def test_deploying_goes_through_form_preview_and_question() -> None:
     async with console() as driven:
         await driven.press("slash", *"kiosk-berlin-0 status:waiting", "enter", "asterisk", "D")
         assert isinstance(driven.app.screen, DeployDialog)
-        assert "4 devices in 2 waves: 1, 100%" in driven.text
+        assert "4 devices in 2 waves, at most 1 at once" in driven.text
         await driven.press("enter")
         assert isinstance(driven.app.screen, ConfirmDialog)
         await driven.press("4", "enter")

@@ -84,8 +84,9 @@ class NotedAdmin:
         self.signed.append(("part", name, list(lines), note))
         return Digest(digest("part"))
 
-    async def rollout(self, release: str, wishes: Any, *, note: str | None = None) -> Acted:
+    async def rollout(self, release: str, wishes: Any, *, note: str | None = None, draft: Any = None) -> Acted:
         """Note a rollout."""
+        assert draft is None, "nothing was previewed"
         self.signed.append(("rollout", release, wishes.select, wishes.waves, wishes.soak_s, note))
         return Acted(5, Digest(digest("rollout")), "1 of 2 approvals is missing")
 

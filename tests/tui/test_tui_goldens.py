@@ -43,6 +43,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "calls": ("at",),
     "confirm": ("2", "P"),
     "deploy": ("2", "D"),
+    "deploy-confirm": ("2", "D", "enter"),
+    "rollback": ("2", "j", "R"),
 }
 SIZES = ((80, 24), (120, 40), (200, 60))
 

@@ -27,8 +27,9 @@ from nixfleet.tui.help import help_lines
 from nixfleet.tui.intents import Plan, Scene, Standing, kind_of, plan, plan_deployment, refusal
 from nixfleet.tui.keys import BY_ID, KEYS, footer
 from nixfleet.tui.ports import Identity
-from nixfleet.tui.preview import preview, read_form
+from nixfleet.tui.preview import filled, read_form
 from nixfleet.tui.store import Store
+from nixfleet.tui.view.preview import preview_lines
 from nixfleet.tui.view.text import plain
 
 MUTATING = [key.id for key in KEYS if key.mutates]
@@ -223,12 +224,12 @@ async def test_a_deployment_is_previewed_from_the_records() -> None:
     """The preview names waves, changes, who is away and what is already there."""
     source = FakeSource()
     release = release_with_lines(RELEASE, fleet_devices())
-    shown = preview(release, read_form(RELEASE, "site=berlin", "", "", "", {}), source.devices.values())
-    words = plain(shown.lines)
-    assert 14 == len(shown.devices)
-    for part in ("14 devices in 2 waves: 1, 100%", "kiosk-25.05.2219 → ", "2  already there"):
+    form = filled(release, read_form(RELEASE, "site=berlin", "", "", "", {}), source.devices.values())
+    words = plain(preview_lines(form.shown, NOW))
+    assert 14 == len(form.devices)
+    for part in ("14 devices in 2 waves, at most 2 at once", "kiosk-25.05.2219 → ", "2  already there"):
         assert part in words
-    wanted = plan_deployment(await scene(), shown.deployment, list(shown.devices), shown.lines)
+    wanted = plan_deployment(await scene(), form)
     assert ("count", "14") == (wanted.confirm.level, wanted.confirm.expect)
     assert "nixfleet rollout start kiosk-2304 --on site=berlin" == wanted.steps[0].cli
 
@@ -241,8 +242,7 @@ async def test_a_deployment_stands_in_the_log_with_its_whole_command_line() -> N
 
     def line(on: str, note: str) -> str:
         wanted = read_form(RELEASE, on, "1 50%", "10m", note, ids)
-        shown = preview(release, wanted, where.store.devices.values())
-        return plan_deployment(where, wanted, list(shown.devices), ()).steps[0].cli
+        return plan_deployment(where, filled(release, wanted, where.store.devices.values())).steps[0].cli
 
     options = "--wave 1 --wave 50% --soak 600s"
     start = f"nixfleet rollout start kiosk-2304 --on kiosk-oslo-01 {options}"
@@ -257,7 +257,8 @@ async def test_a_deployment_of_an_older_release_says_its_digest() -> None:
     newer = msgspec.structs.replace(older, id="f" * 64, index=older.index + 1_000)
     where.store.apply(Delta(seq=where.store.seq + 1, release=newer))
     wanted = read_form(RELEASE, "", "", "", "", {})
-    assert f"nixfleet rollout start {RELEASE[:12]}" == plan_deployment(where, wanted, [], ()).steps[0].cli
+    form = filled(release_with_lines(RELEASE, fleet_devices()), wanted, where.store.devices.values())
+    assert f"nixfleet rollout start {RELEASE[:12]}" == plan_deployment(where, form).steps[0].cli
 
 
 def test_the_form_reads_names_tags_waves_and_soak() -> None:
@@ -297,7 +298,7 @@ def test_the_form_says_what_is_wrong(on: str, waves: str, soak: str, says: str) 
 def test_a_deployment_to_nobody_is_refused() -> None:
     """A release without a line for anyone chosen says so."""
     with pytest.raises(UserError, match="no line"):
-        preview(
+        filled(
             release_with_lines(RELEASE, fleet_devices()),
             read_form(RELEASE, "role=nas", "", "", "", {}),
             fleet_devices(),
@@ -312,7 +313,7 @@ def test_a_named_device_that_would_get_nothing_is_said(other: str, says: str) ->
     names = ("kiosk-oslo-01", other)
     wanted = read_form(RELEASE, " ".join(names), "", "", "", {name: device_id(name) for name in names})
     with pytest.raises(UserError, match=says):
-        preview(release_with_lines(RELEASE, fleet_devices()), wanted, fleet_devices())
+        filled(release_with_lines(RELEASE, fleet_devices()), wanted, fleet_devices())
 
 
 def test_only_capitals_change_anything() -> None:

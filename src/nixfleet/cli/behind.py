@@ -19,7 +19,7 @@ from nixfleet.cli.backups import backed_up
 from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals
 from nixfleet.cli.passphrases import AskedFor
-from nixfleet.config import Context, admin_dirs, coordinator_dir, mirror_dir
+from nixfleet.config import Context, admin_dirs, coordinator_dir, mirror_dir, narinfo_file
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.server.lock import running
@@ -84,7 +84,7 @@ class Behind:
         admin, signer = Admin(client, mirror, self._signer, now), Fingerprint(self._signer.key.fingerprint)
         return Ports(
             source=ClientSource(client, mirror),
-            acts=AdminActs(client, admin, signer=signer, clock=now),
+            acts=AdminActs(client, admin, signer=signer, clock=now, memory=narinfo_file(env)),
             verifier=MirrorVerifier(client, mirror, exports=admin_dirs(env)[2] / "exports"),
             authority=LogAuthority(mirror, signer=signer, clock=now),
         )

@@ -32,7 +32,7 @@ async def show_preview(given: Globals, previews: AsyncGenerator[Preview, None]) 
     meter, last = output.Meter("caches", quiet=given.quiet), None
     async with aclosing(previews):
         async for last in previews:
-            if meter.terminal and not last.reading.done and last.reading.paths:
+            if meter.terminal and last.reading.state == "reading" and last.reading.paths:
                 meter.show(f"{last.reading.paths:,} paths")
     meter.clear()
     assert last is not None, "there is always a first preview"

@@ -146,7 +146,9 @@ async def previews(
     """Give the preview of a rollout, first without, then with what caches say; the last one is as exact as can be."""
     roots = roots_of(asked, views)
     walk = Walk(client, caches, memory, local=local)
-    yield await asyncio.to_thread(preview, asked, views, dict(walk.known), Reading(paths=len(walk.known)))
+    yield await asyncio.to_thread(
+        preview, asked, views, dict(walk.known), Reading(state="reading", paths=len(walk.known))
+    )
     task = asyncio.ensure_future(walk.run(roots[:SYSTEMS_MAX]))
     try:
         told = len(walk.known)
@@ -154,13 +156,15 @@ async def previews(
             await asyncio.wait((task,), timeout=every_s)
             if not task.done() and len(walk.known) > told:
                 told = len(walk.known)
-                yield await asyncio.to_thread(preview, asked, views, dict(walk.known), Reading(paths=told))
+                yield await asyncio.to_thread(
+                    preview, asked, views, dict(walk.known), Reading(state="reading", paths=told)
+                )
         await task
     finally:
         task.cancel()
     cut = len(roots) - SYSTEMS_MAX
     more = (f"{cut:,} further systems are sized by what their release says",) if cut > 0 else ()
-    reading = Reading(done=True, paths=len(walk.known), notes=(*walk.notes, *more))
+    reading = Reading(state="done", paths=len(walk.known), notes=(*walk.notes, *more))
     yield await asyncio.to_thread(preview, asked, views, dict(walk.known), reading)
 
 

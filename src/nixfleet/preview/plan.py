@@ -50,9 +50,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the caches are read: paths known so far, and what kept it from more; not `done`: numbers still grow."""
+    """How far the caches are read: not at all, still, to their end; paths known so far, and what kept it from more."""
 
-    done: bool = False
+    state: Literal["none", "reading", "done"] = "none"
     paths: int = 0
     notes: tuple[str, ...] = ()
 

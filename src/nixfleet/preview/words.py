@@ -33,7 +33,7 @@ def said_of(preview: Preview, now: int) -> tuple[Said, ...]:
         *_changes(preview),
         *_same(preview),
         *_bytes(preview, changing),
-        *_reboots(changing),
+        *(_reboots(changing) if preview.reading.state == "done" or preview.download_bytes is not None else ()),
         *_space(changing),
         *_away(preview.devices, now),
         *_rights(preview.devices),
@@ -59,8 +59,8 @@ def _waves(preview: Preview) -> Iterator[Said]:
 
 
 def _changes(preview: Preview) -> Iterator[Said]:
-    for change in preview.changes[:CHANGES]:
-        yield Said(len(change.devices), change_words(change))
+    for number, change in enumerate(preview.changes[:CHANGES]):
+        yield Said(len(change.devices), change_words(change), "plain" if number else "strong")
     rest = preview.changes[CHANGES:]
     if rest:
         yield Said(sum(len(change.devices) for change in rest), f"by {counted(len(rest), 'further change')}", "dim")
@@ -106,7 +106,7 @@ def _same(preview: Preview) -> Iterator[Said]:
 
 
 def _bytes(preview: Preview, changing: Sequence[DevicePreview]) -> Iterator[Said]:
-    if not preview.reading.done:
+    if preview.reading.state == "reading":
         paths = preview.reading.paths
         yield Said(
             None, f"reading the caches … {counted(paths, 'path')} so far" if paths else "reading the caches …", "dim"
@@ -115,7 +115,9 @@ def _bytes(preview: Preview, changing: Sequence[DevicePreview]) -> Iterator[Said
         return
     loads = [one.download_bytes for one in changing if one.download_bytes is not None]
     if preview.download_bytes is None or not loads:
-        if preview.reading.done:
+        if preview.reading.state == "none" and preview.disk_bytes:
+            yield Said(None, f"at most {size(preview.disk_bytes)} on disk, less what devices already have", "dim")
+        if preview.reading.state == "done":
             yield Said(None, "how much they fetch is not known: no cache that can be read knows these systems", "warn")
         return
     bound = bound_words(preview)
@@ -124,7 +126,7 @@ def _bytes(preview: Preview, changing: Sequence[DevicePreview]) -> Iterator[Said
         "" if len(loads) < 2 else f", {size(most)} each" if least == most else f", {size(least)} to {size(most)} each"
     )
     disk = f"; {size(preview.disk_bytes)} on disk" if preview.disk_bytes is not None else ""
-    yield Said(None, f"{bound}{size(preview.download_bytes)} to fetch in sum{each}{disk}")
+    yield Said(None, f"{bound}{size(preview.download_bytes)} to fetch in sum{each}{disk}", "strong")
 
 
 def bound_words(one: Preview | DevicePreview) -> str:
@@ -149,7 +151,7 @@ def _reboots(changing: Sequence[DevicePreview]) -> Iterator[Said]:
         )
     stuck = [one.name for one in reboot if one.falls_back is False]
     if stuck:
-        yield Said(len(stuck), f"cannot fall back by itself when the new system does not boot: {_names(stuck)}", "bad")
+        yield Said(len(stuck), f"cannot fall back at boot: {_names(stuck)}", "bad")
     unknown = [one.name for one in changing if one.reboot is None]
     if unknown:
         yield Said(len(unknown), f"may need a reboot; their contents are not known: {_names(unknown)}", "dim")

@@ -3,38 +3,53 @@
 It translates and nothing else: what may be done is judged by the log.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from pathlib import Path
 from typing import Literal
 
-from nixfleet.client.acts import DAY_S, RolloutWishes
+from nixfleet.client.acts import DAY_S, RolloutWishes, find_rollout
 from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
-from nixfleet.client.checks import check_lines, check_request
+from nixfleet.client.checks import check_lines, check_request, members_of
 from nixfleet.client.enrolling import Wish, enroll_many, rekey
 from nixfleet.client.grants import grant
 from nixfleet.client.handing import GrantWishes, name_warning
+from nixfleet.client.previewing import Previewer, release_targets
 from nixfleet.errors import UserError
-from nixfleet.model.ids import DeviceId, Fingerprint
-from nixfleet.model.statements import ACTIONS, Verb, Wave
+from nixfleet.model.ids import DeviceId, Digest, Fingerprint
+from nixfleet.model.statements import ACTIONS, Rollout, Verb
 from nixfleet.model.text import counted
-from nixfleet.model.views import EnrollView, ReleaseLineView
+from nixfleet.model.views import EnrollView, ReleaseLineView, ReleaseView
+from nixfleet.preview.plan import Preview
 from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import may_ever, principal_of
 from nixfleet.trust.replay.rights import alive, grants
 from nixfleet.tui.ports import Deployment, GrantWish, Identity, Secret, Subject, TokenWish
-from nixfleet.tui.preview import line_for
+from nixfleet.tui.preview import line_for, wave_of
 from nixfleet.tui.view.access import role_words
 
 
 class AdminActs:
     """What changes the fleet: signed by a person's key, appended, and verified in the log."""
 
-    def __init__(self, client: Client, admin: Admin, *, signer: Fingerprint, clock: Callable[[], int]) -> None:
-        """Act as the holder of the key `signer`; `clock` gives unix seconds."""
+    def __init__(
+        self,
+        client: Client,
+        admin: Admin,
+        *,
+        signer: Fingerprint,
+        clock: Callable[[], int],
+        memory: Path | None = None,
+    ) -> None:
+        """Act as the holder of the key `signer`; `clock` gives unix seconds, the file `memory` remembers narinfos."""
         self._client = client
         self._admin = admin
         self._signer = signer
         self._clock = clock
+        self._previewer = Previewer(client, admin, clock, memory)
+        self._drafts: dict[str, tuple[Deployment | None, Rollout]] = {}
+        """What was previewed last, and would be signed as it was shown: by release, or by the rollout to take back."""
 
     @property
     def identity(self) -> Identity:
@@ -56,21 +71,53 @@ class AdminActs:
             read_only="your key may change nothing here" if known and not may else "",
         )
 
+    async def preview(self, deployment: Deployment) -> AsyncGenerator[Preview, None]:
+        """Preview a deployment; where no release has to come first, the rollout is drafted, and its waves are drawn."""
+        whole = await self._checked(deployment.release)
+        state, wishes = self._admin.state, _wishes(deployment)
+        if deployment.devices:
+            lines, draft = self._lines(whole, deployment), None
+        else:
+            lines = members_of(whole, state, wishes.select or {})
+            draft = self._admin.draft(wishes, release=deployment.release, note=deployment.note or None)
+            self._drafts[deployment.release] = deployment, draft
+        caches = state.releases[Digest(whole.id)].statement.caches
+        targets = release_targets(state, lines)
+        async with aclosing(self._previewer.deployment(whole.name, targets, wishes, caches, draft=draft)) as previews:
+            async for one in previews:
+                yield one
+
+    async def preview_roll_back(self, rollout: str, /) -> AsyncGenerator[Preview, None]:
+        """Preview the way back from a rollout, as the devices that confirmed it have signed it."""
+        state = self._admin.state
+        of = find_rollout(state, rollout)
+        draft = self._admin.draft(RolloutWishes(), of=of)
+        self._drafts[of] = None, draft
+        release = state.releases.get(state.rollouts[of].names(state.rollouts) or Digest(""))
+        name = release.statement.name if release is not None else ""
+        async with aclosing(self._previewer.rollback(name, of, draft)) as previews:
+            async for one in previews:
+                yield one
+
     async def deploy(self, deployment: Deployment) -> str:
-        """Start a rollout; for named devices a release of just their lines comes first."""
+        """Start a rollout, as it was previewed; for named devices a release of just their lines comes first."""
         release = deployment.release
         if deployment.devices:
             release = await self._narrowed(deployment)
-        wishes = RolloutWishes(
-            select=deployment.select or None,
-            waves=tuple(_wave(text) for text in deployment.waves) or None,
-            soak_s=deployment.soak_s,
+        shown, draft = self._drafts.pop(release, (None, None))
+        acted = await self._admin.rollout(
+            release,
+            _wishes(deployment),
+            note=deployment.note or None,
+            draft=draft if shown == deployment else None,
         )
-        return _said("The rollout is signed", await self._admin.rollout(release, wishes, note=deployment.note or None))
+        return _said("The rollout is signed", acted)
 
     async def roll_back(self, rollout: str, note: str, /) -> str:
-        """Bring back the devices that confirmed a rollout."""
-        return _said("The rollback is signed", await self._admin.rollback(rollout, RolloutWishes(), note=note or None))
+        """Bring back the devices that confirmed a rollout, as it was previewed."""
+        _, draft = self._drafts.pop(rollout, (None, None))
+        acted = await self._admin.rollback(rollout, RolloutWishes(), note=note or None, draft=draft)
+        return _said("The rollback is signed", acted)
 
     async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
         """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
@@ -142,8 +189,17 @@ class AdminActs:
 
     async def _narrowed(self, deployment: Deployment) -> str:
         """Publish the lines of a release that the named devices have, and nothing else; gives its digest."""
-        whole = await self._client.release(deployment.release)
+        whole = await self._checked(deployment.release)
+        return await self._admin.part(whole.name, self._lines(whole, deployment), note=deployment.note or None)
+
+    async def _checked(self, release: str) -> ReleaseView:
+        """Read a release whose lines are the signed ones. Raises: Untrusted."""
+        whole = await self._client.release(release)
         check_lines(whole, self._admin.state)
+        return whole
+
+    def _lines(self, whole: ReleaseView, deployment: Deployment) -> dict[str, ReleaseLineView]:
+        """Give the lines of the named devices. Raises: UserError for one that has none."""
         lines: dict[str, ReleaseLineView] = {}
         for device in deployment.devices:
             record = self._admin.state.devices.get(DeviceId(device))
@@ -151,11 +207,15 @@ class AdminActs:
             if line is None:
                 raise UserError(f"{whole.name} has no line for {device[:8]}")
             lines[device] = line
-        return await self._admin.part(whole.name, lines, note=deployment.note or None)
+        return lines
 
 
-def _wave(text: str) -> Wave:
-    return Wave(members=text if text.endswith("%") else int(text))
+def _wishes(deployment: Deployment) -> RolloutWishes:
+    return RolloutWishes(
+        select=deployment.select or None,
+        waves=tuple(map(wave_of, deployment.waves)) or None,
+        soak_s=deployment.soak_s,
+    )
 
 
 def _said(what: str, acted: Acted) -> str:

@@ -1,12 +1,14 @@
 """How the app changes the fleet: what is possible, the forms, the question, and then the acts."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from textual import work
 from textual.driver import Driver
 
 from nixfleet.tui import actions
+from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.forms import (
     EXPLAIN_FIELDS,
@@ -19,6 +21,7 @@ from nixfleet.tui.forms import (
     read_token,
 )
 from nixfleet.tui.intents import (
+    Foresight,
     Plan,
     Scene,
     kind_of,
@@ -29,8 +32,8 @@ from nixfleet.tui.intents import (
     refusal,
 )
 from nixfleet.tui.keys import BY_ID
-from nixfleet.tui.ports import GrantWish, TokenWish
-from nixfleet.tui.preview import Preview
+from nixfleet.tui.ports import Acts, GrantWish, TokenWish
+from nixfleet.tui.preview import Filled
 from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Line, Span
 from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog
@@ -84,9 +87,9 @@ class Changing(PlainToasts):
                 self._ask(plan(name, scene))
 
     def _ask_deployment(self, scene: Scene) -> None:
-        def filled_in(preview: Preview | None) -> None:
-            if preview is not None:
-                self._ask(plan_deployment(scene, preview.deployment, list(preview.devices), preview.lines))
+        def filled_in(form: Filled | None) -> None:
+            if form is not None:
+                self._ask(plan_deployment(scene, form))
 
         self.push_screen(DeployDialog.on(scene, self.desk.feed.release), filled_in)
 
@@ -132,7 +135,14 @@ class Changing(PlainToasts):
             if yes:
                 self._perform(wanted)
 
-        self.push_screen(ConfirmDialog(wanted.confirm), answered)
+        self.push_screen(ConfirmDialog(wanted.confirm, self._foreseen(wanted.foresight)), answered)
+
+    def _foreseen(self, foresight: Foresight | None) -> AsyncGenerator[Confirm, None] | None:
+        """Give the question anew whenever more is known of what is asked; it stands in the command log."""
+        if foresight is None or self.desk.feed.ports is None:
+            return None
+        self.desk.calls.note(foresight.cli or "a preview", "asks devices' reports and caches what it would do")
+        return _questions(foresight, self.desk.acts)
 
     @work(exit_on_error=False, group="acts", name="the action")
     async def _perform(self, wanted: Plan) -> None:
@@ -146,3 +156,9 @@ class Changing(PlainToasts):
         for secret in result.secrets:
             lines = ((Span("It is shown once, and kept nowhere. On the device:"),), (Span(JOIN, "dim"),))
             self.push_screen(SecretDialog("The token", secret.text, lines))
+
+
+async def _questions(foresight: Foresight, acts: Acts) -> AsyncGenerator[Confirm, None]:
+    async with aclosing(foresight.previews(acts)) as previews:
+        async for one in previews:
+            yield foresight.ask(one)

@@ -7,6 +7,7 @@ import msgspec
 
 from nixfleet.model.text import clean, counted
 from nixfleet.model.views import DeviceView
+from nixfleet.preview.plan import Preview
 from nixfleet.tui.view.text import Line, Span
 
 Level = Literal["yes", "count", "name"]
@@ -46,6 +47,18 @@ def question(
     if len(devices) > MANY or reboot or any(is_production(device) for device in devices):
         return Confirm(title=title, lines=radius, level="count", expect=str(len(devices)), verb=verb)
     return Confirm(title=title, lines=radius, level="yes", verb=verb)
+
+
+def foreseen(
+    title: str, devices: Sequence[DeviceView], preview: Preview, lines: Sequence[Line], *, verb: str
+) -> Confirm:
+    """Ask with what a preview says, which names who is away itself; a reboot that it finds wants the count typed."""
+    asked = question(title, devices, verb=verb, reboot=any(one.reboot for one in preview.devices))
+    production = sum(is_production(device) for device in devices)
+    serious: tuple[Line, ...] = (
+        ((Span(f"{production:>5}  ", "strong"), Span("in production", "warn")),) if production else ()
+    )
+    return msgspec.structs.replace(asked, lines=(*lines, *serious))
 
 
 def blast_radius(devices: Sequence[DeviceView]) -> tuple[Line, ...]:

@@ -23,6 +23,7 @@ from nixfleet.model.views import (
     RolloutView,
     Snapshot,
 )
+from nixfleet.preview.plan import Preview
 
 if TYPE_CHECKING:  # the replay is loaded after the first paint
     from nixfleet.trust.replay.explain import Explanation
@@ -233,6 +234,17 @@ class Acts(Protocol):
     @property
     def identity(self) -> Identity:
         """Who signs."""
+        ...
+
+    def preview(self, deployment: Deployment) -> AsyncGenerator[Preview, None]:
+        """Give what a deployment would do, better and better as caches are read; what is shown last is signed so.
+
+        Raises: Refused, Untrusted, Unreachable.
+        """
+        ...
+
+    def preview_roll_back(self, rollout: str, /) -> AsyncGenerator[Preview, None]:
+        """Give what rolling a rollout back would do, likewise."""
         ...
 
     async def deploy(self, deployment: Deployment) -> str:

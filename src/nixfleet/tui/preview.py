@@ -1,7 +1,6 @@
-"""What a deployment would do, worked out from the records at hand before anything is signed; pure."""
+"""What a deployment is asked for by a form, worked out from the records at hand before anything is signed; pure."""
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -9,13 +8,12 @@ import msgspec
 
 from nixfleet.errors import UserError
 from nixfleet.model.ids import NAME, TAG_VALUE, Selector, Tags, matches
-from nixfleet.model.text import clean, counted
+from nixfleet.model.statements import Wave
 from nixfleet.model.typed import parse_duration
 from nixfleet.model.views import DeviceView, ReleaseLineView, ReleaseView
-from nixfleet.query import status_of
-from nixfleet.rollout import default_waves
+from nixfleet.preview.plan import Asked, Preview, Target, preview
+from nixfleet.rollout import DEFAULT_SOAK_S, default_in_flight, default_waves
 from nixfleet.tui.ports import Deployment
-from nixfleet.tui.view.text import Line, Span, size, store_name
 
 MAX_WAVES: Final = 64
 _WAVE: Final = re.compile(r"(100|[1-9][0-9]?)%|[1-9][0-9]{0,5}")
@@ -23,12 +21,13 @@ _NAME: Final = re.compile(NAME)
 _VALUE: Final = re.compile(TAG_VALUE)
 
 
-class Preview(msgspec.Struct, frozen=True, kw_only=True):
-    """The devices a deployment is for, and what is to be said about it."""
+class Filled(msgspec.Struct, frozen=True, kw_only=True):
+    """A form that is filled in: what is wanted, for which devices, and what is known of it before caches are read."""
 
     deployment: Deployment
     devices: tuple[DeviceView, ...]
-    lines: tuple[Line, ...]
+    asked: Asked
+    shown: Preview
 
 
 def read_form(release: str, on: str, waves: str, soak: str, note: str, ids: Mapping[str, str]) -> Deployment:
@@ -53,7 +52,7 @@ def read_form(release: str, on: str, waves: str, soak: str, note: str, ids: Mapp
     )
 
 
-def preview(release: ReleaseView, deployment: Deployment, devices: Iterable[DeviceView]) -> Preview:
+def filled(release: ReleaseView, deployment: Deployment, devices: Iterable[DeviceView]) -> Filled:
     """Work out who gets what. Raises: UserError when nobody, or not each named device, would get anything."""
     named = [device for device in devices if not deployment.devices or device.id in deployment.devices]
     chosen = [device for device in named if device.state == "active" and matches(deployment.select, device.tags)]
@@ -72,7 +71,29 @@ def preview(release: ReleaseView, deployment: Deployment, devices: Iterable[Devi
     if not getting:
         raise UserError(f"{release.name} has no line for any active device of these")
     members = tuple(device for device, _ in sorted(getting, key=lambda pair: pair[0].name))
-    return Preview(deployment=deployment, devices=members, lines=tuple(_words(deployment, getting)))
+    asked = _asked(release.name, deployment, getting)
+    shown = preview(asked, {device.id: device for device in members}, {})
+    return Filled(deployment=deployment, devices=members, asked=asked, shown=shown)
+
+
+def _asked(release: str, deployment: Deployment, getting: list[tuple[DeviceView, ReleaseLineView]]) -> Asked:
+    """Ask by the defaults; what the root's rules demand beyond is known once the rollout is drafted."""
+    count = len(getting)
+    return Asked(
+        release=release,
+        targets=tuple(
+            Target(device=device.id, name=device.name, tags=device.tags, path=line.path, nar_bytes=line.nar_size)
+            for device, line in getting
+        ),
+        waves=tuple(map(wave_of, deployment.waves)) or default_waves(count),
+        max_in_flight=default_in_flight(count),
+        soak_s=DEFAULT_SOAK_S if deployment.soak_s is None else deployment.soak_s,
+    )
+
+
+def wave_of(text: str) -> Wave:
+    """Read a wave that the form has accepted."""
+    return Wave(members=text if text.endswith("%") else int(text))
 
 
 def line_for(lines: Iterable[ReleaseLineView], device: str, tags: Tags) -> ReleaseLineView | None:
@@ -81,48 +102,6 @@ def line_for(lines: Iterable[ReleaseLineView], device: str, tags: Tags) -> Relea
         if line.device == device or (line.select is not None and matches(line.select, tags)):
             return line
     return None
-
-
-def _words(deployment: Deployment, getting: list[tuple[DeviceView, ReleaseLineView]]) -> Iterable[Line]:
-    waves = deployment.waves or tuple(str(wave.members) for wave in default_waves(len(getting)))
-    yield (
-        Span(counted(len(getting), "device"), "strong"),
-        Span(f" in {counted(len(waves), 'wave')}: {', '.join(waves)}"),
-    )
-    same = sum(device.system == line.path for device, line in getting)
-    changes = Counter(
-        (store_name(device.system) or "nothing yet", store_name(line.path))
-        for device, line in getting
-        if device.system != line.path
-    )
-    most = sum(line.nar_size for device, line in getting if device.system != line.path)
-    for (old, new), count in changes.most_common(4):
-        what = new if old != new else f"{new}, rebuilt"
-        yield (Span(f"{count:>4}  ", "strong"), Span(f"{old} → " if old != new else "", "dim"), Span(what))
-    if len(changes) > 4:
-        yield (Span(f"      and {counted(len(changes) - 4, 'further change')}", "dim"),)
-    if same:
-        yield (Span(f"{same:>4}  already there", "dim"),)
-    if most:
-        yield (Span(f"      {size(most)} at most, less what devices already have", "dim"),)
-    away = sorted(device.name for device, _ in getting if not device.online)
-    if away:
-        yield (
-            Span(
-                f"{len(away):>4}  not connected: {', '.join(map(clean, away[:4]))}" + ("…" if len(away) > 4 else ""),
-                "warn",
-            ),
-        )
-    ill = sum(status_of(device) in {"failed", "reverted", "refused", "unhealthy"} for device, _ in getting)
-    if ill:
-        yield (Span(f"{ill:>4}  failed or unhealthy now", "warn"),)
-    full = [
-        device.name
-        for device, line in getting
-        if device.facts is not None and device.system != line.path and device.facts.store_free_bytes < line.nar_size
-    ]
-    if full:
-        yield (Span(f"{len(full):>4}  may lack the space: {', '.join(map(clean, full[:4]))}", "warn"),)
 
 
 def _read_on(on: str, ids: Mapping[str, str]) -> tuple[Selector, tuple[str, ...]]:

@@ -9,10 +9,11 @@ from nixfleet.model.statements import Action
 from nixfleet.tui.intents import access, joining, members, updates
 from nixfleet.tui.intents.access import plan_grant
 from nixfleet.tui.intents.joining import plan_token
-from nixfleet.tui.intents.scene import Plan, Scene, Standing, Step
+from nixfleet.tui.intents.scene import Foresight, Plan, Scene, Standing, Step
 from nixfleet.tui.intents.updates import plan_deployment
 
 __all__ = [
+    "Foresight",
     "Plan",
     "Scene",
     "Standing",

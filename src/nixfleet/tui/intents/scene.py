@@ -1,12 +1,13 @@
 """What a screen has chosen, and what a plan is made of; pure data with the words for it."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 import msgspec
 
 from nixfleet.model.statements import Action
 from nixfleet.model.text import clean, counted
 from nixfleet.model.views import AccessView, DeviceView, EnrollView, PendingView, RolloutView
+from nixfleet.preview.plan import Preview
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.ports import Acts, Identity, Secret, Stop, Subject
 from nixfleet.tui.store import Store
@@ -85,11 +86,23 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     run: Callable[[Acts], Awaitable[str | Secret]]
 
 
+class Foresight(msgspec.Struct, frozen=True, kw_only=True):
+    """What becomes known while a question stands: where previews come from, and the question each one makes of it.
+
+    `cli` is the command that shows the same.
+    """
+
+    previews: Callable[[Acts], AsyncGenerator[Preview, None]]
+    ask: Callable[[Preview], Confirm]
+    cli: str
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """What to ask, and what to do then."""
 
     confirm: Confirm
     steps: tuple[Step, ...]
+    foresight: Foresight | None = None
 
 
 def unless(fine: bool, why: str) -> str:

@@ -7,9 +7,12 @@ from typing import Literal
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, RolloutView
-from nixfleet.tui.confirm import question
-from nixfleet.tui.intents.scene import Plan, Scene, Step, unless
+from nixfleet.preview.plan import Preview
+from nixfleet.tui.confirm import Confirm, foreseen, question
+from nixfleet.tui.intents.scene import Foresight, Plan, Scene, Step, unless
 from nixfleet.tui.ports import Deployment
+from nixfleet.tui.preview import Filled
+from nixfleet.tui.view.preview import preview_lines
 from nixfleet.tui.view.rollouts import is_open, title
 from nixfleet.tui.view.text import Line, Span
 
@@ -22,22 +25,26 @@ def plan(kind: Kind, scene: Scene) -> Plan:
     assert rollout is not None
     devices = [device for device in scene.store.devices.values() if device.rollout == rollout.id]
     if kind == "roll_back":
-        return _roll_back(rollout, devices)
+        return _roll_back(scene, rollout, devices)
     return _control(kind, rollout, devices)
 
 
-def plan_deployment(scene: Scene, deployment: Deployment, devices: list[DeviceView], told: tuple[Line, ...]) -> Plan:
-    """Build the plan of a deployment that was filled in and previewed."""
+def plan_deployment(scene: Scene, form: Filled) -> Plan:
+    """Build the plan of a deployment that was filled in; what becomes known of it meanwhile is asked for."""
+    deployment, devices = form.deployment, form.devices
     release = scene.store.releases.get(deployment.release)
     name = clean(release.name) if release else deployment.release[:8]
+    cli = _start_line(scene, deployment, {device.id: device.name for device in devices})
+
+    def ask(preview: Preview) -> Confirm:
+        told = preview_lines(preview, scene.now)
+        return foreseen(f"Deploy {name}?", devices, preview, told, verb="deploy")
+
     return Plan(
-        confirm=question(f"Deploy {name}?", devices, told, verb="deploy"),
-        steps=(
-            Step(
-                call=f"POST /v1/log  rollout of {name}",
-                cli=_start_line(scene, deployment, {device.id: device.name for device in devices}),
-                run=lambda acts: acts.deploy(deployment),
-            ),
+        confirm=ask(form.shown),
+        steps=(Step(call=f"POST /v1/log  rollout of {name}", cli=cli, run=lambda acts: acts.deploy(deployment)),),
+        foresight=Foresight(
+            previews=lambda acts: acts.preview(deployment), ask=ask, cli=f"{cli} --dry-run" if cli else ""
         ),
     )
 
@@ -110,18 +117,27 @@ def _control(kind: Kind, rollout: RolloutView, devices: list[DeviceView]) -> Pla
     )
 
 
-def _roll_back(rollout: RolloutView, devices: list[DeviceView]) -> Plan:
+def _roll_back(scene: Scene, rollout: RolloutView, devices: list[DeviceView]) -> Plan:
     told: tuple[Line, ...] = (
         (Span("Each device that confirmed it returns to the system it ran before."),),
         (Span("Data is not rolled back.", "warn"),),
     )
+    name, cli = f"Roll back {title(rollout)}?", f"nixfleet rollout rollback {rollout.id[:8]}"
+
+    def ask(preview: Preview) -> Confirm:
+        back = {one.device for one in preview.devices}
+        those = [device for device in scene.store.devices.values() if device.id in back]
+        lines = *told, (), *preview_lines(preview, scene.now)
+        return foreseen(name, those or devices, preview, lines, verb="roll back")
+
     return Plan(
-        confirm=question(f"Roll back {title(rollout)}?", devices, told, verb="roll back"),
+        confirm=question(name, devices, told, verb="roll back"),
         steps=(
             Step(
                 call=f"POST /v1/log  rollback of {rollout.id[:8]}",
-                cli=f"nixfleet rollout rollback {rollout.id[:8]}",
+                cli=cli,
                 run=lambda acts: acts.roll_back(rollout.id, ""),
             ),
         ),
+        foresight=Foresight(previews=lambda acts: acts.preview_roll_back(rollout.id), ask=ask, cli=f"{cli} --dry-run"),
     )

@@ -159,9 +159,13 @@ def why(sentence: str) -> str:
 
 
 def reflow(line: Line, cells: int) -> list[Line]:
-    """Break a line that is too long; it then has one role."""
+    """Break a line that is too long; it then has one role. A column before it, which ends in blanks, stays one."""
     if width(line) <= cells:
         return [line]
+    if len(line) == 2 and line[0].text.endswith("  ") and width(line[:1]) * 2 < cells:
+        lead = width(line[:1])
+        first, *rest = wrap(line[1].text, cells - lead, line[1].role)
+        return [(line[0], *first), *((Span(" " * lead), *more) for more in rest)]
     return wrap("".join(span.text for span in line), cells, line[-1].role)
 
 

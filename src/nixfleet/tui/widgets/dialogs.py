@@ -1,7 +1,8 @@
 """Windows over a screen: confirm, menu, page of lines, the form of a deployment. Each gives back one value."""
 
 import textwrap
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from typing import Self
 
 from textual import events, work
@@ -18,14 +19,16 @@ from nixfleet.model.text import clean
 from nixfleet.model.views import ReleaseView
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.intents import Scene
-from nixfleet.tui.preview import Preview, preview, read_form
-from nixfleet.tui.store import Store
+from nixfleet.tui.preview import Filled, filled, read_form
+from nixfleet.tui.view.preview import preview_lines, shortened
 from nixfleet.tui.view.text import Line, Span, fit, joined, reflow
 from nixfleet.tui.widgets.answer import Answer
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
 
 ROOMY_ROWS = 30
+_AROUND_ROWS = 10
+"""What stands around the lines of a question: frame, what to type, keys."""
 _WHY_CELLS = 34
 """Of a reason beside an action of the menu, which is wrapped in its own column."""
 GIVE_UP: list[BindingType] = [Binding("escape,ctrl+c", "give_up", priority=True, show=False)]
@@ -37,19 +40,54 @@ class ConfirmDialog(ModalScreen[bool]):
 
     BINDINGS = GIVE_UP
 
-    def __init__(self, confirm: Confirm) -> None:
+    def __init__(self, confirm: Confirm, better: AsyncGenerator[Confirm, None] | None = None) -> None:
+        """Ask `confirm`, and from then on what `better` gives, which knows more; it is closed with the dialog."""
         super().__init__()
         self.confirm = confirm
+        self._better = better
+        self._trouble: tuple[Line, ...] = ()
 
     def compose(self) -> ComposeResult:
         """Lay out question, what it touches, and how to answer."""
-        with Vertical(classes="dialog -serious" if self.confirm.level != "yes" else "dialog") as box:
+        with Vertical(classes="dialog" if self._better is None else "dialog -foreseen") as box:
             box.border_title = Content(clean(self.confirm.title))  # a str would be read as markup
-            yield LinesPanel(self._touched)
-            if self.confirm.level != "yes":
-                yield LinesPanel(self._prompt, id="confirm-ask")
-                yield Answer(id="confirm-input", compact=True)
+            yield LinesPanel(self._touched, id="confirm-touched")
+            yield LinesPanel(self._prompt, id="confirm-ask")
+            yield Answer(id="confirm-input", compact=True, disabled=self.confirm.level == "yes")
             yield LinesPanel(self._keys, id="confirm-keys")
+
+    def on_mount(self) -> None:
+        """Set out how to answer, and begin to listen for what else is known."""
+        self._fit_level()
+        if self._better is not None:
+            self._follow(self._better)
+
+    def on_resize(self) -> None:
+        """Make the lines anew for the room there is."""
+        self.query_one("#confirm-touched", LinesPanel).redraw(layout=True)
+
+    @work(exit_on_error=False, group="preview")
+    async def _follow(self, better: AsyncGenerator[Confirm, None]) -> None:
+        """Take each better question in; what keeps it from coming is said under the one there is."""
+        try:
+            async with aclosing(better):
+                async for self.confirm in better:
+                    self._fit_level()
+        except NixfleetError as error:
+            self._trouble = ((Span(f"the preview ends here: {clean(str(error))}", "bad"),),)
+            self._fit_level()
+
+    def _fit_level(self) -> None:
+        """Show what answers the question: a key, or something to type. Which one may change meanwhile."""
+        typed = self.confirm.level != "yes"
+        self.query_one(".dialog").set_class(typed, "-serious")
+        ask, field = self.query_one("#confirm-ask"), self.query_one("#confirm-input", Input)
+        ask.display = field.display = typed
+        field.disabled = not typed  # else it takes the keys that answer
+        if typed and not field.has_focus:
+            field.focus()
+        for panel in self.query(LinesPanel):
+            panel.redraw(layout=True)
 
     def on_key(self, event: events.Key) -> None:
         """Take y for yes and n for no."""
@@ -73,7 +111,8 @@ class ConfirmDialog(ModalScreen[bool]):
         self.dismiss(False)
 
     def _touched(self, cells: int) -> list[Line]:
-        return [part for line in self.confirm.lines for part in reflow(line, cells)]
+        # 90 % of the screen is what a dialog may take (console.tcss).
+        return shortened((*self.confirm.lines, *self._trouble), cells, self.app.size.height * 9 // 10 - _AROUND_ROWS)
 
     def _prompt(self, cells: int) -> list[Line]:
         what = "the number of devices" if self.confirm.level == "count" else "the name"
@@ -179,7 +218,7 @@ class PageDialog(ModalScreen[None]):
         self.dismiss()
 
 
-class DeployDialog(ModalScreen[Preview | None]):
+class DeployDialog(ModalScreen[Filled | None]):
     """The form of a deployment; what it would do stands under it and follows what is typed."""
 
     BINDINGS = GIVE_UP
@@ -193,16 +232,16 @@ class DeployDialog(ModalScreen[Preview | None]):
     )
 
     def __init__(
-        self, store: Store, release: ReleaseView, on: str, read: Callable[[str], Awaitable[ReleaseView]]
+        self, scene: Scene, release: ReleaseView, on: str, read: Callable[[str], Awaitable[ReleaseView]]
     ) -> None:
         """Begin with this very release, shown by its name, and with the devices `on`, as one would type them."""
         super().__init__()
-        self._store = store
+        self._store, self._now = scene.store, scene.now
         self._chosen = release
         self._first = {"release": release.name, "on": on}
         self._read = read
-        self._preview: Preview | None = None
-        self._previewed: dict[str, str] = {}
+        self._filled: Filled | None = None
+        self._filleded: dict[str, str] = {}
         """The texts that the preview is of."""
         self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
         self._releases: dict[str, ReleaseView] = {}
@@ -215,7 +254,7 @@ class DeployDialog(ModalScreen[Preview | None]):
         first = releases.get(scene.release, newest)
         devices = scene.device_views()
         names = " ".join(clean(device.name) for device in devices) if len(devices) < len(scene.store.devices) else ""
-        return cls(scene.store, first, names, read)
+        return cls(scene, first, names, read)
 
     def compose(self) -> ComposeResult:
         """Lay out fields, preview and keys."""
@@ -247,10 +286,10 @@ class DeployDialog(ModalScreen[Preview | None]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Go on to the question, if there is something to ask, and about what stands in the fields by now."""
         event.stop()
-        if self._texts() != self._previewed:
+        if self._texts() != self._filleded:
             self._work_out()
-        elif self._preview is not None:
-            self.dismiss(self._preview)
+        elif self._filled is not None:
+            self.dismiss(self._filled)
 
     def action_give_up(self) -> None:
         """Deploy nothing."""
@@ -259,16 +298,16 @@ class DeployDialog(ModalScreen[Preview | None]):
     @work(exclusive=True, exit_on_error=False, group="preview")
     async def _work_out(self) -> None:
         """Read the release when it is another one, and say what would happen."""
-        texts = self._previewed = self._texts()
-        self._preview = None
+        texts = self._filleded = self._texts()
+        self._filled = None
         try:
             release = await self._release(texts["release"].strip())
             ids = {
                 clean(device.name): device.id for device in self._store.devices.values() if device.state != "retired"
             }
             wanted = read_form(release.id, texts["on"], texts["waves"], texts["soak"], texts["note"], ids)
-            self._preview = preview(release, wanted, self._store.devices.values())
-            self._said = (*self._which(release), *self._preview.lines)
+            self._filled = filled(release, wanted, self._store.devices.values())
+            self._said = (*self._which(release), *preview_lines(self._filled.shown, self._now))
         except NixfleetError as error:
             self._said = ((Span(clean(str(error)), "bad"),),)
         self.query_one("#form-preview", LinesPanel).redraw(layout=True)
@@ -293,7 +332,7 @@ class DeployDialog(ModalScreen[Preview | None]):
         return ((Span(f"this is {release.id[:8]}; a newer release has the same name", "warn"),),) if newer else ()
 
     def _keys(self, cells: int) -> list[Line]:
-        possible = self._preview is not None
+        possible = self._filled is not None
         keys = joined(
             (
                 (Span("enter", "accent" if possible else "dim"), Span(" go on", "plain" if possible else "dim")),
