@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +20,18 @@ class Terminal:
 
     def open(self, command: str) -> None:
         """Run a command in the window; what it ends with stays on the screen."""
-        self._call("new-session", "-d", "-x", "120", "-y", "40", f"{command}; echo ended with $?; exec cat")
+        shell = f"{command}; echo ended with $?; exec cat"
+        self.admin.run([*self._tmux, "new-session", "-d", "-x", "120", "-y", "40", shell])
 
     def close(self) -> None:
         """Take the window away."""
         self._call("kill-session")
 
     def _call(self, *argv: str) -> str:
-        return self.admin.run([*self._tmux, *argv]).stdout
+        # From outside, where the socket is, too: a screen is read many times a second while something is waited for.
+        return subprocess.run(
+            [*self._tmux, *argv], env=self.admin.env(), capture_output=True, text=True, check=True, timeout=20
+        ).stdout
 
     def keys(self, *keys: str) -> None:
         """Type keys, by tmux's names."""

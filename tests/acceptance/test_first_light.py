@@ -21,7 +21,7 @@ def test_a_signed_update_reaches_real_devices_end_to_end(bench: Bench, devices: 
         join(device, token)
 
     def both_online() -> bool:
-        found = bench.json("device", "list")["devices"]
+        found = bench.read("/v1/devices")["devices"]
         return [d["name"] for d in found if d["online"] and d["facts"]] == ["web-01", "web-02"]
 
     until("both devices are online with facts", both_online)

@@ -23,7 +23,7 @@ def test_a_fleet_on_postgresql_updates_a_device(bench: Bench, devices: dict[str,
     spawn(bench.admin, "nixfleet", "coordinator", "--listen", bench.listen, "--database", database)
     until("the coordinator answers", lambda: bench.nixfleet("device", "list", check=False).returncode == 0)
     join(devices["web-01"], bench.token())
-    until("web-01 is online", lambda: any(one["online"] for one in bench.json("device", "list")["devices"]))
+    until("web-01 is online", lambda: any(one["online"] for one in bench.read("/v1/devices")["devices"]))
     bench.nixfleet("deploy", "--device", f"web-01={bench.systems.b}")
     assert bench.systems.b == devices["web-01"].current_system
     assert "the log verifies: 5 entries" in bench.nixfleet("audit", "verify").stdout

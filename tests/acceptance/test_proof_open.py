@@ -21,7 +21,7 @@ def test_ssh_keygen_verifies_every_kind_of_statement(bench: Bench, web: Device, 
     """`audit show N --out` writes what `ssh-keygen -Y verify` accepts, and refuses once a byte has changed."""
     bench.open_fleet()
     join(web, bench.token())
-    until("web-01 is a member", lambda: bench.nixfleet("device", "show", "web-01", check=False).returncode == 0)
+    until("web-01 is a member", lambda: bench.read("/v1/devices")["devices"])
     bench.release("a", bench.systems.a, "web-01")
     web.steer("hold")
     rollout = bench.rollout("a")

@@ -18,7 +18,8 @@ TESTS = {
 
 def run(folder: Path, required: str) -> subprocess.CompletedProcess[str]:
     """Run the tests of a folder under this project's settings of a test run."""
-    env = {**os.environ, "NIXFLEET_REQUIRE_ALL": required}
+    # Without the plugins of other packages: the rule is about pytest's own ways to skip, and loading them takes long.
+    env = {**os.environ, "NIXFLEET_REQUIRE_ALL": required, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     argv = [sys.executable, "-m", "pytest", "-rfE", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     argv += ["-c", "/dev/null", f"--rootdir={folder}", "--continue-on-collection-errors", str(folder)]
     return subprocess.run(argv, env=env, cwd=CHECKOUT, capture_output=True, text=True, check=False, timeout=60)
