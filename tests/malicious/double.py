@@ -26,7 +26,7 @@ from nixfleet.server.app import make_app
 _KEY_ID: Final = re.compile(r'keyid="(SHA256:[^"]+)"')
 PEOPLE: Final = "people"
 EVERYBODY: Final = "everybody"
-REPORTS: Final = "/v1/reports"
+REPORTS: Final = "POST /v1/reports"
 Change = Callable[[bytes], bytes]
 
 
@@ -38,6 +38,11 @@ class _Asked:
     method: str
     path: str
     query: dict[str, str]
+
+    @property
+    def call(self) -> str:
+        """Method and path."""
+        return f"{self.method} {self.path}"
 
     def number(self, name: str, most: int = 1_000_000) -> int:
         """Read a number of the query."""
@@ -169,7 +174,7 @@ class MaliciousCoordinator:
         if lie is None:
             await app(scope, receive, send)
             return
-        if asked.path != REPORTS:
+        if asked.call != REPORTS:
             self.told.setdefault(asked.path, []).append(asked.who)
         await lie(scope, receive, send)
 
@@ -177,11 +182,11 @@ class MaliciousCoordinator:
         """Choose how to lie; None where this is answered truly."""
         history = self._histories.get(asked.who, self._histories.get(EVERYBODY))
         change = next((change for path, change in self._changed if path in asked.path), None)
-        if f"{asked.method} {asked.path}" in self._refused:
+        if asked.call in self._refused:
             return _saying(msgspec.json.encode(ErrorBody(error="try again later", kind="unavailable")), 503)
-        if self._forgets and asked.path == REPORTS:
+        if self._forgets and asked.call == REPORTS:
             return self._forget
-        if self._holding and (asked.method, asked.path) == ("POST", "/v1/log"):
+        if self._holding and asked.call == "POST /v1/log":
             return self._keep
         if history is not None and asked.path == "/v1/agent/events":
             return _streaming(msgspec.json.encode(history.sync(asked.number("size"), self.devices[asked.who])))
@@ -194,7 +199,7 @@ class MaliciousCoordinator:
         signed = msgspec.json.decode(await _body(receive), type=Signed)
         device = msgspec.json.decode(signed.payload, type=Report).device
         who = next(key for key, one in self.devices.items() if one == device)
-        self.told.setdefault(REPORTS, []).append(who)
+        self.told.setdefault(scope["path"], []).append(who)
         await _saying(b"{}")(scope, receive, send)
 
     async def _keep(self, scope: Scope, receive: Receive, send: Send) -> None:
