@@ -3,6 +3,8 @@
 Their field names are the ``--json`` contract of the command line. Times are unix seconds, sizes bytes.
 """
 
+from typing import Any
+
 import msgspec
 
 from nixfleet.model.device import Facts, Outcome, Phase
@@ -62,7 +64,7 @@ class DeviceView(_View, frozen=True, kw_only=True):
     lines: tuple[str, ...] = ()
 
 
-Why = dict[str, object]
+Why = dict[str, Any]
 """A typed reason as a record: its name as ``reason``, and what it counts; `waits` beside it is its sentence."""
 
 
