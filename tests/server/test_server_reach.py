@@ -229,6 +229,11 @@ async def test_sentences_count_nobody_out_of_reach(tmp_path: Path) -> None:
             async with made.one.client(who) as client:
                 (listed,) = (view for view in await client.rollouts() if view.id == made.everywhere)
                 seen = await client.rollout(made.everywhere)
+                shown = [*await client.devices(), *(await client.snapshot()).devices]
+                shown += [await client.device(view.name) for view in shown]
+            if who == "operator":  # one of its devices waits, and has not failed
+                assert any("too many of its devices failed" in view.waits for view in shown)
+            assert [view.waits for view in shown if re.search(r"\d of \d", view.waits)] == []
             assert "too many of its devices failed" == seen.rollout.halted == listed.halted
             assert [text for text in _sentences(seen) if re.search(r"\d of \d", text)] == []
 
@@ -353,6 +358,20 @@ async def test_stream_leaves_out_what_is_hidden_and_keeps_its_numbers(tmp_path: 
         rollouts = [delta.rollout for delta in deltas if delta.rollout is not None]
         assert all(view.partial and view.total == 2 for view in rollouts if view.id == made.everywhere)
         assert b"web-test" not in msgspec.json.encode(deltas)
+
+
+async def test_stream_counts_nobody_out_of_reach(tmp_path: Path) -> None:
+    """A device that waits for a halted rollout is told of with the reason, and without the others' numbers."""
+    async with scene(tmp_path / "data") as made, made.one.client("admin") as admin, watch(made, "operator") as seen:
+        for name in ("db-prod", "web-prod"):
+            async with made.one.client(name) as device:
+                await device.report(made.one.outcome(name, made.everywhere, Outcome.FAILED, cause=Cause.HEALTH))
+        seq = await _newest(admin, lambda shot: "of 3 failed" in _view(shot, "web-test").waits)
+        deltas = await seen.until_seq(seq)
+        said = [delta.device.waits for delta in deltas if delta.device is not None]
+        said += [delta.rollout.halted for delta in deltas if delta.rollout is not None]
+        assert any("too many of its devices failed" in text for text in said)
+        assert [text for text in said if re.search(r"\d of \d", text)] == []
 
 
 async def test_device_comes_into_reach_and_leaves_it_by_its_tags(tmp_path: Path) -> None:

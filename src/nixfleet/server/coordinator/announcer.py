@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 from nixfleet.model.ids import Tags
-from nixfleet.model.views import Delta, EnrollView, RolloutView, Snapshot
+from nixfleet.model.views import Delta, DeviceView, EnrollView, RolloutView, Snapshot
 from nixfleet.server.coordinator.clock import waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
@@ -100,8 +100,12 @@ class Announcer:
 
     def stream(self, since: int, reader: str, judge: Judge) -> AsyncGenerator[bytes, None]:
         """Yield the changes after number `since` that a reader may have; `judge` says what it may read of."""
-        screen = Screen(self._shown.reach_at(reader, since), judge, self._rollout)
+        screen = Screen(self._shown.reach_at(reader, since), judge, self._rollout, self._device)
         return self._consoles.stream(since, screen=screen)
+
+    def _device(self, device: str, reach: Reach) -> DeviceView | None:
+        whole, own = self._views.devices.one(device), self._views.devices.seen(device, reach)
+        return None if own == whole else own
 
     def _rollout(self, rollout: str, reach: Reach) -> RolloutView | None:
         work = self._planner.works.get(rollout)

@@ -1,6 +1,6 @@
 """Devices as people see them: what they signed, what the log intends, what keeps them; cached until it changes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -15,6 +15,7 @@ from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews
 from nixfleet.server.coordinator.sync import WAKING
 from nixfleet.server.coordinator.twins import CAUSE, Twins
+from nixfleet.server.coordinator.work import Work
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import EntryRow
 from nixfleet.server.text import clean_facts
@@ -42,6 +43,8 @@ class DeviceViews:
         self._clock = clock
         self._twins = twins
         self._devices: dict[str, DeviceView] = {}
+        self.partial: Callable[[Work, Reach], bool] = lambda _work, _reach: True
+        """Tells whether a rollout has members that a reader may not read of."""
 
     def touch(self, devices: Iterable[str]) -> None:
         """Forget what was made of these devices."""
@@ -53,7 +56,8 @@ class DeviceViews:
         devices: Iterable[str] = self._log.state.devices
         if not reach.everything:
             devices = (device for device in devices if reach.over(self.tags(device)))
-        views = map(self.one, devices)
+        known: dict[str, bool] = {}
+        views = (self.seen(device, reach, known) for device in devices)
         return sorted((view for view in views if view.state != "retired"), key=lambda view: (view.name, view.id))
 
     def tags(self, device: str) -> Tags:
@@ -72,8 +76,22 @@ class DeviceViews:
                 return device
         raise Unknown(f"there is no device {name[:63]!r}")
 
+    def seen(self, device: str, reach: Reach, known: dict[str, bool] | None = None) -> DeviceView:
+        """Show a device to who may read of it: what it waits for counts no member of its rollout out of reach.
+
+        `known` keeps for a list, by rollout, whether there are such.
+        """
+        view = self.one(device)
+        work = None if reach.everything or not view.waits else self._planner.works.get(view.rollout)
+        if work is None or view.waits != self._planner.waits_for(work, device):
+            return view
+        known = {} if known is None else known
+        if work.id not in known:
+            known[work.id] = self.partial(work, reach)
+        return msgspec.structs.replace(view, waits=self._planner.waits_for(work, device, partial=known[work.id]))
+
     def one(self, device: str) -> DeviceView:
-        """Show one device."""
+        """Show one device to who may read everything."""
         view = self._devices.get(device)
         if view is None:
             view = self._devices[device] = self._device(device)

@@ -68,6 +68,11 @@ class RolloutViews:
             return None
         return self.one(work, members)
 
+    def partial(self, work: Work, reach: Reach) -> bool:
+        """Tell whether a rollout has members that a reader may not read of."""
+        only = self._members(work, reach)
+        return only is not None and len(only) < len(work.members)
+
     def _members(self, work: Work, reach: Reach) -> frozenset[str] | None:
         """Give the members that a reader may read of; None for all, where it may read everything."""
         return None if reach.everything else self._in_reach(reach).intersection(work.members)
@@ -162,7 +167,7 @@ class RolloutViews:
     def detail(self, work: Work, reach: Reach = EVERYTHING) -> RolloutDetail:
         """Show a rollout with the members that a reader may read of, in the order of their waves."""
         only = self._members(work, reach)
-        partial = only is not None and len(only) < len(work.members)
+        partial = self.partial(work, reach)
         now, state = self._clock.now(), work.course(self._clock.reconnect_s)
         standings = summary(state, tuple(work.members.values()), now, work.lineup()).standings
         members = []

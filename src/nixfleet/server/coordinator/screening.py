@@ -6,13 +6,14 @@ The rule is `trust.replay.reach`'s; here it is applied to each change. Whoever m
 from collections import OrderedDict
 from collections.abc import Callable
 
-from nixfleet.model.views import Delta, RolloutView
+from nixfleet.model.views import Delta, DeviceView, RolloutView
 from nixfleet.server.events import Mark, Told, encoded
 from nixfleet.trust.replay.reach import Reach
 
 Judge = Callable[[], Reach | None]
 """What a reader may read of now; None when nothing any more."""
 RolloutFor = Callable[[str, Reach], RolloutView | None]
+DeviceFor = Callable[[str, Reach], DeviceView | None]
 _READERS = 4_096
 
 
@@ -40,11 +41,15 @@ class Shown:
 class Screen:
     """One console's stream as its reader may see it."""
 
-    def __init__(self, reach: Reach | None, judge: Judge, rollout: RolloutFor) -> None:
-        """Screen by `reach`, for as long as `judge` says the same; `rollout` shows one, None when it is hidden."""
+    def __init__(self, reach: Reach | None, judge: Judge, rollout: RolloutFor, device: DeviceFor) -> None:
+        """Screen by `reach`, for as long as `judge` says the same.
+
+        `rollout` shows one, None when it is hidden; `device` one in reach, None when all see the same of it.
+        """
         self._reach = reach
         self._judge = judge
         self._rollout = rollout
+        self._device = device
 
     def holds(self) -> bool:
         """Tell whether the reader may still read just what it was shown; else it has to start over."""
@@ -69,7 +74,8 @@ class Screen:
             return self._hidden(told.seq, mark, was=mark.moved)
         sees = reach.enrols if mark.kind == "request" else reach.over
         if mark.after is not None and sees(mark.after):
-            return told.data
+            own = self._device(mark.id, reach) if mark.kind == "device" else None
+            return told.data if own is None else encoded(Delta(seq=told.seq, device=own))
         return self._hidden(told.seq, mark, was=mark.before is not None and sees(mark.before))
 
     @staticmethod

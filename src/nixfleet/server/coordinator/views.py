@@ -32,6 +32,7 @@ class Views:
         self.releases = ReleaseViews(log, releases)
         self.devices = DeviceViews(log, live, planner, self.releases, clock, twins)
         self.rollouts = RolloutViews(log, live, planner, self.releases, clock)
+        self.devices.partial = self.rollouts.partial
 
     def fleet(self) -> FleetView:
         """Show the fleet at a glance."""

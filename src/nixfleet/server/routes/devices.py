@@ -16,7 +16,7 @@ from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
 from nixfleet.model.wire import Signed
 from nixfleet.query import QueryError, compile_query, parse
-from nixfleet.server.auth import AnyRequest, Auth
+from nixfleet.server.auth import AnyRequest, Auth, Reader
 from nixfleet.server.coordinator.core import Coordinator
 from nixfleet.server.faults import Unknown
 from nixfleet.server.routes.bodies import bounded
@@ -28,7 +28,7 @@ _REPORTS = 500
 """Rows of a page of reports: at most 64 KiB each, and some 2 KiB as devices write them."""
 _REPORTS_BYTES = 4 << 20
 _ID_CHARS = 32
-Find = Callable[[AnyRequest, str, str], Awaitable[str]]
+Find = Callable[[AnyRequest, str, str], Awaitable[tuple[Reader, str]]]
 
 
 def device_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler]:
@@ -59,7 +59,8 @@ def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler
     @get("/v1/devices/{name:str}")
     async def device(request: AnyRequest, name: FromPath[str]) -> DeviceView:
         """Show one device, by id or name."""
-        return views.one(await find(request, name, "read"))
+        reader, found = await find(request, name, "read")
+        return views.seen(found, reader.reach)
 
     return [devices, device]
 
@@ -67,13 +68,13 @@ def _lists(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandler
 def _finder(coordinator: Coordinator, auth: Auth) -> Find:
     views = coordinator.views.devices
 
-    async def find(request: AnyRequest, name: str, verb: str) -> str:
+    async def find(request: AnyRequest, name: str, verb: str) -> tuple[Reader, str]:
         """Find a device, by id or name, that the caller may read of. Raises: Untrusted, Refused, Unknown."""
         reader = await auth.reader(request, f"{verb} devices")
         device = views.find(name)
         shown = coordinator.log.state.devices[device].statement.name
         await auth.over(reader, views.tags(device), f"{verb} device {shown}")
-        return device
+        return reader, device
 
     return find
 
@@ -84,7 +85,8 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     @get("/v1/devices/{name:str}/lines")
     async def lines(request: AnyRequest, name: FromPath[str], after: FromQuery[int] = 0) -> Lines:
         """Give a device's output lines after a number."""
-        output = coordinator.live.get(await find(request, name, "read the output of")).output
+        _, device = await find(request, name, "read the output of")
+        output = coordinator.live.get(device).output
         if output is None:
             return Lines(next=0, lines=())
         return Lines(next=output.next, lines=tuple(output.after(bounded(after, 0, MAX_INT, "after"))))
@@ -92,14 +94,15 @@ def _details(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     @get("/v1/devices/{name:str}/history")
     async def history(request: AnyRequest, name: FromPath[str]) -> History:
         """List what a device has tried."""
-        device = await find(request, name, "read the history of")
+        _, device = await find(request, name, "read the history of")
         rows = await coordinator.store.status.history(device, _HISTORY)
         return History(attempts=tuple(_past(row, coordinator) for row in rows))
 
     @get("/v1/devices/{name:str}/report")
     async def report(request: AnyRequest, name: FromPath[str]) -> Signed:
         """Give a device's newest report as it signed it, so that anyone can check it."""
-        row = await coordinator.store.status.device(await find(request, name, "read the report of"))
+        _, device = await find(request, name, "read the report of")
+        row = await coordinator.store.status.device(device)
         if row is None:
             raise Unknown("the device has not reported yet")
         return Signed(payload=row.payload, signature=row.signature)
