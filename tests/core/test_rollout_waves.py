@@ -11,6 +11,7 @@ from tests.core.rollout_factories import member, members, rollout
 
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.rollout import default_in_flight, default_stop_at, default_waves, waves
+from nixfleet.rollout.lineup import places_in
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,20 @@ def test_every_device_is_in_exactly_one_wave_whatever_the_order(
     shuffled = fleet[:]
     chance.shuffle(shuffled)
     assert lineup == waves(state, shuffled)
+
+
+@given(st.permutations(range(9)))
+def test_a_kept_lineup_finds_members_in_any_order(order: list[int]) -> None:
+    """A line-up tells where its devices are, whether the members stand as when it was made or not."""
+    lineup = waves(rollout([Wave(members=2), Wave(members="50%"), Wave(members="100%")]), members(9))
+    shuffled = [members(9)[at] for at in order]
+    for made in (lineup, tuple(lineup)):
+        places = places_in(made, shuffled)
+        assert lineup == tuple(tuple(shuffled[at].device for at in wave) for wave in places)
+
+
+def test_a_member_that_stands_twice_is_a_mistake_of_the_caller() -> None:
+    """Members are told apart by their ids, so an id that comes twice is a fault and not two members."""
+    twice = (*members(2), member(0))
+    with pytest.raises(AssertionError, match="stands twice"):
+        places_in((tuple(each.device for each in twice),), twice)

@@ -24,7 +24,7 @@ lifts such stops as it lifts a halt.
 """
 
 from collections.abc import Sequence
-from operator import attrgetter
+from operator import itemgetter
 
 import msgspec
 
@@ -47,6 +47,7 @@ from nixfleet.rollout.decisions import (
 from nixfleet.rollout.fold import wave_states
 from nixfleet.rollout.gates import Gatekeeper, closed, soak
 from nixfleet.rollout.kinds import failing
+from nixfleet.rollout.lineup import places_in
 from nixfleet.rollout.reasons import (
     Behind,
     Halted,
@@ -93,8 +94,20 @@ class _Wave(msgspec.Struct, kw_only=True):
 
     number: int
     clock: WaveState
-    members: list[Member]
+    of: Sequence[Member]
+    """The members of all waves."""
+    places: Sequence[int]
+    """Where this wave's own stand among them, in rank order."""
     where: list[Standing]
+
+    @property
+    def members(self) -> list[Member]:
+        """This wave's members in rank order; a wave that nothing happens in never asks."""
+        return list(map(self.of.__getitem__, self.places))
+
+    def member(self, place: int) -> Member:
+        """Give the member at a place by rank."""
+        return self.of[self.places[place]]
 
     def has(self, *kinds: Standing) -> bool:
         """Tell whether some member stands there."""
@@ -113,12 +126,12 @@ class _Planner:
         active = stopped(rollout)
         self.stops = {what: stop for stop in rollout.stops if (what := _bad(stop)) in active}
         self.windows = Gatekeeper(rollout.body.window, now.wall_s)
-        known = dict(zip(map(attrgetter("device"), members), members, strict=True))
+        every = standings(members, rollout, now)  # in their own order: in rank order each is far from the last
         self.waves: list[_Wave] = []
-        for number, (devices, clock) in enumerate(zip(lineup, wave_states(rollout), strict=True), start=1):
-            ranked = list(map(known.__getitem__, devices))
-            where = standings(ranked, rollout, now)
-            self.waves.append(_Wave(number=number, clock=clock, members=ranked, where=where))
+        waves = zip(places_in(lineup, members), wave_states(rollout), strict=True)
+        for number, (places, clock) in enumerate(waves, start=1):
+            where = list(itemgetter(*places)(every)) if len(places) > 1 else [every[place] for place in places]
+            self.waves.append(_Wave(number=number, clock=clock, of=members, places=places, where=where))
 
     def decide(self) -> list[Decision]:
         """Settle who ran out of time; then, unless something stops the whole rollout, go through its waves."""
@@ -221,7 +234,7 @@ class _Planner:
         pending, away, held, halted_kind = _UNSTARTED
         for place, where in enumerate(wave.where):
             if where is pending:
-                member = wave.members[place]
+                member = wave.member(place)
                 why = self.windows.reason(member) or (None if member.online else self._offline(member))
                 if why is not None:
                     if isinstance(why, Offline) and member.waiting_s is None:
@@ -234,14 +247,14 @@ class _Planner:
                 else:
                     crowded = True
             elif where is away:
-                member = wave.members[place]
+                member = wave.member(place)
                 self.decisions.append(Wait(subject=member.device, why=self._offline(member)))
             elif where is held:
-                member = wave.members[place]
+                member = wave.member(place)
                 until = HeldUntil(until_wall_s=member.held_until_wall_s or 0)
                 self.decisions.append(Wait(subject=member.device, why=until))
             elif where is halted_kind:
-                member = wave.members[place]
+                member = wave.member(place)
                 self.decisions.append(Wait(subject=member.device, why=self._stop_of(member)))
         return crowded
 

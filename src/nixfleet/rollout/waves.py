@@ -5,6 +5,7 @@ from hashlib import sha256
 
 from nixfleet.model.ids import Selector, matches
 from nixfleet.model.statements import StopAt, Wave
+from nixfleet.rollout.lineup import Lineup
 from nixfleet.rollout.types import Course, Member
 
 DEFAULT_SOAK_S = 300
@@ -18,7 +19,7 @@ def rank(rollout_id: str, device: str) -> bytes:
     return sha256(f"{rollout_id} {device}".encode()).digest()
 
 
-def waves(rollout: Course, members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
+def waves(rollout: Course, members: Sequence[Member]) -> Lineup:
     """Assign each member to exactly one wave, each wave in rank order; tags are those at the rollout's index.
 
     Waves claim in their order: a selector takes what matches, a count or percentage the next by rank that no
@@ -26,7 +27,7 @@ def waves(rollout: Course, members: Sequence[Member]) -> tuple[tuple[str, ...], 
     are in the last wave. Members that are no longer active keep their place here and leave the counts instead:
     else a retired canary would move others across gates.
     """
-    return assigned(rollout.id, rollout.body.waves, members)
+    return Lineup.of(assigned(rollout.id, rollout.body.waves, members), members)
 
 
 def assigned(rollout_id: str, shape: Sequence[Wave], members: Sequence[Member]) -> tuple[tuple[str, ...], ...]:
