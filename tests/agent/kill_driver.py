@@ -28,6 +28,7 @@ from nixfleet.agent.journal import Journal
 from nixfleet.agent.runner import Runner, Store
 from nixfleet.agent.service import Clock, Service
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.switching import Switcher
 from nixfleet.agent.update import Contact, Contacted, Delivered, Effect, Event, Offer, Offered, Restarted, State
 
 
@@ -104,7 +105,7 @@ async def update(made: Machine, path: str, points: Points) -> None:
         cache_base=lambda: "http://coordinator.example",
         names=lambda: {"web-01"},
     )
-    switcher = runner._switcher
+    switcher = cast("Switcher", runner._switcher)
     setattr(switcher, "_start", points.around("starting the switch", switcher._start))  # noqa: B010 - a point
     for module, what in ((journal, "writing the journal"), (jobs, "writing a switch's folder")):
         setattr(module, "write_atomic", points.around(what, config.write_atomic))  # noqa: B010 - a name it does not export

@@ -73,6 +73,8 @@ class Agent:
             watcher=self._ticker,
             cache_base=lambda: self.link.base_url,
             names=self._member.names,
+            run=parts.run,
+            make_switcher=parts.make_switcher,
         )
         self.service = Service(parts.journal, self._perform, parts.clock, self._changed)
         self._reporter = Reporter(

@@ -12,13 +12,15 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.agent import enroll, rekey
+from nixfleet.agent.health import Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.link import Link, NotAdmitted, backoff_s, jittered
-from nixfleet.agent.runner import Store
+from nixfleet.agent.runner import Store, run_beside
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import Refused, UserError
@@ -48,6 +50,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     mirror: Mirror
     journal: Journal
     make_client: Callable[..., Client] = Client
+    run: Run = run_beside
+    make_switcher: MakeSwitcher = Switcher
     supervised: bool = False
     """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
 

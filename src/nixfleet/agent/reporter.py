@@ -80,20 +80,20 @@ class Reporter:
         await self._send(attempt(update) if update is not None else None)
 
     async def _send(self, told: Attempt | None) -> None:
-        held = await self._link.send_report(await self._make(told))
+        found = self._gather()
+        held = await self._link.send_report(await self._make(told, found))
         if held is not None and self._parts.journal.go_on_above(held):
             # This machine was put back to a snapshot: what it told since then is not its own any more.
             log.warning("the coordinator has report %d of this device: numbers go on above it", held)
             self._told = None
-            await self._link.send_report(await self._make(told))
-        self._told = self._gather()
+            await self._link.send_report(await self._make(told, found))
+        self._told = found
 
-    async def _make(self, told: Attempt | None) -> Signed:
+    async def _make(self, told: Attempt | None, found: Facts) -> Signed:
         """Say where the device stands, in a report that it signs."""
         parts, host, update = self._parts, self._parts.host, self._service.state.update
         baseline = update.baseline if update is not None else ()
         new = [unit for unit in await self._failed_units() if unit not in baseline]
-        found = self._gather()
         waits = self._waits()
         # A fork first: nothing else that this device tells is as urgent.
         note = f"failed units: {', '.join(new)}" if new and not waits.startswith(FORK) else waits

@@ -14,12 +14,12 @@ from typing import Protocol
 import msgspec
 
 from nixfleet.agent import arrivals, health, preflight
-from nixfleet.agent.health import Ran
+from nixfleet.agent.health import Ran, Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.machine import BACK_TRIES
 from nixfleet.agent.settings import Settings
-from nixfleet.agent.switching import Switcher
+from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.agent.tools import run_tool
 from nixfleet.agent.update import (
     Activate,
@@ -112,6 +112,11 @@ class Watcher(Protocol):
         """Take new lines of an activation's output."""
 
 
+async def run_beside(argv: Sequence[str], timeout_s: float) -> Ran:
+    """Run a small command to its end beside the event loop; its output is bounded, and it never outlives its time."""
+    return await asyncio.to_thread(run_tool, tuple(argv), timeout_s)
+
+
 class Runner:
     """Performs effects on one host with one Nix store."""
 
@@ -124,8 +129,14 @@ class Runner:
         watcher: Watcher,
         cache_base: Callable[[], str],
         names: Callable[[], set[str]],
+        run: Run = run_beside,
+        make_switcher: MakeSwitcher = Switcher,
     ) -> None:
-        """Prepare; `cache_base` gives the coordinator's address for ``/cache``, `names` what this device is called."""
+        """Prepare; `cache_base` gives the coordinator's address for ``/cache``, `names` what this device is called.
+
+        `run` runs small commands, and what `make_switcher` gives runs switches: those of a made-up machine are, too.
+        """
+        self.run_tool = run
         self._host = host
         self._store = store
         self._settings = settings
@@ -133,7 +144,7 @@ class Runner:
         self._cache_base = cache_base
         self._names = names
         self._jobs = Path(settings.state_dir) / "jobs"
-        self._switcher = Switcher(host, watcher.on_lines, self._told)
+        self._switcher = make_switcher(host, watcher.on_lines, self._told)
 
     async def perform(self, effect: Effect) -> Event | None:
         """Do what an effect says and answer; `Contact`, and the second half of `Stage`, are the link's."""
@@ -149,10 +160,6 @@ class Runner:
         except OSError as error:
             cause = Cause.SPACE if error.errno in {errno.ENOSPC, errno.EDQUOT} else Cause.INTERNAL
             return Trouble(cause=cause, reason=str(error), later=True)
-
-    async def run_tool(self, argv: Sequence[str], timeout_s: float) -> Ran:
-        """Run a small command to its end; its output is bounded, and it never outlives its time."""
-        return await asyncio.to_thread(run_tool, tuple(argv), timeout_s)
 
     async def _perform(self, effect: Effect) -> Event | None:  # noqa: C901 - one branch per effect
         match effect:

@@ -6,6 +6,7 @@ agent's own unit where systemd runs.
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host
@@ -29,6 +30,26 @@ _REASONS: dict[int, tuple[Result, str]] = {
     100: (Result.REBOOT, ""),
 }
 """Exit codes of switch-to-configuration that have a meaning of their own (switch-to-configuration-ng)."""
+
+
+class Switches(Protocol):
+    """Runs switches: a `Switcher`, or one of a made-up machine."""
+
+    async def run(self, job: Job, offer: Offer, path: str, verb: str) -> Switched:
+        """Start a switch, or find the one that was started, and wait for its end."""
+
+
+class MakeSwitcher(Protocol):
+    """Makes what runs switches on a host; see `Switcher`."""
+
+    def __call__(
+        self,
+        host: Host,
+        on_lines: Callable[[Offer, tuple[str, ...]], None],
+        told: Callable[[tuple[str, ...]], tuple[str, ...]],
+        /,
+    ) -> Switches:
+        """Make it."""
 
 
 class Switcher:

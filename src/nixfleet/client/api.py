@@ -86,9 +86,13 @@ class Client:
         clock: Callable[[], int],
         timeout_s: float = TIMEOUT_S,
         silence_s: float = SILENCE_S,
+        make_way: Callable[..., Transport] = Transport,
     ) -> None:
-        """Prepare; `key` signs requests for `fleet` (a fleet id), `clock` gives unix seconds, nothing is sent yet."""
-        self._way = Transport(urls, fleet=fleet, key=key, clock=clock, timeout_s=timeout_s, silence_s=silence_s)
+        """Prepare; `key` signs requests for `fleet` (a fleet id), `clock` gives unix seconds, nothing is sent yet.
+
+        `make_way` puts another way to send in place of the real one: one whose network fails when it is told to.
+        """
+        self._way = make_way(urls, fleet=fleet, key=key, clock=clock, timeout_s=timeout_s, silence_s=silence_s)
 
     async def __aenter__(self) -> Self:
         await self._way.__aenter__()

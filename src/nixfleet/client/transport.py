@@ -77,6 +77,7 @@ class Transport:
         clock: Callable[[], int],
         timeout_s: float,
         silence_s: float,
+        connect_s: float = CONNECT_S,
     ) -> None:
         """Take addresses in order of preference. Raises: UserError for one that is no http(s) address."""
         if not urls or len(urls) > _URLS_MAX:
@@ -87,6 +88,7 @@ class Transport:
         self._clock = clock
         self._timeout_s = timeout_s
         self._silence_s = silence_s
+        self._connect_s = min(connect_s, timeout_s)
         self._skew_s = 0
         self._renew: Callable[[], Awaitable[SecretKey]] | None = None
         self._renewing = asyncio.Lock()
@@ -118,7 +120,7 @@ class Transport:
         try:
             self._http = httpx.AsyncClient(
                 headers={"user-agent": f"nixfleet/{nixfleet.__version__}", "accept-encoding": "identity"},
-                timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
+                timeout=httpx.Timeout(self._timeout_s, connect=self._connect_s),
                 follow_redirects=False,
                 trust_env=True,
                 verify=_tls(),
@@ -166,7 +168,7 @@ class Transport:
 
     async def _begun(self, url: str, call: Call) -> httpx.Response:
         """Wait until an answer begins: as long as a slow line needs for the body, and the patience."""
-        limit_s = self._timeout_s + CONNECT_S + call.work_s + len(call.body) / SLOWEST_BYTES_S
+        limit_s = self._timeout_s + self._connect_s + call.work_s + len(call.body) / SLOWEST_BYTES_S
         try:
             async with asyncio.timeout(limit_s):
                 return await self._response(url, call)
@@ -249,7 +251,7 @@ class Transport:
             f"{url}{call.path}{'?' if query else ''}{query}",
             content=call.body or None,
             headers=headers,
-            timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s), read=read_s),
+            timeout=httpx.Timeout(self._timeout_s, connect=self._connect_s, read=read_s),
         )
 
     def _signature(self, call: Call, query: str) -> Mapping[str, str]:

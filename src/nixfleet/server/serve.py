@@ -40,8 +40,16 @@ _BACKLOG = 4_096
 class Server:
     """A coordinator in a thread of its own: what stops the caller's loop does not stop the fleet."""
 
-    def __init__(self, settings: ServerSettings, *, wall: Wall = time.time) -> None:  # noqa: TID251 - the edge
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        wall: Wall = time.time,  # noqa: TID251 - the edge
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        """Prepare; `new_loop` makes the event loop, whose clock goes as `wall` does."""
         self._settings = settings
+        self._new_loop = new_loop
         self._wall = wall
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,7 +84,8 @@ class Server:
 
     def _run(self) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
+                runner.run(self._main())
         except Exception as error:  # noqa: BLE001 - raised again in the thread that started us
             self._error = error
             if self.address:
