@@ -58,7 +58,8 @@ def test_releases_and_rollouts_are_shown(served: Commands) -> None:
     assert "web-01" in served("rollout", "show", rollout).out
     explained = served("rollout", "explain", rollout, "--json").json
     assert ["web-01", "web-02"] == sorted(explained["devices"])
-    assert served("rollout", "explain", rollout, "web-01").out.startswith("web-01: ")
+    assert served("rollout", "explain", rollout, "web-01").out.startswith("web-01 waits: ")
+    assert served("rollout", "explain", "web-01").out == served("rollout", "explain", rollout, "web-01").out
     assert "not in this rollout's set" in served("rollout", "explain", rollout, "nas", code=2).complaint
     served("rollout", "pause", rollout)
     assert "paused" == served("rollout", "show", rollout, "--json").json["rollout"]["state"]

@@ -6,10 +6,11 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from nixfleet.rollout.partly import HALTED, partial_clause, partial_sentence
-from nixfleet.rollout.reasons import Behind, Halted, Reason, Soaking, TooManyFailed, Unfinished, clause
+from nixfleet.rollout import Kind
+from nixfleet.rollout.partly import HALTED, partial_clause, partial_record, partial_sentence
+from nixfleet.rollout.reasons import Behind, Halted, KindStopped, Reason, Soaking, TooManyFailed, Unfinished, clause
 
-COUNTS = {"total", "confirmed", "failed", "in_flight", "rebooting", "pending", "healthy", "used"}
+COUNTS = {"total", "confirmed", "failed", "in_flight", "rebooting", "pending", "healthy", "used", "tried", "devices"}
 """Fields that count devices; every other number is of the rollout itself, or a time."""
 MARK = 7_717
 
@@ -22,6 +23,10 @@ def _made(kind: type[Reason]) -> Reason:
             given[one.name] = MARK
         elif one.name == "counts":
             given[one.name] = _made(Unfinished)
+        elif one.name == "first":
+            given[one.name] = _made(KindStopped)
+        elif one.name == "kind":
+            given[one.name] = Kind(model="NUC")
         elif one.type is str:
             given[one.name] = f"{MARK} of them" if kind is Halted else "UTC"
         elif one.type is bool:
@@ -38,6 +43,7 @@ def test_no_reason_counts_devices(kind: type[Reason]) -> None:
     whole, part = clause(reason), partial_clause(reason)
     assert str(MARK) not in part
     assert (str(MARK) in whole) == (whole != part)
+    assert ["reason"] == list(partial_record(reason))
 
 
 def test_what_waits_and_until_when_stays() -> None:

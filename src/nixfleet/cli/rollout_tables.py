@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from nixfleet.cli import output
 from nixfleet.cli.words import duration
-from nixfleet.model.views import MemberView, RolloutDetail, RolloutView
+from nixfleet.model.text import counted
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView
 
 
 def listing(rollouts: Sequence[RolloutView], now: int) -> None:
@@ -20,7 +21,7 @@ def listing(rollouts: Sequence[RolloutView], now: int) -> None:
                 str(view.failed),
                 view.principal or view.by,
                 output.age(view.at, now),
-                view.halted or view.waits,
+                view.halted or view.waits or "; ".join(stop.said for stop in view.stops),
             )
             for view in rollouts
         ],
@@ -36,6 +37,7 @@ def head(view: RolloutView) -> None:
             ("release", f"{view.release_name} ({view.release[:12]})"),
             ("by", f"{view.principal or view.by}{f': {view.note}' if view.note else ''}"),
             ("state", state_of(view)),
+            *(("stop", _stop(stop)) for stop in view.stops),
             (
                 "limits",
                 f"{view.max_in_flight} in flight, soak {duration(view.soak_s)}, at most "
@@ -44,6 +46,11 @@ def head(view: RolloutView) -> None:
             *([("shown", "the devices that your grants cover; it has others, too")] if view.partial else []),
         ]
     )
+
+
+def _stop(stop: StopView) -> str:
+    """Say for which kind a rollout has stopped, and how many wait for that."""
+    return f"{stop.said} ({counted(stop.left, 'device')} left)" if stop.left else stop.said
 
 
 def state_of(view: RolloutView) -> str:

@@ -8,10 +8,11 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.awaiting import awaited
+from nixfleet.cli.explaining import explain_rollout
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
 from nixfleet.cli.plan import Plan, check_reach, plan_options, wishes
 from nixfleet.cli.previews import previewer, show_preview
-from nixfleet.cli.rollout_tables import head, listing, members, state_of, waves, word
+from nixfleet.cli.rollout_tables import head, listing, members, waves
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
@@ -21,7 +22,7 @@ from nixfleet.client.watch import Wait
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Verb
-from nixfleet.model.text import clean, counted
+from nixfleet.model.text import counted
 from nixfleet.model.views import ReleaseLineView, ReleaseView, RolloutView
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
@@ -123,34 +124,7 @@ async def show(given: Globals, rollout_id: str) -> None:
     members(detail)
 
 
-@rollout.command("explain")
-@click.argument("rollout_id", metavar="ROLLOUT")
-@click.argument("device", required=False)
-@command
-async def explain(given: Globals, rollout_id: str, device: str | None) -> None:
-    """Say in a sentence each what a rollout, or one DEVICE in it, waits for."""
-    async with connected(given, catch_up=True) as fleet:
-        detail = await fleet.client.rollout(find_rollout(fleet.state, rollout_id))
-    chosen = [member for member in detail.members if device in {None, member.name, member.device}]
-    if device is not None and not chosen:
-        raise UserError(f"{device} is not in this rollout's set; 'nixfleet rollout show {rollout_id}' lists it")
-    if given.json:
-        output.as_json(
-            {
-                "rollout": detail.rollout.halted or detail.rollout.waits or detail.rollout.state,
-                "devices": {member.name: member.waits or member.reason or word(member) for member in chosen},
-            }
-        )
-        return
-    if device is None:
-        view = detail.rollout
-        said = state_of(view) if view.state == "halted" else view.waits or f"it is {view.state}"
-        click.echo(clean(said))
-        for wave in detail.rollout.waves:
-            if wave.waits:
-                click.echo(clean(wave.waits))
-    for member in chosen:
-        click.echo(clean(f"{member.name}: {member.waits or member.reason or word(member)}"))
+rollout.add_command(explain_rollout)
 
 
 @rollout.command("watch")
@@ -177,7 +151,7 @@ async def _act(
         digest = find_rollout(fleet.state, rollout_id)
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
         view = (await fleet.client.rollout(digest)).rollout
-        check_sense(verb, fleet.state.rollouts[digest], view)
+        check_sense(verb, fleet.state.rollouts[digest], view, wave)
         if asks:
             confirm(given, f"{verb.capitalize()} the rollout of {name}?")
         which: Literal["failed"] | Sequence[str] | None = devices
@@ -194,8 +168,8 @@ async def _act(
     )
 
 
-def check_sense(verb: Verb, logged: RolloutState, view: RolloutView) -> None:
-    """Check that a pause or a resume would change something: what is paused the log says, what halted it does not.
+def check_sense(verb: Verb, logged: RolloutState, view: RolloutView, wave: int | None = None) -> None:
+    """Check that a control would change something: what is paused the log says, what halted it does not.
 
     Raises: UserError.
     """
@@ -204,10 +178,24 @@ def check_sense(verb: Verb, logged: RolloutState, view: RolloutView) -> None:
         raise UserError(f"rollout {short} is cancelled; start another one")
     if verb == "pause" and logged.paused:
         raise UserError(f"rollout {short} is already paused; nothing is signed")
-    if verb in {"pause", "resume"} and view.state in ENDED:
+    stands = verb == "resume" and view.state == "finished" and view.stops
+    if verb in {"pause", "resume"} and view.state in ENDED and not stands:
         raise UserError(f"rollout {short} is {view.state}, there is nothing to {verb}; nothing is signed")
-    if verb == "resume" and not logged.paused and view.state != "halted":
+    if verb == "resume" and not (logged.paused or view.state == "halted" or view.stops):
         raise UserError(f"rollout {short} is neither paused nor halted, but {view.state}; nothing is signed")
+    if wave is not None:
+        _check_advance(logged, wave)
+
+
+def _check_advance(logged: RolloutState, wave: int) -> None:
+    """Check that a wave waits for an `advance`: other gates open by themselves, and no signature hurries them."""
+    short, waves = logged.digest[:12], logged.statement.waves
+    if wave > len(waves):
+        raise UserError(f"rollout {short} has {counted(len(waves), 'wave')}; nothing is signed")
+    if waves[wave - 1].gate != "signed":
+        raise UserError(f"wave {wave} of {short} opens by itself, when the one before has soaked; nothing is signed")
+    if wave in logged.advanced:
+        raise UserError(f"wave {wave} of {short} is advanced already; nothing is signed")
 
 
 @rollout.command("pause")

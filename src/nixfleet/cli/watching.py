@@ -103,6 +103,11 @@ def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set
             shown.add((member.device, member.outcome.value))
             if not given.quiet:
                 meter.interrupt(clean(f"{member.name}: {member.outcome.value}"))
+    for stop in view.stops:
+        if (stop.kind, stop.path) not in shown:
+            shown.add((stop.kind, stop.path))
+            if not given.quiet:
+                meter.interrupt(clean(f"the rollout {stop.said}"))
     moving = [member for member in detail.members if member.outcome is None and member.transfer is not None]
     done = sum(member.transfer.done_bytes for member in moving if member.transfer)
     total = sum(member.transfer.total_bytes for member in moving if member.transfer)
