@@ -62,7 +62,7 @@ def test_a_device_is_explained_like_this(fields: dict[str, Any], said: str) -> N
             "the rollout waits: paused by a signed act",
         ),
         (
-            {"state": "finished", "confirmed": 4, "standing": True},
+            {"state": "finished", "confirmed": 4, "standing": True, "joiners": True},
             "the rollout is finished: 4 of 4 confirmed; devices that join get it",
         ),
         ({"state": "superseded"}, "the rollout is superseded"),

@@ -19,7 +19,7 @@ from tests.tui.console_fleet import (
 from tests.tui.console_ports import FakeActs, FakeSource
 
 from nixfleet.errors import Refused, UserError
-from nixfleet.model.views import Delta
+from nixfleet.model.views import Delta, RolloutView, StopView
 from nixfleet.tui import actions
 from nixfleet.tui.calls import MAX_CALLS, Calls
 from nixfleet.tui.confirm import question
@@ -35,10 +35,23 @@ from nixfleet.tui.view.text import plain
 MUTATING = [key.id for key in KEYS if key.mutates]
 
 
+SIGNED = digest("a rollout with a signed gate")
+
+
+def signed(rollout: RolloutView) -> RolloutView:
+    """Make a rollout whose last gate asks for a signature, and that has stopped for a kind of device."""
+    *waves, last = rollout.waves
+    gated = msgspec.structs.replace(last, gate="signed")
+    stop = StopView(kind="NUC", path="/nix/store/x", failed=2, tried=2, left=4, said="stops for NUC: 2 of 2 failed")
+    return msgspec.structs.replace(rollout, id=SIGNED, waves=(*waves, gated), stops=(stop,))
+
+
 async def scene(**changes: object) -> Scene:
     """Make a scene over the made-up fleet, signed in as somebody who may do everything."""
     store = Store()
-    store.load(await FakeSource().snapshot())
+    shown = await FakeSource().snapshot()
+    made = signed(next(one for one in shown.rollouts if one.id == ROLLOUT))
+    store.load(msgspec.structs.replace(shown, rollouts=(*shown.rollouts, made)))
     return msgspec.structs.replace(Scene(store=store, identity=FakeActs().identity, now=NOW), **changes)
 
 
@@ -66,6 +79,8 @@ async def test_every_mutation_is_refused_to_who_may_only_read(action: str) -> No
     [
         ("rollouts.pause", {"rollout": DONE}, "the rollout is finished"),
         ("rollouts.retry", {"rollout": ROLLOUT}, "nothing has failed"),
+        ("rollout.advance", {"rollout": ROLLOUT}, "wave 3 opens by itself"),
+        ("rollout.lift", {"rollout": ROLLOUT}, "stopped for no kind"),
         ("rollouts.roll_back", {"rollout": HALTED}, "no device has confirmed it"),
         ("rollouts.pause", {}, "no rollout is chosen"),
         ("devices.retire", {"devices": (device_id("nas-oslo-01"), device_id("nas-oslo-02"))}, "one device at a time"),
@@ -83,7 +98,8 @@ async def test_what_is_not_possible_says_why(action: str, chosen: dict[str, obje
 CASES: list[tuple[str, dict[str, object], str, tuple[object, ...], str]] = [
     ("rollout.pause", {"rollout": ROLLOUT}, "yes", ("pause", ROLLOUT, None), "nixfleet rollout pause"),
     ("rollout.pause", {"rollout": HALTED}, "count", ("resume", HALTED, None), "nixfleet rollout resume"),
-    ("rollout.advance", {"rollout": ROLLOUT}, "count", ("advance", ROLLOUT, 3), "nixfleet rollout advance"),
+    ("rollout.advance", {"rollout": SIGNED}, "yes", ("advance", SIGNED, 3), "nixfleet rollout advance"),
+    ("rollout.lift", {"rollout": SIGNED}, "yes", ("resume", SIGNED, None), "nixfleet rollout resume"),
     ("rollout.retry", {"rollout": HALTED}, "count", ("retry", HALTED, None), "nixfleet rollout retry"),
     ("rollout.cancel", {"rollout": ROLLOUT}, "yes", ("cancel", ROLLOUT, None), "nixfleet rollout cancel"),
     ("rollout.roll_back", {"rollout": DONE}, "count", ("roll_back", DONE), "nixfleet rollout rollback"),

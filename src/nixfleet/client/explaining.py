@@ -26,7 +26,7 @@ def rollout_said(view: RolloutView) -> Said:
     elif view.state == "running":
         text = f"the rollout goes on: {view.confirmed} of {view.total} confirmed, {view.in_flight} in flight"
     elif view.state == "finished":
-        stands = "; devices that join get it" if view.standing else ""
+        stands = "; devices that join get it" if view.standing and view.joiners else ""
         text = f"the rollout is finished: {view.confirmed} of {view.total} confirmed{stands}"
     else:
         text = f"the rollout is {view.state}"

@@ -137,6 +137,8 @@ class RolloutView(_View, frozen=True, kw_only=True):
     halted: str = ""
     stops: tuple[StopView, ...] = ()
     standing: bool = False
+    joiners: bool = False
+    """Its release has something for devices that are yet to come: one with a line for each device has not."""
     waves: tuple[WaveView, ...] = ()
     total: int = 0
     confirmed: int = 0

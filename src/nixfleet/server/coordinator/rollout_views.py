@@ -125,6 +125,7 @@ class RolloutViews:
             halted=why if word == "halted" else "",
             standing=word == "finished" and not work.superseded and not work.unready,
             waves=tuple(self._wave(work, number, *parts, partial=partial) for number, parts in numbered),
+            joiners=work.lines is not None and work.lines.tree is None,
             total=total.total,
             confirmed=total.confirmed,
             failed=total.failed + total.overdue,

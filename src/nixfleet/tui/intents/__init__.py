@@ -35,6 +35,7 @@ _RIGHTS: Final[dict[Kind, Action]] = {
     "cancel": "control",
     "advance": "control",
     "retry": "control",
+    "lift": "control",
     "approve": "enroll",
     "reject": "enroll",
     "token": "grant",

@@ -6,7 +6,7 @@ from typing import Literal
 
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import clean
-from nixfleet.model.views import DeviceView, RolloutView
+from nixfleet.model.views import DeviceView, RolloutView, WaveView
 from nixfleet.preview.plan import Preview
 from nixfleet.tui.confirm import Confirm, foreseen, question
 from nixfleet.tui.intents.scene import Foresight, Plan, Scene, Step, unless
@@ -16,7 +16,7 @@ from nixfleet.tui.view.preview import preview_lines
 from nixfleet.tui.view.rollouts import is_open, title
 from nixfleet.tui.view.text import Line, Span
 
-Kind = Literal["roll_back", "pause", "cancel", "advance", "retry"]
+Kind = Literal["roll_back", "pause", "cancel", "advance", "retry", "lift"]
 
 
 def plan(kind: Kind, scene: Scene) -> Plan:
@@ -81,25 +81,35 @@ def refusal(kind: Kind, rollout: RolloutView | None) -> str:
     if kind == "retry":
         return unless(rollout.failed > 0, "nothing has failed")
     if kind == "advance":
-        return unless(_next_wave(rollout) is not None, "every wave is open")
+        wave = _next_wave(rollout)
+        if wave is None:
+            return "every wave is open"
+        return unless(wave.gate == "signed", f"wave {wave.number} opens by itself, when the one before has soaked")
+    if kind == "lift":
+        return unless(bool(rollout.stops), "it has stopped for no kind of device")
     return ""
 
 
-def _next_wave(rollout: RolloutView) -> int | None:
-    return next((wave.number for wave in rollout.waves if wave.opened_at is None), None)
+def _next_wave(rollout: RolloutView) -> WaveView | None:
+    return next((wave for wave in rollout.waves if wave.opened_at is None), None)
 
 
 def _control(kind: Kind, rollout: RolloutView, devices: list[DeviceView]) -> Plan:
     verbs: dict[Kind, tuple[Verb, str]] = {
         "cancel": ("cancel", "Devices that have it keep it; no further device gets it."),
-        "advance": ("advance", "The next wave opens now, whatever its gate waits for."),
+        "advance": (
+            "advance",
+            "Its gate has its signature then; it opens once the wave before has soaked.",
+        ),
         "retry": ("retry", "The devices that failed try once more."),
         "pause": ("pause", "No further device starts; those under way finish."),
+        "lift": ("resume", "It goes on for the kinds of device that it stopped for; what failed is not tried again."),
     }
     verb, effect = verbs[kind]
     if kind == "pause" and rollout.state in {"paused", "halted"}:
         verb, effect = "resume", "The rollout goes on where it stood; failed devices are not tried again."
-    wave = _next_wave(rollout) if verb == "advance" else None
+    following = _next_wave(rollout)
+    wave = following.number if verb == "advance" and following is not None else None
     name = title(rollout)
     if verb == "advance":
         name += f", wave {wave}"

@@ -71,8 +71,11 @@ def reason(rollout: RolloutView) -> Line:
     text = rollout.halted if rollout.state == "halted" else rollout.waits
     if text:
         return (Span(clean(text).removeprefix(f"{rollout.state}: ")),)
+    if rollout.stops:
+        return (Span(clean(rollout.stops[0].said), "warn"),)
     if rollout.state == "finished":
-        return (Span("standing: devices that join get it" if rollout.standing else "", "dim"),)
+        stands = rollout.standing and rollout.joiners
+        return (Span("standing: devices that join get it" if stands else "", "dim"),)
     return (Span(clean(rollout.note), "dim"),)
 
 
@@ -119,6 +122,9 @@ def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
     said = reason(rollout)
     if said and said[0].text:
         lines += wrap(said[0].text, cells, said[0].role, most=2)
+    if len(rollout.stops) > 1 or (rollout.stops and said[0].text != clean(rollout.stops[0].said)):
+        for stop in rollout.stops:
+            lines += wrap(clean(stop.said), cells, "warn", most=2)
     limits = (
         f"by {clean(rollout.principal)} {ago(rollout.at, now)} ago · {rollout.max_in_flight} at once · "
         f"soak {age(rollout.soak_s)} · timeout {age(rollout.device_timeout_s)}"
