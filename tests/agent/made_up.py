@@ -20,7 +20,7 @@ class Silent:
         self.lines: list[str] = []
         self.done_bytes: list[int] = []
 
-    def on_bytes(self, offer: Offer, progress: Progress) -> None:
+    def on_bytes(self, offer: Offer, progress: Progress, *, ahead: bool = False) -> None:
         """Keep the bytes."""
         self.done_bytes.append(progress.done_bytes)
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 
 from nixfleet.agent import facts, health, preflight
+from nixfleet.agent.ahead import Ahead
 from nixfleet.agent.desk import Desk
 from nixfleet.agent.link import Link, jittered
 from nixfleet.agent.machine import ENDED
@@ -86,7 +87,8 @@ class Agent:
             waits=lambda: self.desk.waits,
             key=lambda: self._member.key,
         )
-        self.desk = Desk(parts, self._member, self.link, self.service, self._reporter.want)
+        self._ahead = Ahead(self._runner)
+        self.desk = Desk(parts, self._member, self.link, self.service, self._ahead, self._reporter.want)
 
     # Life
 

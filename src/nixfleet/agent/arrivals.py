@@ -15,11 +15,16 @@ from nixfleet.trust.narinfo import check_store_path
 STORE = "/nix/store"
 
 
-def begin(folder: Path) -> None:
-    """Mark that a download begins; an older mark stays, since what came after it is not vouched for either."""
+def begin(folder: Path) -> bool:
+    """Mark that a download begins; an older mark stays, since what came after it is not vouched for either.
+
+    Tells whether there was none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         (folder / "fetching").touch(exist_ok=False)
+        return True
+    return False
 
 
 def end(folder: Path) -> None:

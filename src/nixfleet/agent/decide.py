@@ -19,7 +19,7 @@ from nixfleet.rollout.windows import opens_at, zone_name, zone_of
 from nixfleet.trust import replay as logs
 from nixfleet.trust.epochs import epoch_at, lowest_index
 from nixfleet.trust.gate import Gate, fresh, open_gate
-from nixfleet.trust.replay import Denied, Follow, Hold, Idle, RolloutState
+from nixfleet.trust.replay import Allowed, Denied, Follow, Hold, Idle, RolloutState
 from nixfleet.trust.sshsig import PublicKey
 
 GATES_MOST = 256
@@ -56,6 +56,8 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str = ""
     until_s: int | None = None
+    ahead: Offer | None = None
+    """What may be downloaded meanwhile: the rollout says ``prefetch``, and only its wave or window is not open."""
 
 
 Decision = Proceed | NeedLine | Wait
@@ -182,7 +184,7 @@ def _follow(
     wave = logs.first_wave(log, one, me.device)
     gate = _gate(gates_for(gates, log_key, log.fleet, me.device), one, choice.run, now, wave)
     if isinstance(gate, Wait):
-        return gate
+        return _meanwhile(gate, offer, one.statement, right)
     offer = msgspec.structs.replace(offer, run=gate.run)
     if not machine.fresh(state, offer):
         return Wait()
@@ -190,7 +192,14 @@ def _follow(
         return Proceed(offer=offer, refusal=f"{right.reason}: this device has left {store_name(offer.path)}")
     if one.statement.mode == "test":
         return Proceed(offer=offer, refusal="this agent does not try systems for a time (mode test)")
-    return _window(one.statement, me, log) or Proceed(offer=offer)
+    closed = _window(one.statement, me, log)
+    return Proceed(offer=offer) if closed is None else _meanwhile(closed, offer, one.statement, right)
+
+
+def _meanwhile(wait: Wait, offer: Offer, statement: Rollout, right: Allowed | Denied) -> Wait:
+    """Let what is waited for be downloaded ahead, where the rollout says so and this device may have it."""
+    may = statement.prefetch and statement.mode != "test" and bool(offer.caches) and not isinstance(right, Denied)
+    return msgspec.structs.replace(wait, ahead=offer) if may else wait
 
 
 def _without_offer(state: State, lines: Lines, choice: Follow) -> NeedLine | Wait:

@@ -10,9 +10,10 @@ import math
 from collections.abc import Callable
 
 from nixfleet.agent import decide, facts
+from nixfleet.agent.ahead import SPREAD_S, Ahead
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
 from nixfleet.agent.link import Link, backoff_s, jittered
-from nixfleet.agent.machine import BEFORE_SWITCH
+from nixfleet.agent.machine import BEFORE_SWITCH, ENDED
 from nixfleet.agent.member import RETIRED, Member, Parts, note_waits
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Held, Nudged, Offer, Offered, Withdrawn
@@ -35,8 +36,11 @@ LINES_HELD = 1_024
 class Desk:
     """Where one device's updates are decided."""
 
-    def __init__(self, parts: Parts, member: Member, link: Link, service: Service, tell: Callable[[], None]) -> None:
+    def __init__(
+        self, parts: Parts, member: Member, link: Link, service: Service, ahead: Ahead, tell: Callable[[], None]
+    ) -> None:
         """Prepare; `tell` asks for a report."""
+        self._ahead = ahead
         self.waits = ""
         """Why nothing begins; empty when nothing is wanted."""
         self._noted = False
@@ -47,6 +51,8 @@ class Desk:
         self._considering = asyncio.Lock()
         self._gates: tuple[bytes, ...] = ()
         self._lines: dict[str, TargetLine | None] = {}
+        self._lines_due: dict[str, int] = {}
+        """When the line of a rollout with ``prefetch`` is asked for, by rollout."""
         self._line_failures = 0
         self._wake: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -58,6 +64,7 @@ class Desk:
             self._wake.cancel()
         for task in self._tasks:
             task.cancel()
+        await self._ahead.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def synced(self, sync: Sync) -> None:
@@ -99,13 +106,20 @@ class Desk:
                 return
             log.debug("decided: %s", decision)
             if isinstance(decision, Proceed):
+                await self._ahead.close()
                 self._link.void = ""
                 self.note("")
                 boot_id = self._host.boot_id()
                 self._service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
             else:
+                if decision.ahead is not None or not self._under_way():
+                    await self._ahead.want(decision.ahead)
                 self.note(decision.reason or self._link.void)
                 self._look_again(decision.until_s)
+
+    def _under_way(self) -> bool:
+        update = self._service.state.update
+        return update is not None and update.phase not in ENDED
 
     async def _decide(self) -> Proceed | Wait | None:
         """Decide, fetching the lines that it takes; None, with a note, when one cannot be had."""
@@ -115,13 +129,23 @@ class Desk:
             decision = decide.decide(self._mirror.state, key, self._me(), self._service.state, self._gates, self._lines)
             if not isinstance(decision, NeedLine):
                 return decision
-            if not gated:
+            if not gated and not self._line_ahead(decision.rollout):
                 # Whether the rollout is for this device at all is not known, nor worth a request of every device.
                 why = "the word that its wave is open does not hold" if self._gates else ""
                 return decide.waits(self._mirror.state, Wait(reason=why))
             if not await self._learn_line(decision):
                 return None
         return Wait(reason=f"more than {LINES_HELD} rollouts have no line for this device")
+
+    def _line_ahead(self, rollout: str) -> bool:
+        """Tell whether the line of a rollout that is to be downloaded ahead may be asked for; not by all at once."""
+        if not self._mirror.state.rollouts[Digest(rollout)].statement.prefetch:
+            return False
+        now = self._link.wall()
+        due_s = self._lines_due.setdefault(rollout, now + math.ceil(jittered(SPREAD_S)) - 1)
+        if now < due_s:
+            self._look_again(due_s)
+        return now >= due_s
 
     def _reconsider(self) -> None:
         """Judge again an update that has changed nothing yet."""

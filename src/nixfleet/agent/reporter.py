@@ -127,17 +127,18 @@ class Ticker:
         self._offer: Offer | None = None
         self._phase = Phase.FETCHING
         self._bytes = Bytes(0, None, 0, 0)
+        self._ahead = False
         self._lines: deque[str] = deque(maxlen=LINES_HELD)
 
-    def on_bytes(self, offer: Offer, progress: Bytes) -> None:
+    def on_bytes(self, offer: Offer, progress: Bytes, *, ahead: bool = False) -> None:
         """Take the state of a download."""
-        self._offer, self._phase, self._bytes = offer, Phase.FETCHING, progress
+        self._offer, self._phase, self._bytes, self._ahead = offer, Phase.FETCHING, progress, ahead
         self._something.set()
 
     def on_lines(self, offer: Offer, lines: tuple[str, ...]) -> None:
         """Take new lines of an activation's output."""
         if lines and self._with_lines:
-            self._offer, self._phase = offer, Phase.ACTIVATING
+            self._offer, self._phase, self._ahead = offer, Phase.ACTIVATING, False
             self._lines.extend(lines)
             self._something.set()
 
@@ -151,6 +152,8 @@ class Ticker:
             progress = Progress(
                 rollout=self._offer.rollout,
                 phase=self._phase,
+                run=self._offer.run,
+                ahead=self._ahead,
                 done_bytes=self._bytes.done_bytes,
                 total_bytes=self._bytes.total_bytes or 0,
                 rate_bytes_s=self._bytes.rate_bytes_s,

@@ -49,6 +49,8 @@ from nixfleet.nix import Cache, FaultKind, FetchLimits, Generation, MissingBytes
 
 log = logging.getLogger("nixfleet.agent")
 
+AHEAD = "ahead"
+"""The GC root of what was downloaded before its wave or window."""
 SPARE_BYTES = 64 << 20
 FULL_BYTES = 1 << 20
 """With less than this left Nix cannot write to its own database, and says "disk I/O error"."""
@@ -105,8 +107,8 @@ class Store(Protocol):
 class Watcher(Protocol):
     """Who is told how an effect gets on; must return at once."""
 
-    def on_bytes(self, offer: Offer, progress: Progress) -> None:
-        """Take the state of a download."""
+    def on_bytes(self, offer: Offer, progress: Progress, *, ahead: bool = False) -> None:
+        """Take the state of a download; `ahead` of the update itself."""
 
     def on_lines(self, offer: Offer, lines: tuple[str, ...]) -> None:
         """Take new lines of an activation's output."""
@@ -249,6 +251,42 @@ class Runner:
         )
         return Passed()
 
+    async def fetch_ahead(self, offer: Offer) -> Trouble | None:
+        """Download, root and verify what an update will need, and touch nothing else; makes no room for it."""
+        try:
+            return await self._fetch_ahead(offer)
+        except NixError as error:
+            return _nix_trouble(error)
+        except OSError as error:
+            return Trouble(cause=Cause.INTERNAL, reason=str(error), later=True)
+
+    async def _fetch_ahead(self, offer: Offer) -> Trouble | None:
+        folder, root = Path(self._settings.state_dir), self._host.gc_root(AHEAD)
+        missing = await self._store.missing_bytes(offer.path, self._caches(offer))
+        short_bytes = missing.unpacked_bytes + SPARE_BYTES - self._host.free_bytes("/nix/store")[0]
+        if missing.unpacked_bytes and short_bytes > 0:
+            reason = f"/nix/store is short of {-(-short_bytes >> 20)} MiB for it; its turn makes room"
+            return Trouble(cause=Cause.SPACE, reason=reason)
+        first = arrivals.begin(folder)
+        await self._store.realise(
+            offer.path,
+            caches=self._caches(offer),
+            root=root,
+            on_progress=lambda progress: self._watcher.on_bytes(offer, progress, ahead=True),
+            limits=self._limits(offer),
+        )
+        if not await self._is(offer.path, offer.digest):
+            await self._store.remove_root(root)
+            await self._delete_foreign(offer.path)
+            return Trouble(cause=Cause.UNTRUSTED, reason="what the caches serve is not what was signed")
+        if first:
+            arrivals.end(folder)
+        return None
+
+    async def drop_ahead(self) -> None:
+        """Let go of what was downloaded ahead and is wanted no more."""
+        await self._store.remove_root(self._host.gc_root(AHEAD))
+
     async def _verify(self, effect: Verify) -> Event:
         offer = effect.offer
         if not offer.digest:
@@ -339,13 +377,18 @@ class Runner:
             if await self._store.is_valid(path):
                 await self._store.add_root(path, self._host.gc_root(f"confirmed-{number}"))
         await self._store.remove_root(self._host.gc_root("incoming"))
+        await self.drop_ahead()
         arrivals.end(Path(self._settings.state_dir))
 
     async def _tidy(self, effect: Tidy) -> None:
         await self._store.remove_root(self._host.gc_root("incoming"))
-        if not effect.delete:
-            return
-        folder, path = Path(self._settings.state_dir), effect.offer.path
+        await self.drop_ahead()
+        if effect.delete:
+            await self._delete_foreign(effect.offer.path)
+
+    async def _delete_foreign(self, path: str) -> None:
+        """Delete a closure that nothing vouches for, with all that came since its download began."""
+        folder = Path(self._settings.state_dir)
         came = set(await asyncio.to_thread(arrivals.foreign, self._host, folder))
         if await self._store.is_valid(path):
             came |= {info.path for info in await self._store.closure(path)}

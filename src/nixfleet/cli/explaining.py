@@ -9,10 +9,10 @@ from nixfleet.cli import output
 from nixfleet.cli.options import Globals, command
 from nixfleet.cli.session import Fleet, connected
 from nixfleet.client.acts import find_device, find_rollout
-from nixfleet.client.explaining import Said, explain, member_said
 from nixfleet.errors import UserError
 from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutDetail
+from nixfleet.rollout.explaining import Said, explain, member_said
 
 OPEN: Final = frozenset({"waiting", "running", "paused", "halted"})
 

@@ -139,10 +139,15 @@ class Report(Wire, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """Live, unsigned, droppable: where a download or an activation stands, and its new output lines."""
+    """Live, unsigned, droppable: where a download or an activation stands, and its new output lines.
+
+    `run`: of which try, 0 where an older agent does not say. `ahead`: it downloads what it may not begin yet.
+    """
 
     rollout: Hex64
     phase: Phase
+    run: Count = 0
+    ahead: bool = False
     done_bytes: Count = 0
     total_bytes: Count = 0
     rate_bytes_s: Count = 0

@@ -19,11 +19,12 @@ class _View(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Transfer(_View, frozen=True, kw_only=True):
-    """A download under way."""
+    """A download under way; `ahead`: of an update that may not begin yet."""
 
     done_bytes: int = 0
     total_bytes: int = 0
     rate_bytes_s: int = 0
+    ahead: bool = False
 
 
 class DeviceView(_View, frozen=True, kw_only=True):

@@ -3,6 +3,8 @@
 It must say nothing that counts devices; what waits, for which wave and until when is everybody's to know.
 """
 
+from typing import Any
+
 from nixfleet.rollout.kinds import kind_words
 from nixfleet.rollout.reasons import (
     Behind,
@@ -54,6 +56,6 @@ def partial_clause(reason: Reason) -> str:
             return clause(reason)
 
 
-def partial_record(reason: Reason) -> dict[str, object]:
+def partial_record(reason: Reason) -> dict[str, Any]:
     """Give a typed reason's name alone: its fields may count devices."""
     return {"reason": record(reason)["reason"]}

@@ -6,7 +6,7 @@ Console, command line, log and golden tests show the same sentence; nothing here
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -207,9 +207,9 @@ def spoken(subject: Subject, why: str, names: Mapping[str, str], waves: int) -> 
     return f"{who} waits: {why}"
 
 
-def record(reason: Reason) -> dict[str, object]:
+def record(reason: Reason) -> dict[str, Any]:
     """Give a reason as the fields of a record, its name first."""
-    told: dict[str, object] = msgspec.to_builtins(reason)
+    told: dict[str, Any] = msgspec.to_builtins(reason)
     return told
 
 

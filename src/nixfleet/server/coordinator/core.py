@@ -16,7 +16,7 @@ from nixfleet.server.coordinator.backups import DailyBackups
 from nixfleet.server.coordinator.clock import BEAT_S, RunClock, Wall, waited
 from nixfleet.server.coordinator.journal import Journal
 from nixfleet.server.coordinator.judging import Judged
-from nixfleet.server.coordinator.live import LiveDevices, Output
+from nixfleet.server.coordinator.live import Live, LiveDevices, Output
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.logkeys import LogKeys
 from nixfleet.server.coordinator.people import People
@@ -250,7 +250,8 @@ class Coordinator:
         live = self.live.get(device)
         if progress.rollout not in self.planner.works:
             return
-        live.progress = progress
+        if not progress.ahead or _waits(live):
+            live.progress = progress
         if progress.lines:
             if live.output is None:
                 live.output = Output()
@@ -334,3 +335,9 @@ class Coordinator:
             for device in {*changed, *(row.device for row in tries)}:
                 self.planner.device_changed(device)
             self.announcer.stale(devices=changed)
+
+
+def _waits(live: Live) -> bool:
+    """Tell whether a device has no update under way, as far as it has told."""
+    told = live.report.attempt if live.report is not None else None
+    return live.under_way is None and (told is None or told.outcome is not None)

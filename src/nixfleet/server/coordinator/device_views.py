@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from nixfleet.model.device import Outcome, Phase, Report
+from nixfleet.model.device import Attempt, Outcome, Phase, Progress, Report
 from nixfleet.model.ids import Tags
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, Transfer
@@ -147,7 +147,8 @@ class DeviceViews:
 
     def _reported(self, view: DeviceView, report: Report, live: Live) -> DeviceView:
         attempt = report.attempt
-        if attempt is not None and live.progress is not None and live.progress.rollout != attempt.rollout:
+        newer = live.under_way
+        if attempt is not None and newer is not None and _try_of(newer, attempt) != (attempt.rollout, attempt.run):
             attempt = None
         return msgspec.structs.replace(
             view,
@@ -189,14 +190,22 @@ class DeviceViews:
 def _rests(live: Live) -> bool:
     """Tell whether nothing is under way as far as the device itself has told."""
     attempt = live.report.attempt if live.report is not None else None
-    return live.progress is None and (attempt is None or attempt.outcome is not None)
+    return live.under_way is None and (attempt is None or attempt.outcome is not None)
 
 
 def transfer_of(live: Live) -> Transfer | None:
-    """Show a download under way."""
+    """Show a download under way, or one ahead of its update."""
     progress = live.progress
-    if progress is None or not progress.total_bytes or phase_of(live) is not Phase.FETCHING:
+    if progress is None or not progress.total_bytes or not (progress.ahead or phase_of(live) is Phase.FETCHING):
         return None
     return Transfer(
-        done_bytes=progress.done_bytes, total_bytes=progress.total_bytes, rate_bytes_s=progress.rate_bytes_s
+        done_bytes=progress.done_bytes,
+        total_bytes=progress.total_bytes,
+        rate_bytes_s=progress.rate_bytes_s,
+        ahead=progress.ahead,
     )
+
+
+def _try_of(progress: Progress, attempt: Attempt) -> tuple[str, int]:
+    """Name the try that progress is of; an older agent's says only which rollout."""
+    return progress.rollout, progress.run or attempt.run

@@ -79,6 +79,18 @@ class Live:
         self.told_lines = 0
         """The number of the newest output line that consoles have."""
 
+    @property
+    def under_way(self) -> Progress | None:
+        """The progress of an update itself: a download ahead of one changes nothing of where a device stands.
+
+        What is older than the newest report's try is late, and says nothing of this one.
+        """
+        progress, told = self.progress, self.report.attempt if self.report else None
+        if progress is None or progress.ahead:
+            return None
+        late = told is not None and told.rollout == progress.rollout and 0 < progress.run < told.run
+        return None if late else progress
+
     def told_all(self) -> None:
         """Note that consoles have, or need not have, every output line."""
         self.told_lines = self.output.next if self.output is not None else 0
@@ -131,10 +143,10 @@ class LiveDevices:
 def phase_of(live: Live) -> Phase:
     """Say where a device stands: of progress and newest report on the same attempt, what is further on."""
     attempt = live.report.attempt if live.report else None
-    progress = live.progress
+    progress = live.under_way
     if progress is None or attempt is None:
         return progress.phase if progress else attempt.phase if attempt else Phase.IDLE
-    if attempt.rollout != progress.rollout:
+    if attempt.rollout != progress.rollout or 0 < attempt.run < progress.run:
         return progress.phase
     # Progress is sampled and may be late, and a long switch may have nothing to say: it never takes a report back.
     return attempt.phase if attempt.outcome is not None else max(attempt.phase, progress.phase, key=_ORDER.index)

@@ -321,6 +321,8 @@ def _phase(live: Live, rollout: str, one: Try | None) -> Phase:
     told = one.told
     if told is not None and told.outcome is not None:
         return told.phase
-    if live.progress is not None and live.progress.rollout == rollout:
-        return phase_of(live)
-    return told.phase if told is not None else Phase.OFFERED
+    progress = live.under_way
+    if progress is None or progress.rollout != rollout or 0 < progress.run < one.row.run:
+        return told.phase if told is not None else Phase.OFFERED
+    # Before it has told of this try, what it told last is of another one.
+    return phase_of(live) if told is not None else progress.phase

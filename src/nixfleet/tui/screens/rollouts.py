@@ -207,5 +207,5 @@ def live_member(member: MemberView, device: DeviceView | None, rollout: str) -> 
         phase=device.phase if is_busy and device.phase in UNDER_WAY else member.phase,
         online=device.online,
         waits=device.waits if member.outcome is None else "",
-        transfer=device.transfer if is_busy else None,
+        transfer=device.transfer if is_busy or (device.transfer and device.transfer.ahead) else None,
     )

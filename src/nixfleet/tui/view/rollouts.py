@@ -5,6 +5,7 @@ from typing import Final
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean, counted
 from nixfleet.model.views import MemberView, RolloutView, WaveView
+from nixfleet.rollout.explaining import ahead_words
 from nixfleet.tui.view.devices import doing_words, progress, when
 from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, spread, why, wrap
 
@@ -186,4 +187,6 @@ def member_phrase(member: MemberView, cells: int) -> Line:
         return progress(member.transfer, cells)
     if member.outcome is None and member.phase is not Phase.IDLE and not member.reason:
         return (Span(doing_words(member.phase), "busy"),)
-    return (Span(clean(member.reason), "plain"),) if member.reason else (Span(why(member.waits), "dim"),)
+    if member.reason:
+        return (Span(clean(member.reason), "plain"),)
+    return (Span(f"{why(member.waits)}{ahead_words(member.transfer)}", "dim"),)

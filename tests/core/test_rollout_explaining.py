@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from nixfleet.client.explaining import explain, member_said, rollout_said
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, Transfer, WaveView
+from nixfleet.rollout.explaining import explain, member_said, rollout_said
 
 
 def _member(**fields: Any) -> MemberView:
@@ -29,6 +29,14 @@ _FETCHING = {"phase": Phase.FETCHING, "transfer": Transfer(done_bytes=30, total_
         ({"outcome": Outcome.REFUSED, "reason": "would leave the fleet"}, "nas-01 refused: would leave the fleet"),
         ({"outcome": Outcome.REVERTED}, "nas-01 went back: it gave no reason"),
         ({"waits": "nas-01 waits: offline for 2 days"}, "nas-01 waits: offline for 2 days"),
+        (
+            {"waits": "nas-01 waits: held", "transfer": Transfer(done_bytes=1, total_bytes=4, ahead=True)},
+            "nas-01 waits: held; 25 % downloaded ahead",
+        ),
+        (
+            {"waits": "nas-01 waits: held", "transfer": Transfer(done_bytes=4, total_bytes=4, ahead=True)},
+            "nas-01 waits: held; it is downloaded already",
+        ),
         ({"waits": "nas-01 waits: \x1b[31mred"}, "nas-01 waits: red"),
         ({"overdue": True}, "nas-01 is overdue: nothing came of it in time, it may still confirm"),
         ({}, "nas-01 waits: the coordinator is about to plan it"),

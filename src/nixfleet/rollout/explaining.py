@@ -6,7 +6,7 @@ import msgspec
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean
-from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, WaveView, Why
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, Transfer, WaveView, Why
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +55,7 @@ def _member(member: MemberView) -> str:
         case None:
             pass
     if member.waits:
-        return member.waits
+        return f"{member.waits}{ahead_words(member.transfer)}"
     if member.overdue:
         return f"{name} is overdue: nothing came of it in time, it may still confirm"
     away = "" if member.online else ", and is offline"
@@ -67,6 +67,14 @@ def _member(member: MemberView) -> str:
     if member.transfer is not None and member.transfer.total_bytes:
         doing += f", {min(100, 100 * member.transfer.done_bytes // member.transfer.total_bytes)} % fetched"
     return f"{doing}{away}{f': {member.reason}' if member.reason else ''}"
+
+
+def ahead_words(transfer: Transfer | None) -> str:
+    """Say how much of an update is there before its time, or nothing."""
+    if transfer is None or not transfer.ahead or not transfer.total_bytes:
+        return ""
+    share = min(100, 100 * transfer.done_bytes // transfer.total_bytes)
+    return "; it is downloaded already" if share == 100 else f"; {share} % downloaded ahead"
 
 
 def explain(detail: RolloutDetail, members: Sequence[MemberView]) -> Iterator[Said]:
