@@ -198,3 +198,40 @@ def test_a_hostile_coordinator_can_have_nothing_else_signed(served: Commands, mo
         for argv in (["rollout", "start", "one"], ["rollout", "start", "one", "--dry-run"], ["release", "show", "one"]):
             assert "other lines" in served(*argv, code=4).complaint
     assert before == entries(served)
+
+
+def test_when_and_how_are_signed_as_they_were_said(served: Commands) -> None:
+    """Window, prefetch, mode, contact and waves by tag stand in the statement that devices judge."""
+    served.enroll("web-01", "web-02")
+    served.release("one", web_01="system-1", web_02="system-2")
+    argv = (
+        "--window",
+        "mon-fri 22:00-05:00 UTC",
+        "--prefetch",
+        "--mode",
+        "boot",
+        "--confirm",
+        "5m",
+        "--contact",
+        "any",
+    )
+    rollout = served("rollout", "start", "one", *argv, "--wave", "env=test", "--wave", "100%:signed").out.strip()
+    (entry,) = [one for one in served("audit", "list", "--json").json["entries"] if one["digest"] == rollout]
+    said = served("audit", "show", str(entry["index"])).out
+    for word in ('"22:00"', '"prefetch":true', '"mode":"boot"', '"confirm_s":300', '"contact":"any"', '"signed"'):
+        assert word.replace(" ", "") in said.replace(" ", ""), word
+    refused = served("rollout", "start", "one", "--wave", "1", "--wave", "100%:signed", code=2)
+    assert "a signed gate may only follow waves by selector" in refused.complaint
+
+
+def test_a_reboot_where_none_can_fall_back_must_be_accepted(served: Commands) -> None:
+    """A device whose boot loader cannot fall back is named, and nothing is signed until that is accepted."""
+    served.enroll("web-01")
+    served.release("one", web_01="system-1")
+    told = served("rollout", "start", "one").out.strip()
+    served.report("web-01", told, Outcome.CONFIRMED)
+    before = entries(served)
+    refused = served("rollout", "start", "one", "--reboot", "now", code=2)
+    assert "1 device cannot fall back when a boot fails (web-01)" in refused.complaint
+    assert before == entries(served)
+    served("rollout", "start", "one", "--reboot", "now", "--accept-no-fallback")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tests.factories import store_path
 
 from nixfleet.cli.addresses import is_loopback, listen_for
-from nixfleet.cli.plan import Plan, read_plan
 from nixfleet.cli.releases import read_release_file
+from nixfleet.cli.shaping import UNSAID, Plan, read_plan
 from nixfleet.cli.words import duration, parse_tags, parse_targets
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
@@ -21,16 +21,7 @@ VALUES = st.from_regex(r"[A-Za-z0-9]{1,20}", fullmatch=True)
 
 def plan(**said: object) -> Plan:
     """Read options of a rollout, of which most are not said."""
-    options: dict[str, object] = {
-        "on": (),
-        "wave": (),
-        "all_at_once": False,
-        "soak": None,
-        "max_in_flight": None,
-        "stop_at": None,
-        "device_timeout": "1h",
-    }
-    return read_plan(**{**options, **said})  # type: ignore[arg-type]  # each has the type of its option
+    return read_plan({**UNSAID, **said})
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=5))

@@ -14,11 +14,13 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.closures import closures_of
+from nixfleet.cli.fallback import check_fallback
 from nixfleet.cli.options import Globals, command, confirm
-from nixfleet.cli.plan import Plan, check_reach, plan_options, wishes
+from nixfleet.cli.plan import check_reach
 from nixfleet.cli.previews import local_objects, previewer, show_preview
 from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.cli.shaping import Plan, Shaped, plan_options, wishes
 from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_device
@@ -37,7 +39,7 @@ _NO_FLAKE: Final = re.compile(r"could not find a flake\.nix|does not contain a .
 """What Nix says of a folder that is no flake: version 2.8, and later ones."""
 
 
-class _WithNixArgs(click.Command):
+class _WithNixArgs(Shaped):
     """A command whose words behind ``--`` are Nix's, whatever stands before."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -95,6 +97,7 @@ async def deploy(
             targets = await _built(given, fleet, flake or ".", (*nix_args, *(NO_BUILD if no_build else ())), plan)
             closures = await closures_of(Nix(), targets.values())
         check_reach(given, fleet, plan, targets)
+        await check_fallback(fleet, plan, targets)
         asks = sys.stdin.isatty() and not given.yes
         if dry_run or asks:
             await _preview(given, fleet, chosen, {device: closures[path] for device, path in targets.items()}, plan)

@@ -9,11 +9,13 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.explaining import explain_rollout
+from nixfleet.cli.fallback import check_fallback
 from nixfleet.cli.options import Count, Globals, Group, command, confirm
-from nixfleet.cli.plan import Plan, check_reach, plan_options, wishes
+from nixfleet.cli.plan import check_reach
 from nixfleet.cli.previews import previewer, show_preview
 from nixfleet.cli.rollout_tables import head, listing, members, waves
 from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.cli.shaping import Plan, Shaped, plan_options, wishes
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
 from nixfleet.client.checks import check_lines, members_of
@@ -35,7 +37,7 @@ def rollout() -> None:
     """Bring releases to devices in waves, watch, and steer."""
 
 
-@rollout.command("start")
+@rollout.command("start", cls=Shaped)
 @click.argument("release")
 @click.option("--dry-run", is_flag=True, help="Show what it would do, and sign nothing.")
 @click.option("--watch/--no-watch", default=False, help="Stay until every online device has an outcome.")
@@ -53,6 +55,7 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         view = await fleet.client.release(digest)
         check_lines(view, fleet.state)
         lines = _chosen(given, fleet, view, plan)
+        await check_fallback(fleet, plan, lines)
         asked = sys.stdin.isatty() and not given.yes
         # What is previewed and then signed is one and the same rollout, whose digest draws the waves.
         draft = fleet.admin.draft(wishes(plan), release=digest, note=given.note) if asked and not plan.names else None
@@ -240,7 +243,7 @@ async def advance(given: Globals, rollout_id: str, wave: int) -> None:
     await _act(given, rollout_id, "advance", wave=wave)
 
 
-@rollout.command("rollback")
+@rollout.command("rollback", cls=Shaped)
 @click.argument("rollout_id", metavar="ROLLOUT")
 @click.option("--dry-run", is_flag=True, help="Show what it would do, and sign nothing.")
 @click.option("--watch/--no-watch", default=False, help="Stay until every online device has an outcome.")
