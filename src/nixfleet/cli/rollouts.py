@@ -26,7 +26,6 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import counted
 from nixfleet.model.views import ReleaseLineView, ReleaseView, RolloutView
-from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
 
 ENDED: Final = {"finished", "cancelled", "superseded", "expired"}
@@ -254,6 +253,8 @@ async def rollback(given: Globals, rollout_id: str, dry_run: bool, watch: bool, 
     """Bring the devices that confirmed a rollout back to the system they had before; data is not rolled back."""
     if plan.names:
         raise UserError("a rollback selects by tag: --on KEY=VALUE")
+    if plan.prefetch:
+        raise UserError("a rollback downloads nothing: what a device goes back to it has kept; leave --prefetch out")
     async with connected(given, catch_up=True) as fleet:
         digest = find_rollout(fleet.state, rollout_id)
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"

@@ -148,7 +148,8 @@ class Shaped(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, then a section for each subject."""
-        records = {param.name or "": record for param in self.get_params(ctx) if (record := param.get_help_record(ctx))}
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        records = {one.name or "": record for one in options if (record := one.get_help_record(ctx))}
         groups = {subject: _subject(options) for subject, options in OPTIONS.items()}
         shaped = {name for names in groups.values() for name in names}
         with formatter.section("Options"):

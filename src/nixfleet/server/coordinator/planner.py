@@ -41,7 +41,7 @@ from nixfleet.rollout.partly import partial_sentence
 from nixfleet.server.coordinator.clock import RunClock, waited
 from nixfleet.server.coordinator.live import LiveDevices
 from nixfleet.server.coordinator.log import LogKeeper
-from nixfleet.server.coordinator.precedence import Precedence, supersede
+from nixfleet.server.coordinator.precedence import Precedence, supersede, taken_back
 from nixfleet.server.coordinator.releases import LinesLack, Releases
 from nixfleet.server.coordinator.work import Stored, Work
 from nixfleet.server.store import AttemptRow, RolloutRow, Store
@@ -225,6 +225,8 @@ class Planner:
             work.earlier = self.works.get(statement.of)
         if digest in self.works:  # taken up by another task meanwhile
             return self.works[digest]
+        if work.earlier is not None:
+            work.earlier.undone_by.append(work)
         self.works = dict(sorted({**self.works, digest: work}.items(), key=lambda item: item[1].index))
         now = self._clock.now()
         for device in set(work.matched) | set(self._log.state.devices):
@@ -251,7 +253,7 @@ class Planner:
             self._live.get(device),
             online=self._live.online(device, now.wall_s),
             now=now,
-            newer=chosen.winner != work.id,
+            newer=chosen.winner != work.id or taken_back(work, statement, now),
             bar=chosen.barred.get(work.id),
             time_of=lambda index: self._log.times.get(index, 0),
         )

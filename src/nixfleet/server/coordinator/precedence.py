@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from nixfleet.model.ids import matches
 from nixfleet.model.statements import Device
 from nixfleet.rollout import Clock
 from nixfleet.server.coordinator.log import LogKeeper
@@ -70,8 +71,22 @@ def supersede(works: Sequence[Work], now: Clock) -> bool:
     before = [work.superseded for work in works]
     for work in works:
         left = work.left()
-        work.superseded = any(other.index > work.index and other.has_all(left) for other in ready)
+        work.superseded = any(
+            other.index > work.index and (other.has_all(left) or _takes_back_all(other, work)) for other in ready
+        )
     return before != [work.superseded for work in works]
+
+
+def taken_back(work: Work, device: Device, now: Clock) -> bool:
+    """Tell whether a rollback of it covers a device: what others go back from is not begun there."""
+    ready = (other.logged.statement for other in work.undone_by if _may_count(other, now))
+    return any(matches(statement.select, device.tags) for statement in ready)
+
+
+def _takes_back_all(other: Work, work: Work) -> bool:
+    """Tell whether a rollout takes another back wherever that one could still go."""
+    select = other.logged.statement.select
+    return other.earlier is work and select in ({}, work.logged.statement.select)
 
 
 def _may_count(work: Work, now: Clock) -> bool:

@@ -81,6 +81,8 @@ class Work:
         self.lines: ReleaseLines | None = None
         self.earlier: Work | None = None
         """The rollout that a rollback takes back."""
+        self.undone_by: list[Work] = []
+        """The rollbacks that take it back."""
         self.version = 0
         self.stored = Stored()
         self.tries: dict[tuple[str, int], Try] = {}
