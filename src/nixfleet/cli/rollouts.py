@@ -26,6 +26,7 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import counted
 from nixfleet.model.views import ReleaseLineView, ReleaseView, RolloutView
+from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
 
 ENDED: Final = {"finished", "cancelled", "superseded", "expired"}
