@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from tests.agent.workbench import Bench, with_systemd
 
+from nixfleet.agent import agent as agents
+from nixfleet.agent import link as links
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -17,3 +20,10 @@ def bench(tmp_path: Path) -> Bench:
 def asked(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     """Give what systemd-run was asked, on a machine where systemd runs."""
     return with_systemd(bench, monkeypatch)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a whole agent come back at once instead of after a second."""
+    monkeypatch.setattr(links, "BACKOFF_FIRST_S", 0.02)
+    monkeypatch.setattr(agents, "CONTACT_S", 0.05)

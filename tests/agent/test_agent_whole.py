@@ -1,7 +1,6 @@
 """The whole agent against a made-up coordinator: real log, real signatures, real switches; Nix and network made up."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -9,30 +8,20 @@ import pytest
 from msgspec.structs import replace
 from tests.agent.made_up import CACHE, digest_of
 from tests.agent.site import Site, until
-from tests.factories import key
 
-from nixfleet.agent import agent as agents
 from nixfleet.agent import desk as desks
-from nixfleet.agent import link as links
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.machine import attempt
 from nixfleet.agent.update import Delivered, Tick
-from nixfleet.errors import Refused, UserError
 from nixfleet.model.device import Cause, Outcome, Phase
-from nixfleet.model.ids import Digest, Tags
-from nixfleet.model.statements import Activation, Rollout, TargetLine, Window
+from nixfleet.model.ids import Digest
+from nixfleet.model.statements import Activation, TargetLine, Window
 from nixfleet.model.wire import Sync
 from nixfleet.nix import Fault, FaultKind
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.note import Checkpoint, origin, sign_checkpoint
-from nixfleet.trust.statements import encode
 
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Come back at once instead of after a second."""
-    monkeypatch.setattr(links, "BACKOFF_FIRST_S", 0.02)
-    monkeypatch.setattr(agents, "CONTACT_S", 0.05)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 async def test_a_device_joins_by_token_updates_and_reports_each_phase(tmp_path: Path) -> None:
@@ -73,152 +62,6 @@ async def test_a_bad_system_is_taken_back_and_says_why(tmp_path: Path) -> None:
     assert (Cause.ACTIVATION, "the activation script failed", 2) == (told.cause, told.reason, told.exit_code)
     assert "snippet failed" in told.lines
     assert (site.old, site.old) == (site.machine.host.current_system(), site.machine.host.profile_system())
-
-
-async def test_without_a_token_it_asks_and_waits_for_an_admin(tmp_path: Path) -> None:
-    """It says so on the device too, and after an admin's signature it goes on by itself."""
-    site = Site(tmp_path, token=False)
-    waits = site.machine.state_dir / "waits"
-    async with site.running():
-        await until(lambda: waits.exists() and "to be enrolled as web-01" in waits.read_text())
-        asked = site.server.requests[0]
-        assert ("web-01", key("host").public.text) == (asked.name, asked.key)
-        site.fleet.device("web-01", device=asked.device, key=asked.key)
-        await until(lambda: bool(site.server.reports))
-        await until(lambda: waits.read_text() == "")
-    assert asked.device == site.server.reports[0].device
-
-
-async def test_where_a_token_does_not_work_the_device_asks(tmp_path: Path) -> None:
-    """A refused statement, as for a name that is taken, becomes a request with the reason for an admin to judge."""
-    site = Site(tmp_path)
-    site.server.refuse_joins = "the name web-01 is taken"
-    async with site.running():
-        await until(lambda: bool(site.server.requests))
-    assert site.server.requests[0].reason == "the name web-01 is taken"
-    assert site.fleet.state.devices == {}
-
-
-async def test_a_line_that_was_not_there_yet_is_asked_for_again(tmp_path: Path) -> None:
-    """A coordinator that has no line to show yet has not said that there is none."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    async with site.running() as agent:
-        device = await site.member()
-        rollout = site.deploy(device, new)
-        lines, site.server.lines = site.server.lines, None
-        site.server.open_gate(rollout, device)
-        await until(lambda: agent.link.mirror.size == site.fleet.size and bool(agent.desk.waits or site.server.syncs))
-        site.server.lines = lines
-
-        def woken_and_told() -> bool:
-            site.server.wake()
-            return bool(site.server.outcomes())
-
-        await until(woken_and_told)
-    assert site.server.outcomes() == [(rollout, 1, "confirmed")]
-
-
-def _served(site: Site, device: str, path: str, *, keep_back: bool = False) -> tuple[str, Rollout]:
-    """Sign a release with the device's line and a rollout of it; with `keep_back` the rollout stays out of the log."""
-    line = TargetLine(device=device, path=path, system="x86_64-linux", digest=digest_of(path), nar_size=1_000)
-    tree = LineTree([line])
-    release, _ = site.fleet.release(path[44:], caches=(CACHE,), lines=None, targets=tree.targets)
-    signed = site.fleet.rollout_statement(release)
-    digest = hashlib.sha256(encode(signed)).hexdigest() if keep_back else site.fleet.submit(signed)
-    site.server.line_trees[digest] = tree
-    return digest, signed
-
-
-async def test_a_rollout_of_others_is_no_worry_of_a_device_that_is_up_to_date(tmp_path: Path) -> None:
-    """Without an open wave nobody asks whether a rollout has a line for this device, and nothing is said of it."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    async with site.running() as agent:
-        device = await site.member()
-        own, _ = _served(site, device, new)
-        site.server.open_gate(own, device)
-        await until(lambda: (own, 1, "confirmed") in site.server.outcomes())
-        site.server.open_gates.clear()
-        _served(site, "0" * 32, new)
-        site.server.wake()
-        await until(lambda: agent.link.mirror.size == site.fleet.size)
-        await agent.desk.consider()
-        assert agent.desk.waits == ""
-    assert {""} == {one.note for one in site.server.reports}
-
-
-async def test_a_coordinator_cannot_reverse_a_device_by_hiding_the_line_of_its_system(tmp_path: Path) -> None:
-    """A rollout kept back and played after a newer one stays stale, though the newer one's line is denied."""
-    site = Site(tmp_path)
-    vulnerable, fixed = (site.machine.system(name, at="cache") for name in ("vulnerable", "fixed"))
-    async with site.running():
-        device = await site.member()
-        old, held_back = _served(site, device, vulnerable, keep_back=True)
-        new, _ = _served(site, device, fixed)
-        site.server.open_gate(new, device)
-        await until(lambda: (new, 1, "confirmed") in site.server.outcomes())
-    assert site.fleet.submit(held_back) == old
-    site.server.hidden = {new}
-    site.server.open_gates = [(old, device, 1)]
-    async with site.running() as agent:
-        await until(lambda: agent.link.mirror.size == site.fleet.size)
-        await agent.desk.consider()
-        await agent.service.idle()
-    assert ([f"switch {fixed}"], fixed) == (site.machine.switches(), site.machine.host.current_system())
-
-
-async def test_no_older_rollout_comes_in_the_place_of_one_whose_line_is_hidden(tmp_path: Path) -> None:
-    """A denied line is asked for again and again; until it or its absence is proven, nothing begins."""
-    site = Site(tmp_path)
-    older, newer = (site.machine.system(name, at="cache") for name in ("older", "newer"))
-    async with site.running() as agent:
-        device = await site.member()
-        first, _ = _served(site, device, older)
-        second, _ = _served(site, device, newer)
-        site.server.hidden = {second}
-        site.server.open_gate(first, device)
-        await until(lambda: "could not be fetched" in agent.desk.waits)
-        assert (site.machine.switches(), agent.service.state.update) == ([], None)
-        site.server.hidden = set()
-        site.server.open_gate(second, device)
-        await until(lambda: bool(site.server.outcomes()))
-    assert ([(second, 1, "confirmed")], newer) == (site.server.outcomes(), site.machine.host.current_system())
-
-
-async def test_an_older_rollout_is_followed_where_the_newer_provably_has_no_line(tmp_path: Path) -> None:
-    """A proven absence is as good as a line: the newer rollout is not for this device."""
-    site = Site(tmp_path)
-    older = site.machine.system("older", at="cache")
-    async with site.running():
-        device = await site.member()
-        first, _ = _served(site, device, older)
-        _served(site, "0" * 32, older)
-        site.server.open_gate(first, device)
-        await until(lambda: bool(site.server.outcomes()))
-    assert ([(first, 1, "confirmed")], older) == (site.server.outcomes(), site.machine.host.current_system())
-
-
-@pytest.mark.parametrize(
-    ("select", "tags", "expected"),
-    [
-        ({"env": ["prod"], "site": ["a", "b"]}, {"site": "b", "other": "x"}, {"env": "prod", "site": "b"}),
-        ({"site": ["a", "b"]}, {}, None),
-        ({"site": ["a", "b"]}, {"site": "c"}, None),
-    ],
-)
-async def test_tags_are_exactly_the_selectors(
-    tmp_path: Path, select: dict[str, list[str]], tags: Tags, expected: Tags | None
-) -> None:
-    """One allowed value for each key of the grant's selector; where it leaves a choice, agent.toml makes it."""
-    site = Site(tmp_path, select=select)
-    site.settings = replace(site.settings, tags=tags)
-    async with site.running():
-        await until(lambda: bool(site.fleet.state.devices or site.server.requests))
-    found = [record.statement.tags for record in site.fleet.state.devices.values()]
-    assert ([expected] if expected is not None else []) == found
-    if expected is None:
-        assert "the token wants the tag site to be one of a, b" in site.server.requests[0].reason
 
 
 async def test_where_streams_break_the_agent_polls(tmp_path: Path) -> None:
@@ -283,19 +126,6 @@ async def test_an_outcome_whose_delivery_cannot_be_noted_is_not_told_over_and_ov
         await until(lambda: caplog.text.count("delivered cannot be noted") > 1)
         told = [one for one in site.server.reports if one.attempt is not None and one.attempt.outcome is not None]
         assert len(told) - caplog.text.count("delivered cannot be noted") in {0, 1}
-
-
-async def test_an_agent_that_is_too_old_says_so_though_a_line_is_not_known_yet(tmp_path: Path) -> None:
-    """Whatever else it waits for: people must see that this device needs a newer agent."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    async with site.running():
-        device = await site.member()
-        site.deploy(device, new)
-        site.fleet.root(protocol=2)
-        site.server.wake()
-        await until(lambda: any(one.note.startswith("agent too old: ") for one in site.server.reports))
-    assert site.machine.switches() == []
 
 
 async def test_a_slip_in_the_signed_addresses_does_not_cut_a_device_off(tmp_path: Path) -> None:
@@ -489,20 +319,6 @@ async def test_contact_none_does_without_a_silent_coordinator_and_never_with_ano
     assert ([] if forked else [f"switch {new}"]) == site.machine.switches()
 
 
-async def test_a_rollout_of_no_release_by_somebody_without_the_right_here_stops_nobody(tmp_path: Path) -> None:
-    """Who may deploy elsewhere can name a release that is in no log, for all devices: it only does not count here."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    site.fleet.grant("dev", "deploy", select={"env": ["dev"]})
-    async with site.running():
-        device = await site.member()
-        rollout = site.deploy(device, new)
-        site.fleet.rollout(Digest("0" * 64), by="dev", select={})
-        site.server.open_gate(rollout, device)
-        await until(lambda: bool(site.server.outcomes()))
-    assert [(rollout, 1, "confirmed")] == site.server.outcomes()
-
-
 async def test_once_brings_one_update_to_its_end_and_returns(tmp_path: Path) -> None:
     """`run --once` needs no service: sync, update, report, exit."""
     site = Site(tmp_path)
@@ -549,16 +365,6 @@ async def test_once_leaves_an_update_that_is_held_for_the_next_run(tmp_path: Pat
     assert ([(rollout, 1, "confirmed")], [f"switch {new}"]) == (site.server.outcomes(), site.machine.switches())
 
 
-@pytest.mark.parametrize(("token", "why"), [(True, "the token is used up"), (False, "this device is not enrolled yet")])
-async def test_once_asks_an_admin_and_does_not_wait_for_the_answer(tmp_path: Path, token: bool, why: str) -> None:
-    """A token that admits nobody, or none at all: the wish is left with the reason, and the run ends as refused."""
-    site = Site(tmp_path, token=token)
-    site.server.refuse_joins = "the token is used up"
-    with pytest.raises(Refused, match=why):
-        await Agent(site.parts()).run_once()
-    assert [site.server.refuse_joins if token else ""] == [one.reason for one in site.server.requests]
-
-
 async def test_an_overtaken_answer_is_not_an_old_backup(tmp_path: Path) -> None:
     """An event older than what is known already is asked for again before anybody cries wolf."""
     site = Site(tmp_path)
@@ -574,68 +380,6 @@ async def test_an_overtaken_answer_is_not_an_old_backup(tmp_path: Path) -> None:
         assert agent.link.trouble == ""
 
 
-async def test_a_retired_device_neither_asks_nor_joins_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Its membership was ended by a signed act; only a person starts another."""
-    site = Site(tmp_path)
-    async with site.running() as agent:
-        device = await site.member()
-        await until(lambda: site.server.opened > 0)
-        own = site.fleet.state.devices[device].statement
-        site.fleet.device("web-01", device=device, version=2, key=own.key, tags=own.tags, state="retired")
-        site.server.wake()
-        await until(lambda: agent.link.mirror.size == site.fleet.size)
-    size = site.fleet.size
-    async with site.running():
-        await until(lambda: "this device is retired: it runs on, and gets no updates" in caplog.text)
-    assert (site.server.requests, site.fleet.size) == ([], size)
-
-
-async def test_a_cloned_disk_asks_to_be_enrolled_as_somebody_else(tmp_path: Path) -> None:
-    """Another machine-id: a new id and key, and the wish names the device it was."""
-    site = Site(tmp_path)
-    async with site.running():
-        first = await site.member()
-        await until(lambda: bool(site.server.reports))
-    site.machine.write("/etc/machine-id", "machine-2\n")
-    async with site.running():
-        await until(lambda: bool(site.server.requests))
-    asked = site.server.requests[0]
-    assert asked.device != first
-    assert asked.key != site.fleet.state.devices[first].statement.key
-
-
-def test_settings_that_contradict_the_identity_stop_the_agent(tmp_path: Path) -> None:
-    """Neither key path nor fleet is changed silently."""
-    site = Site(tmp_path)
-    site.parts()
-    site.settings = replace(site.settings, key_file="/etc/ssh/other")
-    with pytest.raises(UserError, match="names the key /etc/ssh/other, but this device is known by"):
-        site.parts()
-    site.settings = replace(site.settings, key_file=None, token_file=None, fleet="9" * 64)
-    with pytest.raises(UserError, match="names the fleet 999999999999…, but this device belongs to"):
-        site.parts()
-
-
-def test_a_machine_id_that_is_gone_makes_no_new_device(tmp_path: Path) -> None:
-    """Nothing tells that the disk was moved; the agent says so and stops, and the identity stays."""
-    site = Site(tmp_path)
-    before = site.parts().identity
-    site.machine.write("/etc/machine-id", "")
-    with pytest.raises(UserError, match="/etc/machine-id is missing or empty"):
-        site.parts()
-    site.machine.write("/etc/machine-id", "machine-1\n")
-    assert before == site.parts().identity
-
-
-def test_a_device_never_trusts_on_first_use(tmp_path: Path) -> None:
-    """Without a token and without a pinned checkpoint there is no identity, and nothing is left behind."""
-    site = Site(tmp_path)
-    site.settings = replace(site.settings, token_file=None)
-    with pytest.raises(UserError, match="no fleet is pinned"):
-        site.parts()
-    assert list(site.machine.state_dir.iterdir()) == []
-
-
 def retrying(agent: Agent) -> bool:
     """Tell whether the update under way waits to be tried again."""
     return agent.service.state.update is not None and agent.service.state.update.retry_s is not None
@@ -645,17 +389,3 @@ def phase(agent: Agent) -> Phase:
     """Give the phase of the update under way."""
     update = agent.service.state.update
     return update.phase if update is not None else Phase.IDLE
-
-
-async def test_a_line_that_could_not_be_had_is_asked_for_again_unasked(tmp_path: Path) -> None:
-    """No sync has to come: the device that got no line, and no proof that it has none, tries again by itself."""
-    site = Site(tmp_path)
-    new = site.machine.system("new", at="cache")
-    async with site.running() as agent:
-        device = await site.member()
-        rollout = site.deploy(device, new)
-        lines, site.server.lines = site.server.lines, None
-        site.server.open_gate(rollout, device)
-        await until(lambda: "could not be fetched" in agent.desk.waits)
-        site.server.lines = lines
-        await until(lambda: site.server.outcomes() == [(rollout, 1, "confirmed")])
