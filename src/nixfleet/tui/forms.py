@@ -27,7 +27,7 @@ GRANT_FIELDS: Final = (
     ("key", "Key", "ssh-ed25519 AAAA…, or a .pub file"),
     ("actions", "May", "such as deploy rollback control; empty: only read"),
     ("on", "On", "tag=value or tag=one,other; empty: every device"),
-    ("days", "Days", f"how long it lasts; empty: {GRANT_DAYS}, or to the end of your own grant"),
+    ("days", "Days", f"empty: {GRANT_DAYS}, or to the end of your own grant"),
     ("depth", "Hand on", "levels down it may be handed on; empty: none"),
     ("devices", "At most", "devices in one release; empty: no limit"),
     ("note", "Note", "ticket or reason"),

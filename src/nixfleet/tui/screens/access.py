@@ -24,7 +24,7 @@ COLUMNS: tuple[Column[Row], ...] = (
         cells=22,
         keep=10,
         grow=3,
-        most=56,
+        most=52,
         draw=lambda r, _c, _n: view.who_cell(r),
         sort=lambda r: r.order,
     ),
