@@ -21,7 +21,6 @@ from nixfleet.cli.options import Globals
 from nixfleet.cli.passphrases import AskedFor
 from nixfleet.config import Context, admin_dirs, coordinator_dir, mirror_dir, narinfo_file
 from nixfleet.errors import UserError
-from nixfleet.model.ids import Fingerprint
 from nixfleet.server.lock import running
 from nixfleet.server.settings import DATABASE, ServerSettings
 from nixfleet.trust.signers import AgentSigner, KeygenSigner, SealedSigner, Signer
@@ -66,13 +65,9 @@ class Behind:
 
     async def _connected(self) -> "Ports":
         # Late: what these load takes longer than the first paint.
+        from nixfleet.cli.ports import ports_of
         from nixfleet.cli.session import client_of, keeper_of
-        from nixfleet.client.admin import Admin
         from nixfleet.client.mirror import Mirror
-        from nixfleet.tui.acting import AdminActs
-        from nixfleet.tui.adapter import ClientSource, MirrorVerifier
-        from nixfleet.tui.authority import LogAuthority
-        from nixfleet.tui.ports import Ports
 
         env, fleet = self._given.env, self._context.fleet
         mirror = Mirror.open_later(mirror_dir(fleet, env), fleet)
@@ -81,13 +76,8 @@ class Behind:
             client = await opening.enter_async_context(client_of(self._urls, fleet, None, self._given.timeout_s))
             await keeper_of(self._given, self._context, self._signer).attach(client)
             self._open = opening.pop_all()
-        admin, signer = Admin(client, mirror, self._signer, now), Fingerprint(self._signer.key.fingerprint)
-        return Ports(
-            source=ClientSource(client, mirror),
-            acts=AdminActs(client, admin, signer=signer, clock=now, memory=narinfo_file(env)),
-            verifier=MirrorVerifier(client, mirror, exports=admin_dirs(env)[2] / "exports"),
-            authority=LogAuthority(mirror, signer=signer, clock=now),
-        )
+        exports = admin_dirs(env)[2] / "exports"
+        return ports_of(client, mirror, self._signer, clock=now, exports=exports, memory=narinfo_file(env))
 
     async def close(self) -> None:
         """Hang up, and stop the coordinator gracefully."""

@@ -53,7 +53,7 @@ async def console(
     given: Globals, address: str | None, theme: str, no_mouse: bool, refresh: int, listen: str | None
 ) -> int:
     """Open the console; ADDRESS like 'devices status:failed' says where."""
-    view, query = _place(address or "")
+    view, query = place(address or "")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("the console needs a terminal; 'nixfleet device list' and the other commands do not")
     if os.environ.get("TERM") == "dumb":
@@ -68,7 +68,7 @@ async def console(
     return await _open(given, founder, look, listen)
 
 
-def _place(address: str) -> tuple[str, str]:
+def place(address: str) -> tuple[str, str]:
     """Read where the console is to open: a view, and behind `devices` a query. Raises: UserError."""
     from nixfleet.tui.screens.base import VIEWS
 

@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "console": "nixfleet.cli.console:console",
     "context": "nixfleet.cli.contexts:context",
     "coordinator": "nixfleet.cli.coordinator:coordinator",
+    "demo": "nixfleet.cli.demo:demo",
     "deploy": "nixfleet.cli.deploy:deploy",
     "device": "nixfleet.cli.devices:device",
     "doctor": "nixfleet.cli.doctor:doctor",

@@ -38,22 +38,22 @@ class SimClock:
     count. So a machine that is too slow for a speed gets a slower one, instead of timeouts that no real fleet has.
     """
 
-    def __init__(self, origin: Origin, publish: Callable[[float], None] = lambda _: None) -> None:
-        """Begin; `publish` is told how far it is behind, or ahead of, what origin and speed alone say, in seconds."""
+    def __init__(self, origin: Origin) -> None:
+        """Begin."""
         self.origin = origin
         self.lost_s = 0.0
         """Real seconds that did not count so far."""
-        self._publish = publish
+        self._publish: Callable[[float], None] = lambda _: None
         self._passed_s, self._seen_s = 0.0, origin.monotonic_s
         self._busy: dict[int, float] = {}
         self._loops: list[asyncio.AbstractEventLoop] = []
         self._guard = threading.Lock()
 
     @classmethod
-    def begin(cls, wall_s: float, speed: float = 1.0, publish: Callable[[float], None] = lambda _: None) -> "SimClock":
+    def begin(cls, wall_s: float, speed: float = 1.0) -> "SimClock":
         """Begin now, at this unix time."""
         assert 0 < speed <= SPEED_MOST, "a speed is above 0 and has a bound"
-        return cls(Origin(wall_s=wall_s, monotonic_s=time.monotonic(), speed=speed), publish)
+        return cls(Origin(wall_s=wall_s, monotonic_s=time.monotonic(), speed=speed))
 
     def passed_s(self) -> float:
         """Give the seconds since the beginning."""
@@ -72,6 +72,12 @@ class SimClock:
             self.lost_s += real_s - counted_s
             self._tell()
         return self._passed_s
+
+    def publish(self, told: Callable[[float], None]) -> None:
+        """Tell `told` from now on how far it is from what origin and speed alone say, in seconds."""
+        with self._guard:
+            self._publish = told
+            self._tell()
 
     def _tell(self) -> None:
         self._publish(self._passed_s - (self._seen_s - self.origin.monotonic_s) * self.origin.speed)

@@ -63,6 +63,8 @@ class Fleet:
         self.id = ""
         self.address = ""
         self.devices: dict[str, SimDevice] = {}
+        self.all_on = False
+        """Whether every device was switched on, and has reported once."""
         self.rollouts: list[Digest] = []
         """What the scenario has started so far, in its order."""
         self._catalog: Catalog = {}
@@ -78,15 +80,18 @@ class Fleet:
 
     # Life
 
-    def start(self) -> None:
-        """Begin the fleet, its coordinator and its agents; what the scenario does later, it does by itself."""
+    def start(self, served: Callable[[], None] = lambda: None) -> None:
+        """Begin the fleet, its coordinator and its agents; what the scenario does later, it does by itself.
+
+        `served` is called once the coordinator answers, before there is any device.
+        """
         try:
-            self._start()
+            self._start(served)
         except BaseException:
             self.stop()
             raise
 
-    def _start(self) -> None:
+    def _start(self, served: Callable[[], None]) -> None:
         self.folder = self._open.enter_context(home())
         for logger in ("alembic", "uvicorn", "nixfleet.agent"):
             logging.getLogger(logger).setLevel(logging.ERROR)
@@ -96,6 +101,7 @@ class Fleet:
         self._server = self._new_server()
         self._server.start()
         self._open.callback(self.stop_coordinator)
+        served()
         self._loop = self._open.enter_context(loop_thread(self.clock, "nixfleet-devices"))
         self._call(self._prepare())
         self._open.callback(lambda: self._call(self._end()))
@@ -125,13 +131,20 @@ class Fleet:
     async def _live(self) -> None:
         """Switch the devices on, a few at a time, and do what the scenario does."""
         devices = list(self.devices.values())
+        rollouts = asyncio.create_task(self._begin_rollouts())
+        # The first ones of each group: canaries are among them.
+        devices.sort(key=lambda device: device.kind.number)
         for at in range(0, len(devices), STARTED_AT_ONCE):
             some = devices[at : at + STARTED_AT_ONCE]
             for device in some:
                 device.start()
             await self._reported(some)
-        for device in devices:
-            device.live()
+            for device in some:
+                device.live()
+        self.all_on = True
+        await rollouts
+
+    async def _begin_rollouts(self) -> None:
         for rollout in sorted(self.scenario.rollout, key=lambda one: one.at_s):
             await asyncio.sleep(max(0.0, rollout.at_s - self.clock.passed_s()))
             self.rollouts.append(await founding.begin(self.admin, rollout))

@@ -35,7 +35,7 @@ def found(folder: Path, name: str, address: str, key: SecretKey, now: int) -> st
         by=key.public.fingerprint,
         at=now,
         urls=(address,),
-        principals=(Principal(name=PERSON, keys=(key.public.text,)),),
+        principals=(Principal(name=PERSON, keys=(key.public.text, SecretKey.generate().public.text)),),
         log_key=log_key.public.text,
         caches=(CacheRef(url=BUILT_IN, key=cache_key.public),),
     )

@@ -71,6 +71,8 @@ class ConsoleApp(Changing, inherit_bindings=False):
         self.call_after_refresh(self._start)
 
     def _start(self) -> None:
+        if self.desk.options.welcome:
+            self.push_screen(PageDialog("Welcome", self.desk.options.welcome))
         self._read()
         self._verify()
         self.set_interval(1 / max(1, min(10, self.desk.options.refresh_hz)), self.flush)

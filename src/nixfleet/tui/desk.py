@@ -16,6 +16,7 @@ from nixfleet.tui.store import Store
 from nixfleet.tui.view.access import NO_ACCESS
 from nixfleet.tui.view.chrome import FRESH
 from nixfleet.tui.view.log import Sight, sight_of
+from nixfleet.tui.view.text import Line
 
 Theme = Literal["nixfleet-dark", "nixfleet-light", "nixfleet-high-contrast", "nixfleet-terminal"]
 
@@ -27,6 +28,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     view: str = "devices"
     query: str = ""
     context: str = ""
+    mark: str = ""
+    """What the header warns of for as long as it runs, such as that the fleet is made up."""
+    welcome: Sequence[Line] = ()
+    """A page to begin with."""
     theme: Theme = "nixfleet-dark"
     mouse: bool = True
     refresh_hz: int = 5

@@ -241,6 +241,7 @@ class ConsoleScreen(Screen[None]):
             active=self.view,
             paused=desk.paused,
             context=desk.options.context,
+            mark=desk.options.mark,
             waits=desk.options.foreground.waits if desk.options.foreground is not None else "",
         )
         return header(chrome, desk.clock(), cells)

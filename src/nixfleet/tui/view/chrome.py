@@ -42,6 +42,7 @@ class Chrome(msgspec.Struct, frozen=True, kw_only=True):
     active: str
     paused: bool = False
     context: str = ""
+    mark: str = ""
     waits: str = ""
     """What a signature waits for."""
 
@@ -71,6 +72,8 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
     name = clean(chrome.context) or clean(fleet.name) or (fleet.id[:8] if fleet.id else "nixfleet")
     who = chrome.identity
     left: list[Line] = [(Span(f" {name}", "accent"),)]
+    if chrome.mark:
+        left.append((Span(clean(chrome.mark), "warn"),))
     if who.principal:
         role = clean(who.role) if who.role != who.principal else ""
         left.append((Span(clean(who.principal)), Span(f" {role}" if role else "", "dim")))
