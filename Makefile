@@ -1,14 +1,18 @@
-# `make run` opens the console; `make test` installs what the tests need and runs them all.
+# `make demo` shows it on a made-up fleet; `make run` opens the console; `make test` installs what the tests need and
+# runs them all.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Where the surroundings forbid bytecode, each start of a program would compile all of it again: tests start hundreds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run test check lint types imports format bench clean
+.PHONY: run demo test check lint types imports format bench clean
 
 run: $(VENV)/.run
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(BIN)/nixfleet console $(ARGS); else echo 'the console needs a terminal'; fi
+
+demo: $(VENV)/.run
+	@if [ -t 0 ] && [ -t 1 ]; then exec $(BIN)/nixfleet demo $(ARGS); else echo 'the demo needs a terminal'; fi
 
 test: $(VENV)/.dev system-packages bytecode
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

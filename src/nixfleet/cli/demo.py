@@ -70,7 +70,7 @@ async def demo(
 
     told = _scenario(scenario, devices)
     served = Served(Plan(scenario=told, seed=seed, speed=speed, begun_s=float(now())))
-    behind = _Behind(served)
+    behind = Behind(served)
     try:
         if headless:
             await asyncio.to_thread(served.wait)
@@ -78,8 +78,8 @@ async def demo(
             return 0
         from nixfleet.tui.app import run_async
 
-        look = _Look(view=view, query=query, theme=theme, mouse=not no_mouse, speed=speed)
-        return await run_async(behind.connect, options=_options(given, behind, told, look))
+        look = Look(view=view, query=query, theme=theme, mouse=not no_mouse, speed=speed)
+        return await run_async(behind.connect, options=options_of(given, behind, told, look))
     finally:
         await behind.close()
 
@@ -92,7 +92,7 @@ def _scenario(path: Path | None, devices: int | None) -> "Scenario":
     return found if devices is None else checked(scaled(found, devices), str(path or "--devices"))
 
 
-class _Behind:
+class Behind:
     """What stands behind the demo's console; `connect` may be called again after it failed."""
 
     def __init__(self, served: "Served") -> None:
@@ -141,7 +141,9 @@ class _Behind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class Look:
+    """How the demo is to look, and where it opens."""
+
     view: str
     query: str
     theme: str
@@ -149,7 +151,8 @@ class _Look:
     speed: float
 
 
-def _options(given: Globals, behind: _Behind, told: "Scenario", look: _Look) -> "Options":
+def options_of(given: Globals, behind: Behind, told: "Scenario", look: Look) -> "Options":
+    """Give how the demo's console behaves."""
     from nixfleet.cli.welcome import welcome
     from nixfleet.tui.desk import Options
 

@@ -60,6 +60,8 @@ class Group(_Table, frozen=True, kw_only=True):
     """How many are not enrolled yet, and ask to be."""
     held: Number = 0
     """How many are held for a week."""
+    fixed: bool = False
+    """Whether the count stays when the fleet is made larger or smaller."""
 
 
 class Bad(_Table, frozen=True, kw_only=True):
@@ -197,17 +199,30 @@ def _name(group: Group, number: int, tags: dict[str, str], where: str) -> str:
 
 
 def scaled(scenario: Scenario, count: int) -> Scenario:
-    """Give the scenario for another number of devices, each group in proportion, none without any."""
-    whole, groups = scenario.count, list[Group]()
-    for group in scenario.group:
-        size = max(1, round(group.count * count / whole), group.asks + group.away + group.held)
-        groups.append(msgspec.structs.replace(group, count=size))
-    # What rounding adds or takes is the largest group's.
-    largest = max(range(len(groups)), key=lambda at: groups[at].count)
-    rest = count - sum(group.count for group in groups)
-    size = groups[largest].count + rest
-    least = max(1, groups[largest].asks + groups[largest].away + groups[largest].held)
-    if size < least:
-        raise UserError(f"this scenario needs at least {count + least - size} devices")
-    groups[largest] = msgspec.structs.replace(groups[largest], count=size)
+    """Give the scenario for another number of devices: each group but the fixed ones in proportion, none without any.
+
+    Raises: UserError when there are too few for what the groups need.
+    """
+    fixed = sum(group.count for group in scenario.group if group.fixed)
+    least = sum(_least(group) for group in scenario.group)
+    if count < least:
+        raise UserError(f"this scenario needs at least {least} devices")
+    share = (count - fixed) / max(1, scenario.count - fixed)
+    groups = [
+        group if group.fixed else msgspec.structs.replace(group, count=max(_least(group), round(group.count * share)))
+        for group in scenario.group
+    ]
+    # What rounding adds or takes is the largest groups'.
+    while rest := count - sum(group.count for group in groups):
+        free = [at for at, group in enumerate(groups) if not group.fixed and (rest > 0 or group.count > _least(group))]
+        if not free:
+            raise UserError(f"this scenario has {count - rest} devices, all in fixed groups")
+        largest = max(free, key=lambda at: groups[at].count)
+        size = groups[largest].count + (rest if rest > 0 else -1)
+        groups[largest] = msgspec.structs.replace(groups[largest], count=size)
     return msgspec.structs.replace(scenario, group=tuple(groups))
+
+
+def _least(group: Group) -> int:
+    """Give how few devices a group may have."""
+    return group.count if group.fixed else max(1, group.asks + group.away + group.held)
