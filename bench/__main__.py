@@ -17,7 +17,7 @@ from pathlib import Path
 from bench.rows import Row
 
 DOCS = Path(__file__).parent.parent / "docs"
-NAMES = ("agent", "firstsync", "console", "update", "latency", "reports", "replay", "planner")
+NAMES = ("agent", "firstsync", "console", "update", "latency", "reports", "replay", "planner", "sim")
 HEAD = ("what", "median", "p99", "samples", "ratio to the yardstick of the same run", "budget", "holds")
 PRIORITY = 10
 """What else runs on the machine is not what is measured: where it is allowed, we are scheduled before it."""

@@ -5,35 +5,31 @@ from nixfleet.sim.scenario import BUILT_IN, Scenario, load
 from nixfleet.tui.view.text import Line, Span
 
 _STORY = (
-    "An exhibition company brings its November releases to five sites.",
-    "The gateways are under way. The kiosks' canaries are in the lab, and one of",
-    "them has a screen that the new system does not know: watch it fail, go back",
-    "by itself, and halt the rollout before any museum sees it.",
+    "An exhibition company updates its five sites. The gateways are under",
+    "way. Of the kiosks the lab's five go first, and one of them has a screen",
+    "that the new system does not know: watch it fail, go back, and halt the",
+    "rollout before any museum sees it. The fix is published: deploy it.",
+)
+_FIX = ("D", "deploy kiosk-2026.11.1, once the first one has failed")
+_TRIES = (
+    ("2", "rollouts: their waves, and why each one waits"),
+    ("3", "enroll: a device asks to be let in; A shows its key, and signs"),
+    ("4", "audit: what everybody did, verified here"),
+    ("P R", "on a rollout: pause it or go on; bring its devices back"),
+    ("/", "find devices, such as status:reverted or tag.site:oslo"),
+    ("?", "the keys of a page; : for everything that one can do"),
 )
 
 
 def welcome(scenario: Scenario, speed: float) -> tuple[Line, ...]:
-    """Write the page."""
-    story = scenario.name == load(BUILT_IN).name
-    lines: list[Line] = [
-        (Span(f"{scenario.count} made-up devices, real agents.", "strong"), Span(f"  {speed:g} seconds pass in one.")),
-        (Span("Only Nix, the clock and the network are made up: every act is signed with a"),),
-        (Span("key made for this minute, and verified by every device."),),
+    """Write the page; whole on a screen of 80 by 24 cells."""
+    intro: tuple[Line, ...] = (
+        (Span(f"{scenario.count} made-up devices, real agents.", "strong"), Span(f" {speed:g} seconds pass in one.")),
+        (Span("Each act is signed with a key made for this minute, and verified by all."),),
         (),
-    ]
-    if story:
-        lines += [(Span("What happens", "head"),), *((Span(text),) for text in _STORY), ()]
-    lines.append((Span("Try", "head"),))
-    tries = [
-        ("2", "rollouts: the waves, and why each one waits"),
-        ("3", "enroll: a device asks to be let in; A compares and signs"),
-        ("4", "audit: everybody's acts, verified"),
-        ("P", "on a rollout: pause it, or let it go on"),
-        ("R", "on a rollout: bring its devices back"),
-        ("/", "find devices: status:failed, tag.site:oslo"),
-        ("?", "the keys of each page; : for everything one can do"),
-    ]
-    if story:
-        tries.insert(1, ("D", "deploy kiosk-2026.11.1 once the canary has failed: it is the fix"))
-    lines += [(Span(f"  {key}  ", "accent"), Span(clean(text))) for key, text in tries]
-    return (*lines, (), (Span("Leave with q; nothing is left behind.", "dim"),))
+    )
+    built_in = scenario.name == load(BUILT_IN).name
+    story: tuple[Line, ...] = (*((Span(text),) for text in _STORY), ()) if built_in else ()
+    tries = (_FIX, *_TRIES) if built_in else _TRIES
+    keys = tuple((Span(f"{key:>5}  ", "accent"), Span(clean(text))) for key, text in tries)
+    return (*intro, *story, *keys, (), (Span("Leave with q; nothing is left behind.", "dim"),))

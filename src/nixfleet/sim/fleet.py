@@ -35,6 +35,7 @@ from nixfleet.sim.home import home
 from nixfleet.sim.network import make_client
 from nixfleet.sim.scenario import Scenario, kinds
 from nixfleet.sim.systems import Catalog, released
+from nixfleet.trust import sshsig
 from nixfleet.trust.signers import MemorySigner
 from nixfleet.trust.sshsig import SecretKey
 
@@ -42,9 +43,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("nixfleet.sim")
 
-CALL_S = 120.0
+CALL_S = 300.0
 """How long an act may take, in real seconds."""
 STARTED_AT_ONCE = 40
+REMEMBERED = 2_000
 LOOK_REAL_S = 0.02
 ASK_REAL_S = 0.3
 
@@ -95,6 +97,8 @@ class Fleet:
         self.folder = self._open.enter_context(home())
         for logger in ("alembic", "uvicorn", "nixfleet.agent"):
             logging.getLogger(logger).setLevel(logging.ERROR)
+        # Shared between the agents of this process, and nothing else is: which signatures hold. Each replays by itself.
+        sshsig.remember(REMEMBERED + 4 * self.scenario.count)
         self.address = f"http://127.0.0.1:{_free_port()}"
         data = self.folder / "coordinator"
         self.id = founding.found(data, self.scenario.name, self.address, self.key, self.clock.wall_s())
@@ -247,6 +251,14 @@ class Fleet:
     def faults(self) -> list[BaseException]:
         """What ended an agent though it must go on for ever: none, unless there is a bug."""
         return [fault for device in self.devices.values() for fault in device.faults]
+
+    def look(self) -> None:
+        """Wait until the devices' event loop has come round."""
+
+        async def nothing() -> None:
+            pass
+
+        self._call(nothing())
 
     def until(self, holds: Callable[[], bool], limit_s: float = 60.0) -> None:
         """Wait until something holds; looks every few real milliseconds.

@@ -7,6 +7,8 @@ signature has one encoding. It must never accept a weaker hash, trailing bytes, 
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Self
 
 import msgspec
@@ -32,6 +34,7 @@ __all__ = [
     "pack",
     "parse",
     "parse_public_key",
+    "remember",
     "to_sign",
     "verify",
     "verify_raw",
@@ -72,6 +75,15 @@ class Signature(msgspec.Struct, frozen=True):
     """FIDO counter of an sk signature, else 0."""
     raw: bytes
     """The 64 ed25519 bytes."""
+
+
+def remember(count: int) -> None:
+    """Remember so many signatures that held, for a process in which many parties replay one log: a simulation.
+
+    Each of them still judges every leaf; only that these very bytes are a signature by that key over that content is
+    worked out once. What does not hold is never remembered. An agent is one party, and keeps its memory small.
+    """
+    _HOW.check = lru_cache(count)(check_ed25519)
 
 
 def parse(blob: bytes) -> Signature:
@@ -119,14 +131,24 @@ def check(signature: Signature, sha512: bytes) -> None:
     """Verify a parsed signature against the message's SHA-512. Raises: Untrusted."""
     signed = to_sign(signature.namespace, sha512)
     if signature.key.type == TYPE_PLAIN:
-        check_ed25519(signature.key.raw, signed, signature.raw)
+        _HOW.check(signature.key.raw, signed, signature.raw)
         return
     # PROTOCOL.u2f: a touch must be proven; sshd demands it by default, we always do.
     if not signature.flags & _USER_PRESENT:
         raise Touchless("the security key signed without a touch")
     application = hashlib.sha256(signature.key.application).digest()
     told = bytes([signature.flags]) + u32(signature.counter)
-    check_ed25519(signature.key.raw, application + told + hashlib.sha256(signed).digest(), signature.raw)
+    _HOW.check(signature.key.raw, application + told + hashlib.sha256(signed).digest(), signature.raw)
+
+
+class _How:
+    """How signatures are verified in this process: each time anew, unless `remember` says otherwise."""
+
+    def __init__(self, check: Callable[[bytes, bytes, bytes], None]) -> None:
+        self.check = check
+
+
+_HOW: Final = _How(check_ed25519)
 
 
 def verify(blob: bytes, message: bytes, namespace: str) -> PublicKey:
