@@ -127,3 +127,37 @@ def test_an_unreadable_cache_is_said_and_the_rest_previewed(updated: Commands) -
     assert [1_000] * 2 == [
         one["disk_bytes"] for one in updated("rollout", "start", "r2", "--dry-run", "--json").json["devices"]
     ]
+
+
+def test_two_releases_are_compared_by_package(updated: Commands) -> None:
+    """What changes for each device, those that change alike together; kernel called out; --device chooses a line."""
+    old, new = SYSTEMS
+    updated.enroll("web-03", tag="team=web")
+    updated.release("r3", web_01=new, web_03=new)
+    said = updated("release", "diff", "r1", "r2").out
+    assert "    2  web-01, web-02" in said
+    assert "nixos 24.05 → 24.11, kernel 6.6.30 → 6.6.52; packages: 2 updated" in said
+    assert "  linux 6.6.30 → 6.6.52" in said
+    assert "takes a reboot: kernel 6.6.30 → 6.6.52" in said
+    shown = updated("release", "diff", "r1", "r3", "--json").json
+    assert (["web-02"], ["web-03"]) == (shown["only_a"], shown["only_b"])
+    (change,) = shown["changes"]
+    assert (["web-01"], store_path(old), store_path(new)) == (change["devices"], change["old"], change["new"])
+    assert ("linux", ["6.6.30"], ["6.6.52"]) == tuple(
+        change["diff"]["changed"][0][key] for key in ("name", "old", "new")
+    )
+    assert "the same system" in updated("release", "diff", "r2", "r3", "--device", "web-01").out
+    complaint = updated("release", "diff", "r1", "r3", "--device", "web-02", code=2).complaint
+    assert "r1 and r3 do not both have a line for web-02" in complaint
+    assert "no release 'r9'" in updated("release", "diff", "r1", "r9", code=2).complaint
+
+
+def test_a_device_shows_what_would_change(updated: Commands) -> None:
+    """Where it does not run what it should: the difference by package; where it does, nothing."""
+    assert None is updated("device", "show", "web-01", "--json").json["change"]
+    rollout = updated("rollout", "start", "r2", "--yes").out.strip()
+    shown = updated("device", "show", "web-01", "--json").json
+    assert (rollout, ["6.6.30", "6.6.52"]) == (shown["rollout"], shown["change"]["kernel"])
+    said = updated("device", "show", "web-01").out
+    assert "what would change:\nnixos 24.05 → 24.11, kernel 6.6.30 → 6.6.52; packages: 2 updated" in said
+    assert "takes a reboot: kernel 6.6.30 → 6.6.52" in said

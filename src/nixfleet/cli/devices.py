@@ -10,8 +10,10 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.awaiting import awaited
+from nixfleet.cli.diffs import change_of, device_json
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
+from nixfleet.cli.previews import say
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_date, parse_tags
 from nixfleet.client.acts import find_device
@@ -22,6 +24,7 @@ from nixfleet.model.answers import Lines
 from nixfleet.model.ids import HEX32, NAME
 from nixfleet.model.text import clean, counted, utc
 from nixfleet.model.views import DeviceView
+from nixfleet.preview.words import changes_lines
 from nixfleet.query import FIELDS, QueryError, parse, status_of
 from nixfleet.trust.words import tag_words
 
@@ -107,8 +110,9 @@ async def show(given: Globals, name: str) -> None:
     """Show one device: what it runs, what it should run, and what it says of itself."""
     async with connected(given) as fleet:
         view = await _known(name, fleet.client.device)
+        changes, notes = await change_of(given, fleet, view)
     if given.json:
-        output.as_json(view)
+        output.as_json(device_json(view, changes, notes))
         return
     time = now()
     output.fields(
@@ -140,6 +144,9 @@ async def show(given: Globals, name: str) -> None:
                 ("agent", f"{facts.agent_version}, Nix {facts.nix_version}"),
             ]
         )
+    if changes:
+        click.echo("what would change:")
+        say([line for line in changes_lines(changes, notes) if line.count is None or line.tone != "strong"])
     for line in view.lines:
         click.echo(f"  {clean(line)}")
 

@@ -10,6 +10,7 @@ import click
 from nixfleet.cli import output
 from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.closures import check_here, closures_of
+from nixfleet.cli.diffs import diff
 from nixfleet.cli.options import Globals, Group, command
 from nixfleet.cli.session import Fleet, connected, now
 from nixfleet.cli.words import parse_targets
@@ -141,6 +142,9 @@ async def show(given: Globals, name: str) -> None:
         ],
         "no lines",
     )
+
+
+release.add_command(diff)
 
 
 @click.group(cls=Group)

@@ -15,14 +15,14 @@ import msgspec
 from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
-from nixfleet.client.narinfos import Walk
+from nixfleet.client.narinfos import WALK_S, Walk
 from nixfleet.errors import NixfleetError, Untrusted, UserError
 from nixfleet.model.device import Outcome
 from nixfleet.model.ids import Digest, Fingerprint, matches, store_name
 from nixfleet.model.statements import CacheRef, Rollout
 from nixfleet.model.views import DeviceView, ReleaseLineView
 from nixfleet.preview.closures import Shelf, StoreObject
-from nixfleet.preview.diff import SystemDiff, system_diff
+from nixfleet.preview.groups import ChangePreview, changes_of
 from nixfleet.preview.plan import Asked, Preview, Reading, Target, preview, roots_of
 from nixfleet.trust.fields import fingerprint
 from nixfleet.trust.replay import Allowed, Over, State, authorise_over, is_left
@@ -168,18 +168,19 @@ async def previews(
     yield await asyncio.to_thread(preview, asked, views, dict(walk.known), reading)
 
 
-async def compared(
-    client: Client, pairs: Sequence[tuple[str, str]], caches: Sequence[CacheRef], *, memory: Path | None = None
-) -> tuple[tuple[SystemDiff, ...], tuple[str, ...]]:
-    """Compare systems by what caches say of them; gives a difference for each pair, and what could not be read."""
-    walk = Walk(client, caches, memory)
-    await walk.run(path for pair in pairs for path in pair if path)
-    shelf = Shelf(walk.known)
-
-    def compare() -> tuple[SystemDiff, ...]:
-        return tuple(system_diff(old, new, shelf) for old, new in pairs)
-
-    return await asyncio.to_thread(compare), walk.notes
+async def changes_between(
+    client: Client,
+    named: Sequence[tuple[str, str, str]],
+    caches: Sequence[CacheRef],
+    *,
+    memory: Path | None = None,
+    walk_s: float = WALK_S,
+) -> tuple[tuple[ChangePreview, ...], tuple[str, ...]]:
+    """Compare (name, system before, system after) by what caches say, grouped; gives what could not be read, too."""
+    walk = Walk(client, caches, memory, walk_s=walk_s)
+    roots = dict.fromkeys(path for _, *pair in named if pair[0] != pair[1] for path in pair)
+    await walk.run(list(roots)[:SYSTEMS_MAX])
+    return await asyncio.to_thread(changes_of, named, Shelf(walk.known)), walk.notes
 
 
 class Previewer:

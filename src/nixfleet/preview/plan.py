@@ -3,18 +3,17 @@
 One function for command line and console alike. Whatever is not known is said to be unknown, never left out.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from nixfleet.model.ids import Tags, store_name
+from nixfleet.model.ids import Tags
 from nixfleet.model.statements import Wave
 from nixfleet.model.views import DeviceView
 from nixfleet.preview.closures import Known, Shelf
-from nixfleet.preview.diff import SystemDiff, reboot_reasons, system_diff
-from nixfleet.preview.packages import package_of
+from nixfleet.preview.diff import reboot_reasons
+from nixfleet.preview.groups import ChangePreview, changes_of
 from nixfleet.rollout import Member, assigned
 
 NAMED_MOST = 20
@@ -92,16 +91,6 @@ class WavePreview(msgspec.Struct, frozen=True, kw_only=True):
     names: tuple[str, ...] = ()
 
 
-class ChangePreview(msgspec.Struct, frozen=True, kw_only=True):
-    """Devices that go through the very same change; `diff` None while nothing is known of the systems' contents."""
-
-    devices: tuple[str, ...]
-    old: str
-    new: str
-    nixos: tuple[str, str]
-    diff: SystemDiff | None = None
-
-
 class Preview(msgspec.Struct, frozen=True, kw_only=True):
     """A rollout as it would go; sums are over the devices that it changes, and None while nothing is known."""
 
@@ -152,7 +141,7 @@ def preview(asked: Asked, views: Mapping[str, DeviceView], known: Known, reading
         release=asked.release,
         devices=devices,
         waves=tuple(_waves(asked, drawn)),
-        changes=tuple(_changes(changing, shelf)),
+        changes=changes_of([(one.name, one.system, one.intended) for one in changing], shelf),
         max_in_flight=asked.max_in_flight,
         soak_s=asked.soak_s,
         drawn=certain,
@@ -236,44 +225,3 @@ def _sized(base: DevicePreview, target: Target, held: Sequence[str], shelf: Shel
 
 def _has_more(held: Sequence[str], shelf: Shelf) -> bool:
     return not held or any(closure.partial for closure in map(shelf.closure, held))
-
-
-def _changes(devices: Iterable[DevicePreview], shelf: Shelf) -> Iterable[ChangePreview]:
-    """Group devices by identical change, the most frequent first: by packages where they are known, else by names."""
-    diffs: dict[tuple[str, str], SystemDiff | None] = {}
-    groups: dict[object, ChangePreview] = {}
-    members: dict[object, list[str]] = {}
-    for one in devices:
-        pair = one.system, one.intended
-        if pair not in diffs:
-            diffs[pair] = system_diff(*pair, shelf) if pair[0] in shelf.known and pair[1] in shelf.known else None
-        diff = diffs[pair]
-        key = _same(one, diff)
-        members.setdefault(key, []).append(one.name)
-        groups.setdefault(
-            key,
-            ChangePreview(
-                devices=(),
-                old=one.system,
-                new=one.intended,
-                nixos=(package_of(one.system).version, package_of(one.intended).version),
-                diff=diff,
-            ),
-        )
-    counts = Counter({key: len(names) for key, names in members.items()})
-    for key, _ in counts.most_common():
-        yield msgspec.structs.replace(groups[key], devices=tuple(members[key]))
-
-
-def _same(one: DevicePreview, diff: SystemDiff | None) -> object:
-    """Give what is equal for devices that go through the same change, though each has a system of its own."""
-    if diff is None:
-        return store_name(one.system), store_name(one.intended)
-    packages = tuple((change.old, change.new) for change in (*diff.changed, *diff.added, *diff.removed))
-    names = tuple(_plain(change.name) for change in (*diff.changed, *diff.added, *diff.removed))
-    return diff.nixos, diff.kernel, diff.systemd, diff.reboot, names, packages
-
-
-def _plain(name: str) -> str:
-    """Take the host's name out of its system's: else no two hosts would ever change alike."""
-    return "nixos-system" if name.startswith("nixos-system-") else name

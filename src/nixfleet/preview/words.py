@@ -8,7 +8,8 @@ import msgspec
 from nixfleet.model.ids import store_name
 from nixfleet.model.text import age, clean, counted, size
 from nixfleet.preview.diff import PackageChange, SystemDiff
-from nixfleet.preview.plan import ChangePreview, DevicePreview, Preview
+from nixfleet.preview.groups import ChangePreview
+from nixfleet.preview.plan import DevicePreview, Preview
 
 Tone = Literal["plain", "dim", "strong", "warn", "bad"]
 NAMES: Final = 4
@@ -199,6 +200,20 @@ def _duration(seconds: int) -> str:
         if seconds % length_s == 0:
             return f"{seconds // length_s}{unit}"
     return f"{seconds}s"
+
+
+def changes_lines(changes: Sequence[ChangePreview], notes: Iterable[str] = ()) -> Iterator[Said]:
+    """Put differences in words, each with the devices it is of; what could not be read comes last."""
+    for change in changes:
+        yield Said(len(change.devices), _names(change.devices), "strong")
+        if change.old == change.new:
+            yield Said(None, "the same system", "dim")
+        elif change.diff is None:
+            yield Said(None, change_words(change))
+            yield Said(None, "what is in them is not known: no cache that can be read has both", "warn")
+        else:
+            yield from diff_lines(change.diff)
+    yield from (Said(None, note, "warn") for note in notes)
 
 
 def diff_lines(diff: SystemDiff) -> Iterator[Said]:
