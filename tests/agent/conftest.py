@@ -1,6 +1,7 @@
-"""Fixtures of the agent's tests."""
+"""Fixtures of the agent's tests; no guard outlives its test."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a whole agent come back at once instead of after a second."""
     monkeypatch.setattr(links, "BACKOFF_FIRST_S", 0.02)
     monkeypatch.setattr(agents, "CONTACT_S", 0.05)
+
+
+@pytest.fixture(autouse=True)
+def _no_guard_left(tmp_path: Path) -> Iterator[None]:
+    """Take the folders of guards away, which ends them at their next look."""
+    yield
+    for folder in tmp_path.rglob("nixfleet/guard"):
+        shutil.rmtree(folder, ignore_errors=True)

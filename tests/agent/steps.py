@@ -2,8 +2,10 @@
 
 from nixfleet.agent.machine import step
 from nixfleet.agent.update import (
+    Armed,
     Checked,
     Contacted,
+    Disarmed,
     Effect,
     Event,
     Looked,
@@ -43,9 +45,10 @@ DONE = Switched(result=Result.DONE, exit_code=0, lines=("switched",))
 OLD_DIGEST = "0d" * 32
 FIT = Passed(previous_digest=OLD_DIGEST)
 TO_STAGED: tuple[Event, ...] = (offered(), LOOKED, FIT, Passed(), Passed())
-TO_ACTIVATING: tuple[Event, ...] = (*TO_STAGED, READY)
+TO_ACTIVATING: tuple[Event, ...] = (*TO_STAGED, READY, Armed())
 TO_CONFIRMING: tuple[Event, ...] = (*TO_ACTIVATING, DONE, Checked())
 COORDINATOR, CACHE = Contacted(by="coordinator"), Contacted(by="cache")
+TO_CONFIRMED: tuple[Event, ...] = (*TO_CONFIRMING, COORDINATOR, Disarmed())
 
 
 def phase(state: State) -> Phase:

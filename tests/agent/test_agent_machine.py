@@ -13,6 +13,7 @@ from tests.agent.steps import (
     OLD,
     OLD_DIGEST,
     TO_ACTIVATING,
+    TO_CONFIRMED,
     TO_CONFIRMING,
     TO_STAGED,
     drive,
@@ -20,15 +21,18 @@ from tests.agent.steps import (
     phase,
 )
 
-from nixfleet.agent import machine
+from nixfleet.agent.history import kept_paths
 from nixfleet.agent.machine import step, wake_at
 from nixfleet.agent.update import (
     Activate,
+    Arm,
     Check,
     CheckDevice,
     Checked,
     Contact,
     Delivered,
+    Disarm,
+    Disarmed,
     Event,
     Fetch,
     GoBack,
@@ -57,7 +61,7 @@ from nixfleet.model.statements import CacheRef
 def test_the_happy_path_visits_every_state_in_order_with_its_effect() -> None:
     """A plain update goes through the table from top to bottom."""
     state, seen = State(), []
-    for number, event in enumerate((*TO_CONFIRMING, COORDINATOR)):
+    for number, event in enumerate(TO_CONFIRMED):
         state, effects = step(state, event, 100 + number)
         seen.append((phase(state), effects))
     expected = [
@@ -66,9 +70,11 @@ def test_the_happy_path_visits_every_state_in_order_with_its_effect() -> None:
         (Phase.FETCHING, [Fetch(offer=OFFER)]),
         (Phase.VERIFYING, [Verify(offer=OFFER, previous=OLD)]),
         (Phase.STAGED, [Stage(offer=OFFER, previous=OLD)]),
+        (Phase.STAGED, [Arm(offer=OFFER, previous=OLD)]),
         (Phase.ACTIVATING, [Activate(offer=OFFER)]),
         (Phase.CHECKING, [Check(offer=OFFER, baseline=("old.service",))]),
         (Phase.CONFIRMING, [Contact(offer=OFFER)]),
+        (Phase.CONFIRMING, [Disarm(offer=OFFER)]),
         (Phase.CONFIRMED, [Keep(offer=OFFER, paths=(NEW,))]),
     ]
     assert expected == seen
@@ -221,7 +227,7 @@ def test_a_lost_route_and_a_coordinator_outage_are_told_apart(event: Event, caus
 def test_a_rollout_can_ask_for_less_contact(contact: str, events: tuple[Event, ...]) -> None:
     """`any` takes a cache's answer, `none` asks for nobody's."""
     offer = msgspec.convert({**msgspec.to_builtins(OFFER), "contact": contact}, Offer)
-    state, _ = drive(offered(offer), *TO_CONFIRMING[1:], *events)
+    state, _ = drive(offered(offer), *TO_CONFIRMING[1:], *events, Disarmed())
     assert phase(state) == Phase.CONFIRMED
 
 
@@ -255,7 +261,7 @@ def test_a_lower_or_equal_rollout_is_never_begun_again() -> None:
 
 def test_a_confirmed_rollout_is_not_retried() -> None:
     """A retry is for what failed."""
-    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    state, _ = drive(*TO_CONFIRMED)
     assert (state, []) == step(state, offered(replace(OFFER, run=2)), 500)
 
 
@@ -273,8 +279,8 @@ def test_what_confirmed_and_was_replaced_is_left_and_what_comes_back_is_not() ->
     state = State()
     for index, path in enumerate((OLD, NEW, OLD, NEXT)):
         offer = replace(OFFER, index=index, rollout=f"{index:064x}", path=path)
-        state, _ = drive(offered(offer), *TO_CONFIRMING[1:], COORDINATOR, state=state)
-    assert (state.left, machine.kept_paths(state)) == ((NEW, OLD), (NEXT, OLD, NEW))
+        state, _ = drive(offered(offer), *TO_CONFIRMED[1:], state=state)
+    assert (state.left, kept_paths(state)) == ((NEW, OLD), (NEXT, OLD, NEW))
 
 
 def rollback(path: str) -> Offered:
@@ -285,7 +291,7 @@ def rollback(path: str) -> Offered:
 @pytest.mark.parametrize(("path", "digest"), [(OLD, OLD_DIGEST), (NEW, OFFER.digest), (NEXT, "")])
 def test_a_rollback_must_find_what_ran_under_the_kept_path(path: str, digest: str) -> None:
     """The digest of a kept system is what it was while it ran, or when it was signed; an unknown one has none."""
-    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    state, _ = drive(*TO_CONFIRMED)
     state, _ = drive(rollback(path), state=state)
     assert state.update is not None
     assert digest == state.update.offer.digest
@@ -293,7 +299,7 @@ def test_a_rollback_must_find_what_ran_under_the_kept_path(path: str, digest: st
 
 def test_an_older_journal_tells_no_digest_of_what_it_replaced() -> None:
     """Records of an agent that did not note it lead to no rollback, never to an unchecked one."""
-    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    state, _ = drive(*TO_CONFIRMED)
     [one] = state.confirmed
     state, _ = drive(rollback(OLD), state=replace(state, confirmed=(replace(one, previous_digest=""),)))
     assert state.update is not None
@@ -342,16 +348,16 @@ def test_what_came_for_nothing_goes_unless_it_is_needed_soon(length: int, end: E
 
 def test_an_outcome_leaves_the_outbox_only_when_delivered() -> None:
     """An undelivered report stays, and is never a reason to act again."""
-    state, _ = drive(*TO_CONFIRMING, COORDINATOR)
+    state, _ = drive(*TO_CONFIRMED)
     assert (state, []) == step(state, Delivered(rollout="00" * 32, run=1), 500)
     state, effects = step(state, Delivered(rollout=OFFER.rollout, run=1), 500)
     assert (state.outbox, effects) == ((), [])
 
 
-@pytest.mark.parametrize("length", range(1, len(TO_CONFIRMING) + 1))
+@pytest.mark.parametrize("length", sorted({*range(1, len(TO_CONFIRMED) + 1)} - {len(TO_STAGED) + 1}))
 def test_after_a_restart_in_the_same_boot_each_state_does_its_own_work_again(length: int) -> None:
     """Resume rows: the effect of the last journalled state, and nothing else."""
-    state, effects = drive(*TO_CONFIRMING[:length])
+    state, effects = drive(*TO_CONFIRMED[:length])
     current = OLD if length <= len(TO_ACTIVATING) else NEW
     assert (state, effects) == step(state, Restarted(boot_id="boot-1", current=current), 300)
 
@@ -367,7 +373,7 @@ def test_after_a_reboot_before_the_switch_the_device_looks_again() -> None:
 def test_a_pending_reboot_is_checked_or_taken_back_after_it(current: str, expected: Phase) -> None:
     """Only a new boot id decides, and only with the right system."""
     state, _ = drive(*TO_ACTIVATING, Switched(result=Result.REBOOT, exit_code=100))
-    assert (state, []) == step(state, Restarted(boot_id="boot-1", current=OLD), 300)
+    assert (state, [Disarm(offer=OFFER)]) == step(state, Restarted(boot_id="boot-1", current=OLD), 300)
     state, _ = step(state, Restarted(boot_id="boot-2", current=current), 300)
     assert expected == phase(state)
 

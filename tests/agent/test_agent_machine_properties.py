@@ -19,9 +19,13 @@ from tests.agent.steps import (
 from nixfleet.agent.machine import ENDED, step, wake_at
 from nixfleet.agent.update import (
     Activate,
+    Arm,
+    Armed,
     Check,
     CheckDevice,
     Checked,
+    Disarm,
+    Disarmed,
     Effect,
     Event,
     Fetch,
@@ -30,6 +34,7 @@ from nixfleet.agent.update import (
     Look,
     Nudged,
     Offered,
+    Overtaken,
     Passed,
     Ready,
     Restarted,
@@ -59,6 +64,9 @@ ANSWERS: st.SearchStrategy[Event] = st.one_of(
             Passed(),
             LOOKED,
             READY,
+            Armed(),
+            Disarmed(),
+            Overtaken(reason="why"),
             Ready(baseline=(), in_place=True),
             Held(reason="paused"),
             Withdrawn(reason="cancelled"),
@@ -123,7 +131,8 @@ def test_with_a_fair_world_every_update_ends(events: list[tuple[Event, int]]) ->
         if state.update is None or state.update.phase in ENDED:
             return
         now = max(now, wake_at(state) or now)
-        event = answer(effects[0]) if effects else Restarted(boot_id=f"boot-{now}", current=NEW)
+        waits = not effects or state.update.phase is Phase.REBOOT_PENDING
+        event = Restarted(boot_id=f"boot-{now}", current=NEW) if waits else answer(effects[0])
         state, effects = step(state, event if not state.update.retry_s else Tick(), now)
     pytest.fail(f"no end: {state.update}")
 
@@ -137,6 +146,10 @@ def answer(effect: Effect) -> Event:
             return Passed()
         case Stage():
             return READY
+        case Arm():
+            return Armed()
+        case Disarm():
+            return Disarmed()
         case Activate() | GoBack():
             return DONE
         case Check():

@@ -11,7 +11,7 @@ from tests.agent.site import Site, until
 
 from nixfleet.agent import desk as desks
 from nixfleet.agent.agent import Agent
-from nixfleet.agent.machine import attempt
+from nixfleet.agent.history import attempt
 from nixfleet.agent.update import Delivered, Tick
 from nixfleet.model.device import Cause, Outcome, Phase
 from nixfleet.model.ids import Digest

@@ -76,6 +76,7 @@ class Agent:
             names=self._member.names,
             run=parts.run,
             make_switcher=parts.make_switcher,
+            make_guarding=parts.make_guarding,
         )
         self.service = Service(parts.journal, self._perform, parts.clock, self._changed)
         self._reporter = Reporter(
@@ -144,7 +145,10 @@ class Agent:
         except NixfleetError as error:
             log.warning("%s", error)
         host = self._host
-        self.service.start(Restarted(boot_id=host.boot_id(), current=host.current_system()))
+        update = self.service.state.update
+        undone, lines = self._runner.undone(update) if update is not None else ("", ())
+        current = host.current_system()
+        self.service.start(Restarted(boot_id=host.boot_id(), current=current, undone=undone, lines=lines))
         self._settle(self.service.state)
 
     async def _end(self, running: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:

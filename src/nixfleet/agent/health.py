@@ -57,6 +57,13 @@ async def problems(
     return (*(f"{unit} failed" for unit in new), *found), tuple(lines)
 
 
+def most_s(checks: Checks) -> float:
+    """Say how long all checks can take at most: they run side by side."""
+    configured: tuple[AnyCheck, ...] = (*checks.units, *checks.http, *checks.tcp, *checks.command)
+    tries = [one.start_delay_s + (one.retries + 1) * one.timeout_s + one.retries * RETRY_PAUSE_S for one in configured]
+    return checks.settle_s + max(tries, default=0) + (UNITS_SHOWN + 1) * TOOL_TIMEOUT_S
+
+
 def answers(url: str, timeout_s: float) -> int | None:
     """Give the HTTP status of a GET, or None when nobody answers; blocking, for a thread."""
     parts = urlsplit(url)

@@ -13,11 +13,11 @@ starts them afresh.
     preflight       is the device fit, a way back?      fetching · refused · failed
     fetching        download                            verifying · failed
     verifying       digest, read the new system         staged · refused · failed
-    staged          root both, sync again               activating · confirmed (runs it already) · refused
+    staged          root both, sync again; arm guard    activating · confirmed (runs it already) · refused · failed
     activating      set profile, switch, or collect     checking · reboot-pending · reverting
-    reboot-pending  wait for another boot id            checking · reverting
+    reboot-pending  guard off; wait for another boot    checking · reverting
     checking        newly failed units, own checks      confirming · reverting
-    confirming      reach the coordinator in time       confirmed · reverting
+    confirming      reach the coordinator; guard off    confirmed · reverting
     reverting       profile back, switch back           reverted · failed
     confirmed       root the last three                 -
     reverted, failed, refused: let go of the closure    -
@@ -27,15 +27,19 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nixfleet.agent.history import attempt, kept_digest, kept_paths, remember, without
 from nixfleet.agent.update import (
     Activate,
+    Arm,
+    Armed,
     Check,
     CheckDevice,
     Checked,
-    Confirmed,
     Contact,
     Contacted,
     Delivered,
+    Disarm,
+    Disarmed,
     Effect,
     Event,
     Fetch,
@@ -47,6 +51,7 @@ from nixfleet.agent.update import (
     Nudged,
     Offer,
     Offered,
+    Overtaken,
     Passed,
     Ready,
     Restarted,
@@ -62,10 +67,7 @@ from nixfleet.agent.update import (
     Withdrawn,
 )
 from nixfleet.model.device import (
-    ATTEMPT_LINES,
-    LINE_CHARS,
     SHORT_CHARS,
-    Attempt,
     Cause,
     Outcome,
     Phase,
@@ -77,13 +79,11 @@ BACK_TRIES = 3
 """How often going back is tried before the device is given up as failed."""
 AGAIN_MOST = 8
 """How often one run is begun again by itself."""
-KEPT_SYSTEMS = 3
 RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
 HELD_RETRY_S = 60
+DISARM_RETRY_S = 5
 OUTBOX_ENTRIES = 64
-HISTORY_ENTRIES = 64
-LEFT_ENTRIES = 4_096
 
 BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
 """Nothing is changed yet: the update can be dropped, superseded and retried without going back."""
@@ -98,7 +98,7 @@ def step(state: State, event: Event, now: int) -> Next:
         case Offered():
             return _offered(state, event, now)
         case Delivered():
-            return replace(state, outbox=_without(state.outbox, event)), []
+            return replace(state, outbox=without(state.outbox, event)), []
         case Restarted():
             return resume(state, event, now)
         case _:
@@ -118,12 +118,18 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
             return [Fetch(offer=offer)]
         case Phase.VERIFYING:
             return [Verify(offer=offer, previous=update.previous)]
+        case Phase.STAGED if update.arming:
+            return [Arm(offer=offer, previous=update.previous, number=update.number)]
         case Phase.STAGED:
             return [Stage(offer=offer, previous=update.previous)]
         case Phase.ACTIVATING:
             return [Activate(offer=offer, number=update.number)]
         case Phase.CHECKING:
             return [Check(offer=offer, baseline=update.baseline)]
+        case Phase.REBOOT_PENDING:
+            return [Disarm(offer=offer, number=update.number)]
+        case Phase.CONFIRMING if update.claiming:
+            return [Disarm(offer=offer, number=update.number)]
         case Phase.CONFIRMING:
             return [Contact(offer=offer)]
         case Phase.REVERTING if update.settling:
@@ -136,7 +142,7 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
         case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
             lied = update.cause is Cause.UNTRUSTED and update.phase is Phase.FAILED
             return [Tidy(offer=offer, delete=lied or update.foreign)]
-        case Phase.IDLE | Phase.REBOOT_PENDING:
+        case Phase.IDLE:
             return []
         case _:
             assert_never(update.phase)
@@ -164,9 +170,12 @@ def resume(state: State, event: Restarted, now: int) -> Next:
         # Another system may run now; look again before it is remembered as the way back.
         # And what an older agent did not note of the way back is noted now.
         blank = not update.previous_digest and phase not in {Phase.OFFERED, Phase.PREFLIGHT}
-        return _enter(state, replace(update, retry_s=None, phase=Phase.OFFERED if rebooted or blank else phase))
+        phase = Phase.OFFERED if rebooted or blank else phase
+        return _enter(state, replace(update, retry_s=None, arming=False, phase=phase))
+    if event.undone and phase is not Phase.REVERTING:
+        return _go_back(state, replace(update, lines=event.lines or update.lines), Cause.HEALTH, event.undone)
     if phase is Phase.REBOOT_PENDING and not rebooted:
-        return state, []
+        return _enter(state, update)
     if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and event.current != offer.path:
         runs = store_name(event.current) or "an unknown system"
         return _go_back(state, update, Cause.ACTIVATION, f"the device runs {runs} after a restart")
@@ -180,7 +189,7 @@ def wake_at(state: State) -> int | None:
     update = state.update
     if update is None or update.phase in ENDED:
         return None
-    if update.phase is Phase.CONFIRMING or update.settling:
+    if (update.phase is Phase.CONFIRMING and not update.claiming) or update.settling:
         patient = update.cache_answers and not update.settling and update.offer.contact == "coordinator"
         return update.orphan_by_s if patient else update.confirm_by_s
     return update.retry_s
@@ -201,38 +210,6 @@ def fresh(state: State, offer: Offer) -> bool:
 def _mends(update: Update) -> bool:
     """Tell whether an end is to be tried again by itself, and has not been too often."""
     return update.number < AGAIN_MOST and mends_itself(update.outcome, update.cause)
-
-
-def attempt(update: Update) -> Attempt:
-    """Say for a report where an update stands; every text is bounded as `model.device` demands."""
-    return Attempt(
-        rollout=update.offer.rollout,
-        run=update.offer.run,
-        phase=update.phase,
-        outcome=update.outcome,
-        cause=update.cause,
-        reason=update.reason[:SHORT_CHARS],
-        path=update.offer.path,
-        previous=update.previous,
-        exit_code=update.exit_code,
-        lines=tuple(line[:LINE_CHARS] for line in update.lines[-ATTEMPT_LINES:]),
-    )
-
-
-def kept_digest(state: State, path: str) -> str:
-    """Give the closure digest of a system that ran here, as last noted; nothing when none was."""
-    for one in reversed(state.confirmed):
-        if one.path == path and one.digest:
-            return one.digest
-        if one.previous == path and one.previous_digest:
-            return one.previous_digest
-    return ""
-
-
-def kept_paths(state: State) -> tuple[str, ...]:
-    """List the systems to keep, newest confirmed first, without repeats."""
-    newest = dict.fromkeys(one.path for one in reversed(state.confirmed))
-    return tuple(newest)[:KEPT_SYSTEMS]
 
 
 def _offered(state: State, event: Offered, now: int) -> Next:
@@ -275,6 +252,8 @@ def _advance(state: State, update: Update, event: Event, now: int) -> Next:
             return _confirming(state, update, event, now)
         case Phase.REVERTING:
             return _reverting(state, update, event, now)
+        case Phase.REBOOT_PENDING if isinstance(event, Overtaken):
+            return _go_back(state, update, Cause.HEALTH, event.reason)
         case Phase.REBOOT_PENDING | Phase.IDLE | Phase.CONFIRMED | Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
             return state, []
         case _:
@@ -290,7 +269,7 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
             return _end(state, update, Outcome.REFUSED, Cause.NONE, event.reason)
         case Trouble():
             return _trouble(state, update, event, now)
-        case Held() if phase is Phase.STAGED:
+        case Held() if phase is Phase.STAGED and not update.arming:
             held = replace(update, cause=Cause.NONE, reason=event.reason, retry_s=now + HELD_RETRY_S)
             return replace(state, update=held), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
@@ -306,10 +285,12 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
             return _enter(state, _to(update, Phase.VERIFYING))
         case Passed() if phase is Phase.VERIFYING:
             return _enter(state, _to(update, Phase.STAGED))
-        case Ready() if phase is Phase.STAGED and event.in_place:
+        case Ready() if phase is Phase.STAGED and not update.arming and event.in_place:
             return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "it ran this system already")
-        case Ready() if phase is Phase.STAGED:
-            return _enter(state, replace(_to(update, Phase.ACTIVATING), baseline=event.baseline))
+        case Ready() if phase is Phase.STAGED and not update.arming:
+            return _enter(state, replace(_to(update, Phase.STAGED), baseline=event.baseline, arming=True))
+        case Armed() if phase is Phase.STAGED and update.arming:
+            return _enter(state, _to(update, Phase.ACTIVATING))
         case _:
             return state, []
 
@@ -322,7 +303,10 @@ def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
         return _end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
     pause_s = min(RETRY_FIRST_S * 2 ** min(update.tries, 10), RETRY_MOST_S)
     retry_s = min(now + pause_s, update.give_up_s)
-    later = replace(update, retry_s=retry_s, tries=update.tries + 1, cause=event.cause, reason=event.reason)
+    # What waits has to ask the log again: what was staged is no longer known to be wanted.
+    later = replace(
+        update, retry_s=retry_s, tries=update.tries + 1, cause=event.cause, reason=event.reason, arming=False
+    )
     return replace(state, update=later), []
 
 
@@ -353,7 +337,7 @@ def _checking(state: State, update: Update, event: Event, now: int) -> Next:
         case Checked() if event.problems:
             return _go_back(state, replace(update, lines=event.lines), Cause.HEALTH, "; ".join(event.problems))
         case Checked() if update.offer.contact == "none":
-            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+            return _claim(state, _to(update, Phase.CONFIRMING))
         case Checked():
             offer = update.offer
             waiting = replace(
@@ -368,17 +352,38 @@ def _checking(state: State, update: Update, event: Event, now: int) -> Next:
 
 def _confirming(state: State, update: Update, event: Event, now: int) -> Next:
     offer = update.offer
+    if update.claiming:
+        return _claiming(state, update, event, now)
     match event:
         case Contacted(by="coordinator"):
-            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+            return _claim(state, update)
         case Contacted() if offer.contact == "any":
-            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+            return _claim(state, update)
         case Contacted():
             return replace(state, update=replace(update, cache_answers=True)), []
         case Tick() if now >= (wake_at(state) or 0):
             waited_s = offer.orphan_s if update.cache_answers else offer.confirm_s
             reason = f"no signed sync with the coordinator within {waited_s} s of the switch"
             return _go_back(state, update, Cause.CONTACT, reason)
+        case _:
+            return state, []
+
+
+def _claim(state: State, update: Update) -> Next:
+    """Take the guard off first: once it is known that it will not act, and not before, the update has confirmed."""
+    return _enter(state, replace(update, claiming=True, retry_s=None))
+
+
+def _claiming(state: State, update: Update, event: Event, now: int) -> Next:
+    match event:
+        case Disarmed():
+            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+        case Overtaken():
+            return _go_back(state, update, Cause.HEALTH, event.reason)
+        case Trouble():
+            return replace(state, update=replace(update, retry_s=now + DISARM_RETRY_S)), []
+        case Tick() if update.retry_s is not None and now >= update.retry_s:
+            return _claim(state, update)
         case _:
             return state, []
 
@@ -407,7 +412,9 @@ def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
 
 
 def _to(update: Update, phase: Phase) -> Update:
-    return replace(update, phase=phase, retry_s=None, tries=0, cause=Cause.NONE, reason="")
+    return replace(
+        update, phase=phase, retry_s=None, tries=0, cause=Cause.NONE, reason="", arming=False, claiming=False
+    )
 
 
 def _enter(state: State, update: Update) -> Next:
@@ -437,31 +444,5 @@ def _end(
     )
     state = replace(state, outbox=(*state.outbox, attempt(ended))[-OUTBOX_ENTRIES:])
     if outcome is Outcome.CONFIRMED:
-        state = _remember(state, ended)
+        state = remember(state, ended)
     return _enter(state, ended)
-
-
-def _remember(state: State, update: Update) -> State:
-    """Write down what confirmed, and what it thereby left (trust.md, Back: confirmed, then replaced)."""
-    offer = update.offer
-    one = Confirmed(
-        rollout=offer.rollout,
-        path=offer.path,
-        previous=update.previous,
-        digest=offer.digest,
-        previous_digest=update.previous_digest,
-    )
-    left = state.left
-    if state.confirmed and state.confirmed[-1].path != offer.path:
-        left = (*(path for path in left if path != state.confirmed[-1].path), state.confirmed[-1].path)
-    # The path that runs now is no longer a left one: it came back by somebody with the right to bring it.
-    left = tuple(path for path in left if path != offer.path)[-LEFT_ENTRIES:]
-    return replace(state, confirmed=(*state.confirmed, one)[-HISTORY_ENTRIES:], left=left)
-
-
-def _without(outbox: tuple[Attempt, ...], event: Delivered) -> tuple[Attempt, ...]:
-    """Drop the oldest report of a run: a later end of the same run still has to be told."""
-    for number, one in enumerate(outbox):
-        if (one.rollout, one.run) == (event.rollout, event.run):
-            return (*outbox[:number], *outbox[number + 1 :])
-    return outbox

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.agent import enroll, rekey
+from nixfleet.agent.guarding import Guarding, MakeGuarding
 from nixfleet.agent.health import Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
@@ -52,6 +53,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     make_client: Callable[..., Client] = Client
     run: Run = run_beside
     make_switcher: MakeSwitcher = Switcher
+    make_guarding: MakeGuarding = Guarding
     supervised: bool = False
     """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
 

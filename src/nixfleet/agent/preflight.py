@@ -105,6 +105,14 @@ def switch_is_running(host: Host) -> bool:
     return False
 
 
+def settings_of(file: Path | None, otherwise: Settings) -> Settings:
+    """Read the settings that a system brings, or the other ones when it brings none that can be read."""
+    try:
+        return read_toml(file, Settings) if file is not None else otherwise
+    except UserError:
+        return otherwise
+
+
 def agent_changes(host: Host, before: str, after: str) -> bool:
     """Tell whether two systems start different agents, or the same one with other settings."""
     files = ("etc/systemd/system/nixfleet-agent.service", AGENT_FILE)

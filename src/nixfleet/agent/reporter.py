@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from nixfleet.agent.history import attempt
 from nixfleet.agent.link import Link, backoff_s
-from nixfleet.agent.machine import attempt
 from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Delivered, Offer

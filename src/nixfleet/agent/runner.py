@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from nixfleet.agent import arrivals, health, preflight
+from nixfleet.agent.guarding import Guarding, MakeGuarding
 from nixfleet.agent.health import Ran, Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
@@ -23,9 +24,11 @@ from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.agent.tools import run_tool
 from nixfleet.agent.update import (
     Activate,
+    Arm,
     Check,
     CheckDevice,
     Checked,
+    Disarm,
     Effect,
     Event,
     Fetch,
@@ -41,6 +44,7 @@ from nixfleet.agent.update import (
     Switched,
     Tidy,
     Trouble,
+    Update,
     Verify,
 )
 from nixfleet.errors import UserError
@@ -133,10 +137,12 @@ class Runner:
         names: Callable[[], set[str]],
         run: Run = run_beside,
         make_switcher: MakeSwitcher = Switcher,
+        make_guarding: MakeGuarding = Guarding,
     ) -> None:
         """Prepare; `cache_base` gives the coordinator's address for ``/cache``, `names` what this device is called.
 
-        `run` runs small commands, and what `make_switcher` gives runs switches: those of a made-up machine are, too.
+        `run` runs small commands, what `make_switcher` gives runs switches, and what `make_guarding` gives guards them:
+        those of a made-up machine are made up, too.
         """
         self.run_tool = run
         self._host = host
@@ -146,6 +152,7 @@ class Runner:
         self._cache_base = cache_base
         self._names = names
         self._jobs = Path(settings.state_dir) / "jobs"
+        self._guarding = make_guarding(host, settings)
         self._switcher = make_switcher(host, watcher.on_lines, self._told)
 
     async def perform(self, effect: Effect) -> Event | None:
@@ -175,9 +182,16 @@ class Runner:
                 return await self._verify(effect)
             case Stage():
                 return await self._stage(effect)
+            case Arm():
+                return await self._guarding.arm(
+                    self._forward(effect.offer, effect.number), effect.offer, effect.previous
+                )
             case Activate():
                 return await self._activate(effect.offer, effect.number)
+            case Disarm():
+                return await self._guarding.disarm(self._forward(effect.offer, effect.number))
             case Check():
+                self._guarding.note_back()
                 found, lines = await health.problems(self._host, self._settings.checks, effect.baseline, self.run_tool)
                 return Checked(problems=found, lines=self._told(lines))
             case GoBack():
@@ -190,6 +204,12 @@ class Runner:
                 return None
             case _:
                 raise AssertionError(f"{type(effect).__name__} is not done here")
+
+    def undone(self, update: Update) -> tuple[str, tuple[str, ...]]:
+        """Say why the guard takes an update back, or has, and how its switch ended; empty when it does not."""
+        job = self._forward(update.offer, update.number)
+        why = self._guarding.acted(job)
+        return why, self._told(job.lines()) if why else ()
 
     async def _check_device(self, effect: CheckDevice) -> Event:
         trouble = preflight.device_trouble(self._host, self._settings, effect.offer, effect.previous)
@@ -333,7 +353,7 @@ class Runner:
         return Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
 
     async def _activate(self, offer: Offer, number: int) -> Event:
-        job = self._job(offer, f"{offer.verb}-{number}")
+        job = self._forward(offer, number)
         if not job.started:
             await self._store.set_profile(offer.path, self._host.profile())
         return await self._switcher.run(job, offer, offer.path, offer.verb)
@@ -354,14 +374,23 @@ class Runner:
         return "" if await self._is(path, digest) else "the system to go back to is not the one that ran here"
 
     async def _go_back(self, effect: GoBack) -> Event:
+        async with self._guarding.alone():
+            event = await self._go_back_alone(effect)
+            if isinstance(event, Switched) and event.result in {Result.DONE, Result.UNITS}:
+                self._guarding.take_off()
+            return event
+
+    async def _go_back_alone(self, effect: GoBack) -> Event:
         offer, previous = effect.offer, effect.previous
         job = self._job(offer, f"back-{effect.number}")
         if not job.started and (lost := await self._lost(effect)):
             log.error("not going back to %s: %s", previous, lost)
             return Trouble(cause=Cause.UNTRUSTED, reason=lost)
         await self._store.set_profile(previous, self._host.profile())
-        if self._job(offer, f"{offer.verb}-{effect.number // BACK_TRIES}").forbidden:
-            # What was never called has changed nothing but the profile.
+        forward = self._forward(offer, effect.number // BACK_TRIES)
+        undone = self._guarding.went_back(forward) and self._host.current_system() == previous
+        if undone or forward.forbidden:
+            # The guard has switched back; or what was never called has changed nothing but the profile.
             switched = Switched(result=Result.DONE)
         else:
             switched = await self._switcher.run(job, offer, previous, "switch")
@@ -373,6 +402,7 @@ class Runner:
 
     async def _keep(self, effect: Keep) -> None:
         """Root the confirmed systems; done before the incoming root goes, so that none is ever without."""
+        await self._guarding.release()
         for number, path in enumerate(effect.paths, 1):
             if await self._store.is_valid(path):
                 await self._store.add_root(path, self._host.gc_root(f"confirmed-{number}"))
@@ -381,6 +411,7 @@ class Runner:
         arrivals.end(Path(self._settings.state_dir))
 
     async def _tidy(self, effect: Tidy) -> None:
+        await self._guarding.release()
         await self._store.remove_root(self._host.gc_root("incoming"))
         await self.drop_ahead()
         if effect.delete:
@@ -411,6 +442,10 @@ class Runner:
 
     def _job(self, offer: Offer, kind: str) -> Job:
         return Job(self._jobs / f"{offer.rollout[:16]}-{offer.run}-{kind}", self._host)
+
+    def _forward(self, offer: Offer, number: int) -> Job:
+        """Give the switch of an update."""
+        return self._job(offer, f"{offer.verb}-{number}")
 
     def _told(self, lines: tuple[str, ...]) -> tuple[str, ...]:
         return lines if self._settings.report_lines else ()

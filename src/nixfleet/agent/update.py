@@ -58,10 +58,14 @@ class Update(_Value, frozen=True, kw_only=True):
     """Closure digest of `previous`, taken while it ran; none by an older agent."""
     baseline: tuple[str, ...] = ()
     """Units that had failed before the switch."""
+    arming: bool = False
+    """Staged and wanted; only the guard is missing."""
     confirm_by_s: int = 0
     orphan_by_s: int = 0
     cache_answers: bool = False
     back_tries: int = 0
+    claiming: bool = False
+    """All that confirming takes has come; the guard is being taken off."""
     settling: bool = False
     """Went back for want of contact; waits to see whether the coordinator is silent here, too."""
     outcome: Outcome | None = None
@@ -147,6 +151,10 @@ class Restarted(msgspec.Struct, frozen=True, kw_only=True):
 
     boot_id: str
     current: str
+    undone: str = ""
+    """Why this update was, or is to be, taken back without the agent that it brought; by the guard or the rescue."""
+    lines: tuple[str, ...] = ()
+    """How the switch of such an update ended."""
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -176,6 +184,20 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     baseline: tuple[str, ...]
     in_place: bool = False
     """The offered system runs already and is the profile's: nothing to switch."""
+
+
+class Armed(msgspec.Struct, frozen=True):
+    """The guard watches: should no agent come back, it goes back."""
+
+
+class Disarmed(msgspec.Struct, frozen=True):
+    """The guard watches no more, and never acts on this update."""
+
+
+class Overtaken(msgspec.Struct, frozen=True, kw_only=True):
+    """The guard is going back already, or has: this update cannot confirm any more."""
+
+    reason: str
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +254,9 @@ Event = (
     | Looked
     | Passed
     | Ready
+    | Armed
+    | Disarmed
+    | Overtaken
     | Held
     | Switched
     | Checked
@@ -275,6 +300,21 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
     offer: Offer
     previous: str
+
+
+class Arm(msgspec.Struct, frozen=True, kw_only=True):
+    """Have the old system watch over the switch, from outside of the agent. Answers: Armed, Trouble."""
+
+    offer: Offer
+    previous: str
+    number: int = 0
+
+
+class Disarm(msgspec.Struct, frozen=True, kw_only=True):
+    """Take the guard off, unless it acts already. Answers: Disarmed, Overtaken, Trouble."""
+
+    offer: Offer
+    number: int = 0
 
 
 class Activate(msgspec.Struct, frozen=True, kw_only=True):
@@ -321,4 +361,4 @@ class Tidy(msgspec.Struct, frozen=True, kw_only=True):
     delete: bool
 
 
-Effect = Look | CheckDevice | Fetch | Verify | Stage | Activate | Check | Contact | GoBack | Keep | Tidy
+Effect = Look | CheckDevice | Fetch | Verify | Stage | Arm | Activate | Check | Contact | Disarm | GoBack | Keep | Tidy

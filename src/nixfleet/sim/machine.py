@@ -23,6 +23,16 @@ echo "switched"
 exit {code}
 """
 
+NIX_ENV = """\
+#!/bin/sh
+# nix-env --profile PROFILE --set SYSTEM …: adds a generation, unless it is the current one.
+[ "$(readlink "${2%/*}/$(readlink "$2")")" = "$4" ] && exit 0
+last=0
+for one in "$2"-*-link; do one=${one##*system-}; one=${one%-link}; [ "$one" -gt "$last" ] && last=$one; done
+ln -s "$4" "$2-$((last + 1))-link"
+ln -sfn "system-$((last + 1))-link" "$2.new" && mv -T "$2.new" "$2"
+"""
+
 
 def store_path(name: str) -> str:
     """Make a store path out of a name."""
@@ -80,6 +90,9 @@ class Machine:
         switch = place / "bin/switch-to-configuration"
         switch.write_text(SWITCH.format(path=path, root=self.root, code=code, before=before))
         switch.chmod(0o755)
+        (place / "sw/bin").mkdir(parents=True)
+        (place / "sw/bin/nix-env").write_text(NIX_ENV)
+        (place / "sw/bin/nix-env").chmod(0o755)
         (wants.parent / "nixfleet-agent.service").write_text("[Service]\n")
         (wants / "nixfleet-agent.service").symlink_to("../nixfleet-agent.service")
         (place / "etc/nixfleet").mkdir()

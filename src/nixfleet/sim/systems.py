@@ -8,10 +8,11 @@ from pathlib import Path
 
 import msgspec
 
+from nixfleet.agent.guarding import Guarding
 from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
-from nixfleet.agent.update import Offer, Result, Switched
+from nixfleet.agent.update import Armed, Disarmed, Event, Offer, Result, Switched
 from nixfleet.model.statements import Closure
 from nixfleet.nix import Cache, Fault, FaultKind, FetchLimits, MissingBytes, NixError, Progress
 from nixfleet.sim.machine import Machine, digest_of, set_profile, store_path
@@ -240,6 +241,18 @@ class MakeSimSwitcher:
         """Make it."""
         assert host is self._machine.host, "a switcher is its machine's own"
         return SimSwitcher(self._machine, on_lines, told)
+
+
+class SimGuarding(Guarding):
+    """A guard in name alone: an agent of the simulation is never dead for good."""
+
+    async def arm(self, job: Job, offer: Offer, previous: str) -> Event:  # noqa: ARG002 - as the real one
+        """Say that it watches."""
+        return Armed()
+
+    async def disarm(self, job: Job) -> Event:  # noqa: ARG002 - as the real one
+        """Say that it is off."""
+        return Disarmed()
 
 
 class SimStore(MadeUpStore):
