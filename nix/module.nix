@@ -54,6 +54,35 @@ let
     # What the agent of this system replays: an older one would not follow the fleet's log any more.
     protocol = 1;
   });
+
+  # What the agent and the one that stands in for it have in common.
+  agentUnitConfig = {
+    X-StopOnRemoval = false;
+    RequiresMountsFor = [ cfg.agent.stateDir ];
+  };
+  # Nix keeps answers of caches in a cache folder, by default in a home that is read-only here.
+  agentEnvironment = config.networking.proxy.envVars // { XDG_CACHE_HOME = "/var/cache/nixfleet"; };
+  agentServiceConfig = {
+    # A switch runs in a unit of its own, never in this one. The agent ends first: a check that the same signal
+    # had cut short would look failed; what it leaves, as a download, ends with it.
+    KillMode = "mixed";
+    # A download that the kernel kills for memory is a failed download, not the agent's end.
+    OOMPolicy = "continue";
+    CacheDirectory = "nixfleet";
+    CacheDirectoryMode = "0700";
+    UMask = "0077";
+    # As far as activation allows (the switch runs in a transient unit of its own) and Nix: with a /tmp or home
+    # folders of its own, garbage collection would take what links there keep; with a host name of its own, the
+    # agent would not see a change of it.
+    LockPersonality = true;
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHome = "read-only";
+    ProtectKernelLogs = true;
+    RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
+    RestrictRealtime = true;
+    SystemCallArchitectures = "native";
+  };
 in
 {
   options.services.nixfleet.agent = {
@@ -271,41 +300,66 @@ in
         # another, the agent ends by itself once the switch is through, and systemd starts the new one.
         restartIfChanged = false;
         stopIfChanged = false;
-        unitConfig = {
-          X-StopOnRemoval = false;
-          RequiresMountsFor = [ cfg.agent.stateDir ];
-          # It never stops trying: with the agent gone, nobody could mend the device from afar.
-          StartLimitIntervalSec = 0;
+        unitConfig = agentUnitConfig // {
+          # One that crashes over and over makes way for the last one that synced, which never stops trying: with no
+          # agent at all, nobody could mend the device from afar.
+          StartLimitIntervalSec = 600;
+          StartLimitBurst = 5;
+          OnFailure = [ "nixfleet-rescue.service" ];
         };
         path = [ config.nix.package ];
-        # Nix keeps answers of caches in a cache folder, by default in a home that is read-only here.
-        environment = config.networking.proxy.envVars // { XDG_CACHE_HOME = "/var/cache/nixfleet"; };
+        environment = agentEnvironment;
         # The token is no systemd credential: it may go once the device has joined, and a unit whose credential is
         # missing does not start.
-        serviceConfig = {
+        serviceConfig = agentServiceConfig // {
           ExecStart = command [ "${cfg.agent.package}/bin/nixfleet" "agent" "run" ];
           Restart = "always";
           RestartSec = 5;
-          # A switch runs in a unit of its own, never in this one. The agent ends first: a check that the same signal
-          # had cut short would look failed; what it leaves, as a download, ends with it.
-          KillMode = "mixed";
-          # A download that the kernel kills for memory is a failed download, not the agent's end.
-          OOMPolicy = "continue";
-          CacheDirectory = "nixfleet";
-          CacheDirectoryMode = "0700";
-          UMask = "0077";
-          # As far as activation allows (the switch runs in a transient unit of its own) and Nix: with a /tmp or home
-          # folders of its own, garbage collection would take what links there keep; with a host name of its own, the
-          # agent would not see a change of it.
-          LockPersonality = true;
-          ProtectClock = true;
-          ProtectControlGroups = true;
-          ProtectHome = "read-only";
-          ProtectKernelLogs = true;
-          RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
-          RestrictRealtime = true;
-          SystemCallArchitectures = "native";
         };
+      };
+      # The last agent that synced, in the place of one that crashes or is silent. It changes no system by itself: it
+      # takes back an update that its successor never confirmed, and brings what is signed next.
+      systemd.services.nixfleet-rescue = {
+        description = "nixfleet rescue: the last agent that synced";
+        wants = [ "network-online.target" ];
+        after = [ "network-online.target" ];
+        conflicts = [ "nixfleet-agent.service" ];
+        restartIfChanged = false;
+        stopIfChanged = false;
+        unitConfig = agentUnitConfig // { StartLimitIntervalSec = 0; };
+        path = [ config.nix.package config.systemd.package ];
+        environment = agentEnvironment // {
+          NIXFLEET_RESCUE_PACKAGE = "${cfg.agent.package}";
+          NIXFLEET_RESCUE_STATE = cfg.agent.stateDir;
+        };
+        script = builtins.readFile ./rescue.sh;
+        # Once it has switched it ends well, and the agent of the system that runs then gets its turn.
+        postStop = ''
+          [ "$SERVICE_RESULT" = success ] || exit 0
+          systemctl reset-failed nixfleet-agent.service || true
+          systemctl --no-block start nixfleet-agent.service || true
+        '';
+        serviceConfig = agentServiceConfig // {
+          Restart = "on-failure";
+          RestartSec = 60;
+        };
+      };
+      # Hours are counted by the clock that no battery and no server can set; the agent ends the count at each sync.
+      systemd.services.nixfleet-silence = {
+        description = "nixfleet: count an hour without a sync";
+        path = [ config.systemd.package ];
+        environment = {
+          NIXFLEET_RESCUE_PACKAGE = "${cfg.agent.package}";
+          NIXFLEET_RESCUE_STATE = cfg.agent.stateDir;
+        };
+        unitConfig.RequiresMountsFor = [ cfg.agent.stateDir ];
+        script = builtins.readFile ./silence.sh;
+        serviceConfig = { Type = "oneshot"; UMask = "0077"; };
+      };
+      systemd.timers.nixfleet-silence = {
+        description = "nixfleet: look for an agent that is silent for 7 days";
+        wantedBy = [ "timers.target" ];
+        timerConfig = { OnActiveSec = 3600; OnUnitActiveSec = 3600; };
       };
     })
     (mkIf cfg.coordinator.enable {

@@ -25,9 +25,14 @@ let
         environment = option (lib.types.attrsOf lib.types.str) { };
         restartIfChanged = option lib.types.bool true;
         stopIfChanged = option lib.types.bool true;
+        conflicts = words;
+        script = option lib.types.str "";
+        postStop = option lib.types.str "";
         unitConfig = anything;
         serviceConfig = anything;
       };
+      systemd.package = lib.mkOption { type = lib.types.str; default = "/nix/store/systemd"; };
+      systemd.timers = each { description = lib.mkOption { type = lib.types.str; }; wantedBy = words; timerConfig = anything; };
       systemd.tmpfiles.rules = lib.mkOption { type = lib.types.listOf lib.types.str; default = [ ]; };
       users.users = each { isSystemUser = option lib.types.bool false; group = lib.mkOption { type = lib.types.str; }; };
       users.groups = each { };
@@ -45,7 +50,7 @@ in
   failed = map (a: a.message) (builtins.filter (a: !a.assertion) config.assertions);
   agentToml = (config.environment.etc."nixfleet/agent.toml" or { source.value = null; }).source.value;
   ports = config.networking.firewall.allowedTCPPorts;
-  inherit (config.systemd) services;
+  inherit (config.systemd) services timers;
   inherit (config.systemd.tmpfiles) rules;
   packages = config.environment.systemPackages;
 }

@@ -93,7 +93,30 @@ def test_the_module_writes_the_agents_settings_and_unit(nix: dict[str, str]) -> 
     )
     assert '"/nix/store/nixfleet-agent/bin/nixfleet" "agent" "run"' == unit["serviceConfig"]["ExecStart"]
     assert ["/nix/store/nixfleet-agent"] == result["packages"]
-    assert {"nixfleet-agent"} == result["services"].keys()
+    assert {"nixfleet-agent", "nixfleet-rescue", "nixfleet-silence"} == result["services"].keys()
+
+
+def test_an_agent_that_crashes_or_is_silent_makes_way_for_the_last_that_synced(nix: dict[str, str]) -> None:
+    """Five crashes, or 168 hours, start the rescue unit; it and the agent never run at once, and neither gives up."""
+    result = evaluate(nix, of_agent('stateDir = "/var/lib/other";'))
+    agent, rescue, silence = (result["services"][f"nixfleet-{name}"] for name in ("agent", "rescue", "silence"))
+    assert (5, ["nixfleet-rescue.service"]) == (
+        agent["unitConfig"]["StartLimitBurst"],
+        agent["unitConfig"]["OnFailure"],
+    )
+    # Five starts, each 5 s after the last, are well within the time that they are counted in.
+    assert agent["unitConfig"]["StartLimitIntervalSec"] > 5 * (agent["serviceConfig"]["RestartSec"] + 30)
+    assert (["nixfleet-agent.service"], 0) == (rescue["conflicts"], rescue["unitConfig"]["StartLimitIntervalSec"])
+    assert ([], "on-failure") == (rescue["wantedBy"], rescue["serviceConfig"]["Restart"])
+    for unit in (rescue, silence):
+        assert ("/var/lib/other", "/nix/store/nixfleet-agent") == (
+            unit["environment"]["NIXFLEET_RESCUE_STATE"],
+            unit["environment"]["NIXFLEET_RESCUE_PACKAGE"],
+        )
+    assert (ROOT / "nix/rescue.sh").read_text() == rescue["script"]
+    assert (ROOT / "nix/silence.sh").read_text() == silence["script"]
+    timer = result["timers"]["nixfleet-silence"]
+    assert (["timers.target"], 3600) == (timer["wantedBy"], timer["timerConfig"]["OnUnitActiveSec"])
 
 
 @pytest.mark.parametrize(

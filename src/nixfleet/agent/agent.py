@@ -15,6 +15,7 @@ from nixfleet.agent.link import Link, jittered
 from nixfleet.agent.machine import ENDED
 from nixfleet.agent.member import Member, Parts
 from nixfleet.agent.reporter import Reporter, Ticker
+from nixfleet.agent.rescue import STANDS_IN, UNDONE
 from nixfleet.agent.runner import Runner
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import (
@@ -85,7 +86,7 @@ class Agent:
             self.service,
             failed_units=lambda: health.failed_units(parts.host, self._runner.run_tool),
             gather=self._facts,
-            waits=lambda: self.desk.waits,
+            waits=lambda: self.desk.waits or (STANDS_IN if parts.rescue else ""),
             key=lambda: self._member.key,
         )
         self._ahead = Ahead(self._runner)
@@ -147,6 +148,7 @@ class Agent:
         host = self._host
         update = self.service.state.update
         undone, lines = self._runner.undone(update) if update is not None else ("", ())
+        undone = undone or (UNDONE if self._parts.rescue else "")
         current = host.current_system()
         self.service.start(Restarted(boot_id=host.boot_id(), current=current, undone=undone, lines=lines))
         self._settle(self.service.state)
@@ -179,6 +181,8 @@ class Agent:
         await self.link.client.progress(progress)
 
     async def _synced(self, sync: Sync) -> None:
+        if self._parts.last_good is not None:
+            await self._parts.last_good.note()
         await self.desk.synced(sync)
 
     def _turned_away(self, why: str) -> None:
@@ -252,7 +256,8 @@ class Agent:
         back = old is not None and old.phase is Phase.REVERTING and not old.settling
         moved = ahead or (back and (new.settling or new.phase in ENDED))
         supervised = self._parts.supervised and not self._once
-        return supervised and moved and preflight.agent_changes(self._host, new.previous, new.offer.path)
+        changes = self._parts.rescue or preflight.agent_changes(self._host, new.previous, new.offer.path)
+        return supervised and moved and changes
 
 
 def _shown(update: Update) -> tuple[object, ...]:

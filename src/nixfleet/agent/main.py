@@ -30,6 +30,7 @@ from nixfleet.agent.journal import Journal, Record, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.memory import give_back
 from nixfleet.agent.preflight import VOLATILE, filesystem_of
+from nixfleet.agent.rescue import LastGood
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.logfile import known_state
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             case "rekey":
                 return _rekey(settings)
             case _:
-                return _run(settings, once=arguments.once)
+                return _run(settings, arguments)
     except NixfleetError as error:
         print(f"nixfleet agent: {error}", file=sys.stderr)
         return error.exit_code
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--verbose", action="store_true", help="say more on standard error")
     commands = parser.add_subparsers(dest="command", metavar="run|status|check|join|rekey")
     run = commands.add_parser("run", parents=[shared], help="follow the log and bring updates (the default)")
+    run.add_argument("--rescue", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--once", action="store_true", help="sync once, bring what is wanted to its end, and exit")
     status = commands.add_parser("status", parents=[shared], help="say where this device stands, without the network")
     status.add_argument("--json", action="store_true", help="as JSON")
@@ -90,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     join.add_argument("token", nargs="?", metavar="TOKEN", help="a file with the token, - for standard input, or it")
     join.add_argument("--replace", action="store_true", help="become a new device, pinned anew, whatever it was")
     commands.add_parser("rekey", parents=[shared], help="change this device's key, the agent being stopped")
-    parser.set_defaults(config=configs.DEFAULT_FILE, state_dir=None, verbose=False, once=False, json=False)
+    parser.set_defaults(
+        config=configs.DEFAULT_FILE, state_dir=None, verbose=False, once=False, rescue=False, json=False
+    )
     return parser
 
 
@@ -107,10 +111,15 @@ def _log_to_stderr(*, verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-def _run(settings: Settings, *, once: bool) -> int:
+def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     folder = _state_folder(settings)
     with _only_one(folder):
-        return asyncio.run(_serve(_parts(settings, Host(), folder), once=once))
+        parts = _parts(settings, Host(), folder)
+        if arguments.rescue:
+            log.warning("the agent of this system does not work: this one, the last that synced, stands in")
+        noted = LastGood(parts.host, parts.store, folder, arguments.config)
+        parts = msgspec.structs.replace(parts, rescue=arguments.rescue, last_good=None if arguments.rescue else noted)
+        return asyncio.run(_serve(parts, once=arguments.once))
 
 
 def _join(settings: Settings, text: str | None, *, replace: bool) -> int:

@@ -18,6 +18,7 @@ from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.link import Link, NotAdmitted, backoff_s, jittered
+from nixfleet.agent.rescue import LastGood
 from nixfleet.agent.runner import Store, run_beside
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
@@ -56,6 +57,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     make_guarding: MakeGuarding = Guarding
     supervised: bool = False
     """A service manager starts the agent again when it ends: then a new system's agent takes over by that."""
+    rescue: bool = False
+    """This is not the running system's agent, but the last one that synced: that one's update goes back."""
+    last_good: LastGood | None = None
 
 
 def note_waits(parts: Parts, reason: str) -> None:
