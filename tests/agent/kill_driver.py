@@ -1,14 +1,14 @@
 """Run an update on made-up machines and die by SIGKILL at each point of it in turn (for test_agent_kill).
 
 A point is just before or after anything that lasts: a write of the journal or of a switch's folder, a command of Nix,
-the start of a switch; and one is amid the switch. Each try has a machine of its own; when it has died, a second one
-goes on from what the first left. The last try meets no point any more.
+the start of the guard or of a switch; and one is amid the switch. Of points with the same name the first and the last
+are tried. Each try has a machine of its own; when it has died, a second agent goes on from what the first left. The
+last try meets no point any more. (`test_agent_crashes` has every row and step, by agents that only seem to be killed.)
 
 Usage: kill_driver.py FOLDER CODE; CODE is what the new system's switch exits with. Prints one JSON object a try.
 """
 
 import asyncio
-import itertools
 import json
 import os
 import signal
@@ -43,6 +43,9 @@ class Points:
     def reach(self, name: str) -> None:
         """Die here, if this is the chosen point; its name is left for the parent."""
         self._reached += 1
+        if self._number == 0:
+            with (self._root / "points").open("a") as file:
+                file.write(f"{name}\n")
         if self._reached == self._number:
             (self._root / "died").write_text(name)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -107,6 +110,8 @@ async def update(made: Machine, path: str, points: Points) -> None:
     )
     switcher = cast("Switcher", runner._switcher)
     setattr(switcher, "_start", points.around("starting the switch", switcher._start))  # noqa: B010 - a point
+    guarding = runner._guarding
+    setattr(guarding, "_start", points.around("starting the guard", guarding._start))  # noqa: B010 - a point
     for module, what in ((journal, "writing the journal"), (jobs, "writing a switch's folder")):
         setattr(module, "write_atomic", points.around(what, config.write_atomic))  # noqa: B010 - a name it does not export
     done = asyncio.Event()
@@ -166,8 +171,11 @@ def tried(root: Path, code: int, number: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    for attempt in itertools.count(1):
-        told = tried(Path(sys.argv[1]) / str(attempt), int(sys.argv[2]), attempt)
-        print(json.dumps(told), flush=True)
-        if told["point"] is None:
-            break
+    folder, ends_with = Path(sys.argv[1]), int(sys.argv[2])
+    whole = tried(folder / "0", ends_with, 0)
+    named = (folder / "0/points").read_text().splitlines()
+    numbers = {name: number for number, name in enumerate(named, 1)}
+    firsts = {name: number for number, name in reversed([*enumerate(named, 1)])}
+    for attempt in sorted({*numbers.values(), *firsts.values()}):
+        print(json.dumps(tried(folder / str(attempt), ends_with, attempt)), flush=True)
+    print(json.dumps(whole), flush=True)

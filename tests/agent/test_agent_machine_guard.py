@@ -14,7 +14,7 @@ from tests.agent.steps import (
     phase,
 )
 
-from nixfleet.agent.machine import DISARM_RETRY_S, RETRY_FIRST_S, step, wake_at
+from nixfleet.agent.machine import DISARM_RETRY_S, RETRY_FIRST_S, TIDY_RETRY_S, step, wake_at
 from nixfleet.agent.update import (
     Arm,
     Armed,
@@ -23,6 +23,7 @@ from nixfleet.agent.update import (
     Event,
     GoBack,
     Held,
+    Keep,
     Nudged,
     Overtaken,
     Restarted,
@@ -145,3 +146,13 @@ def test_a_pending_reboot_is_not_guarded() -> None:
     assert (state, []) == step(state, Disarmed(), 200)
     state, effects = step(state, Overtaken(reason=WHY), 200)
     assert (Phase.REVERTING, BACK) == (phase(state), effects)
+
+
+def test_what_an_end_leaves_to_do_is_tried_until_it_works() -> None:
+    """A root that could not be set waits for no restart; nothing is told twice."""
+    state, _ = drive(*CLAIMING, Disarmed())
+    told = state.outbox
+    state, effects = step(state, Trouble(cause=Cause.SPACE, reason="full", later=True), 300)
+    assert ([], 300 + TIDY_RETRY_S) == (effects, wake_at(state))
+    state, effects = step(state, Tick(), 300 + TIDY_RETRY_S)
+    assert ([Keep(offer=OFFER, paths=(OFFER.path,))], None, told) == (effects, wake_at(state), state.outbox)

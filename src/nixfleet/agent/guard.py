@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.agent.host import Host
-from nixfleet.config import sync_folder, write_atomic
 from nixfleet.errors import UserError
 from nixfleet.nix import commands
 
@@ -104,16 +103,20 @@ class Guard:
         self._host = host
 
     def prepare(self, plan: Plan, tools: dict[str, str]) -> tuple[str, ...]:
-        """Make the folder anew, whole before it is armed; give the command that watches. Raises: UserError, OSError."""
+        """Make the folder anew, whole before it is armed; give the command that watches. Raises: OSError."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True, mode=0o700)
-        write_atomic(self.folder / "guard", self._script(plan, tools).encode(), mode=0o700)
-        write_atomic(self.folder / "update", plan.update.encode())
-        write_atomic(self.folder / "not-back", NOT_BACK.encode())
-        write_atomic(self.folder / "not-confirmed", NOT_CONFIRMED.encode())
-        write_atomic(self.folder / "output", b"")
-        write_atomic(self.folder / "armed", self._host.boot_id().encode())
-        sync_folder(self.folder.parent)
+        # Nothing here has to outlast this boot, and so nothing waits for the disk; `armed` comes last.
+        files = {
+            "guard": self._script(plan, tools),
+            "update": plan.update,
+            "not-back": NOT_BACK,
+            "not-confirmed": NOT_CONFIRMED,
+            "output": "",
+            "armed": self._host.boot_id(),
+        }
+        for name, text in files.items():
+            (self.folder / name).write_text(text)
         return tools["sh"], str(self.folder / "guard")
 
     def guards(self, update: str) -> bool:

@@ -35,9 +35,10 @@ class Guarding:
         guard = self._guard
         if guard.guards(job.folder.name):
             return Armed()
-        if guard.acted(job.folder.name):
-            return Trouble(cause=Cause.INTERNAL, reason="the guard of this switch has acted already")
-        command = guard.prepare(self._plan(job, offer, previous), find_tools(self._host, previous))
+        tools = find_tools(self._host, previous)
+        # One that acted on an agent that died before it switched has changed nothing: it makes room for another.
+        async with self.alone():
+            command = guard.prepare(self._plan(job, offer, previous), tools)
         ran = await asyncio.to_thread(self._start, command, job.folder.name)
         clock = asyncio.get_running_loop().time
         until_s = clock() + START_S

@@ -83,6 +83,7 @@ RETRY_FIRST_S = 5
 RETRY_MOST_S = 300
 HELD_RETRY_S = 60
 DISARM_RETRY_S = 5
+TIDY_RETRY_S = 60
 OUTBOX_ENTRIES = 64
 
 BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
@@ -156,7 +157,7 @@ def resume(state: State, event: Restarted, now: int) -> Next:
     offer, phase = update.offer, update.phase
     rebooted = update.boot_id != event.boot_id
     if phase in ENDED:
-        return state, work(update, state)
+        return _enter(state, replace(update, retry_s=None))
     if rebooted:
         # The boot clock starts over, so every deadline does.
         update = replace(
@@ -187,7 +188,7 @@ def resume(state: State, event: Restarted, now: int) -> Next:
 def wake_at(state: State) -> int | None:
     """Say when the next `Tick` is due, in seconds of the boot clock; None when nothing waits for time."""
     update = state.update
-    if update is None or update.phase in ENDED:
+    if update is None:
         return None
     if (update.phase is Phase.CONFIRMING and not update.claiming) or update.settling:
         patient = update.cache_answers and not update.settling and update.offer.contact == "coordinator"
@@ -254,8 +255,10 @@ def _advance(state: State, update: Update, event: Event, now: int) -> Next:
             return _reverting(state, update, event, now)
         case Phase.REBOOT_PENDING if isinstance(event, Overtaken):
             return _go_back(state, update, Cause.HEALTH, event.reason)
-        case Phase.REBOOT_PENDING | Phase.IDLE | Phase.CONFIRMED | Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
+        case Phase.REBOOT_PENDING | Phase.IDLE:
             return state, []
+        case Phase.CONFIRMED | Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
+            return _ended(state, update, event, now)
         case _:
             assert_never(update.phase)
 
@@ -407,6 +410,17 @@ def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
                 return _enter(state, tried)
             reason = f"could not go back ({event.reason}) after: {update.reason}"
             return _end(state, tried, Outcome.FAILED, update.cause, reason)
+        case _:
+            return state, []
+
+
+def _ended(state: State, update: Update, event: Event, now: int) -> Next:
+    """Root what confirmed and let go of the rest, until that has worked: the outcome itself is written already."""
+    match event:
+        case Trouble():
+            return replace(state, update=replace(update, retry_s=now + TIDY_RETRY_S)), []
+        case Tick() if update.retry_s is not None and now >= update.retry_s:
+            return _enter(state, replace(update, retry_s=None))
         case _:
             return state, []
 
