@@ -8,8 +8,7 @@ import msgspec
 from tests.tui.console_fleet import MIB, NEW, OLD, fleet_devices, release_with_lines, system
 
 from nixfleet.model.statements import Wave
-from nixfleet.preview.closures import Shelf, StoreObject
-from nixfleet.preview.diff import SystemDiff, system_diff
+from nixfleet.preview.closures import StoreObject
 from nixfleet.preview.plan import Asked, Preview, Reading, Target, preview
 from nixfleet.tui.ports import Deployment
 from nixfleet.tui.preview import filled
@@ -48,11 +47,6 @@ def known() -> dict[str, StoreObject]:
 
 def _path(name: str) -> str:
     return system("", name).replace("nixos-system--", "")
-
-
-def difference(old: str, new: str) -> SystemDiff:
-    """Compare two systems by what the made-up caches say."""
-    return system_diff(old, new, Shelf(known()))
 
 
 async def foresee(how: Foresees, deployment: Deployment) -> AsyncGenerator[Preview, None]:

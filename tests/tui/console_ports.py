@@ -26,7 +26,7 @@ from tests.tui.console_fleet import (
     release_with_lines,
     system,
 )
-from tests.tui.console_foresight import Foresees, foresee, foresee_back
+from tests.tui.console_foresight import Foresees, foresee, foresee_back, known
 
 from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.statements import ACTIONS, Action, Verb
@@ -44,6 +44,8 @@ from nixfleet.model.views import (
     RolloutView,
     Snapshot,
 )
+from nixfleet.preview.closures import Shelf
+from nixfleet.preview.groups import changes_of
 from nixfleet.preview.plan import Preview
 from nixfleet.trust.replay import Chain, Explanation, Link
 from nixfleet.tui.desk import Options
@@ -51,6 +53,7 @@ from nixfleet.tui.ports import (
     Acts,
     AttemptView,
     Authority,
+    Changes,
     Connect,
     Deployment,
     EntryProof,
@@ -180,6 +183,12 @@ class FakeSource:
     async def release(self, release: str) -> ReleaseView:
         """Give a release with its lines."""
         return release_with_lines(release, list(self.devices.values()))
+
+    async def changes(self, named: Sequence[tuple[str, str, str]]) -> Changes:
+        """Compare by what the made-up caches know."""
+        if self.broken is not None:
+            raise self.broken
+        return Changes(changes=changes_of(named, Shelf(known())), notes=())
 
     async def lines(self, device: str) -> OutputLines:
         """Give the output that the record has."""

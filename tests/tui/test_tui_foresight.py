@@ -4,16 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator
 from functools import partial
 
-from tests.tui.console_fleet import device
+import msgspec
+from tests.tui.console_fleet import OLD, WEB_RELEASE, device, digest, release_with_lines, system
 from tests.tui.console_pilot import Driven, console
 from tests.tui.console_ports import FakeActs, FakeSource
 
 from nixfleet.errors import Unreachable
+from nixfleet.model.views import ReleaseView
 from nixfleet.preview.words import Said
 from nixfleet.tui.confirm import Confirm, question
 from nixfleet.tui.view.preview import said_lines, shortened
 from nixfleet.tui.view.text import Span, plain, reflow
 from nixfleet.tui.widgets.dialogs import ConfirmDialog
+from nixfleet.tui.widgets.lines import LineView
 
 
 def shows(driven: Driven, words: str) -> bool:
@@ -110,3 +113,47 @@ def test_a_long_line_keeps_its_column() -> None:
     """The number before a line stands alone in its column when the line breaks."""
     (line,) = said_lines([Said(40, "nixos 24.05 → 24.11, kernel 6.6.30 → 6.6.52")])
     assert "   40  nixos 24.05 →\n       24.11, kernel\n       6.6.30 →\n       6.6.52" == plain(reflow(line, 21))
+
+
+async def test_two_marked_releases_are_compared() -> None:
+    """Space marks two releases, d shows by package what changes from the older to the newer one, for whom."""
+    source = FakeSource()
+    newer = source.releases[WEB_RELEASE]
+    older = msgspec.structs.replace(newer, id=digest("web-2219"), name="web-2219", index=newer.index - 1)
+    source.releases[older.id] = older
+
+    async def lines(key: str) -> ReleaseView:
+        whole = release_with_lines(WEB_RELEASE, list(source.devices.values()))
+        if key != older.id:
+            return whole
+        before = (msgspec.structs.replace(line, path=system("web", OLD)) for line in whole.lines)
+        return msgspec.structs.replace(whole, id=older.id, lines=tuple(before))
+
+    source.release = lines  # type: ignore[method-assign] # this test's own lines
+    async with console(source=source) as driven:
+        await driven.press("5", "d")
+        assert shows(driven, "Mark two releases with space")
+        await driven.press("slash", *"web-2", "enter", "space", "j", "space", "d")
+        assert shows(driven, f"web-2219 ({older.id[:8]}) → web-2304 ({newer.id[:8]})")
+        assert shows(driven, "12 web-berlin-01, web-berlin-02")
+        for words in (
+            "openssl 3.4.1 → 3.4.2",
+            "ripgrep 14.1.1 +6.0 MiB",
+            "telnet 1.0 -1.0 MiB",
+            "takes a reboot: kernel",
+        ):
+            assert shows(driven, words)
+        assert driven.app.screen.query_one(LineView).all_lines
+
+
+async def test_what_cannot_be_compared_is_said() -> None:
+    """Releases for other devices have nothing in common; a cache that fails is named; a device that is fine says so."""
+    source = FakeSource()
+    async with console(source=source) as driven:
+        await driven.press("5", "space", "j", "space", "d")
+        assert shows(driven, "No device has a line in both.")
+        await driven.press("backspace", "1", "slash", *"nas-berlin-01", "enter", "enter", "d")
+        assert shows(driven, "It is in no rollout") or shows(driven, "It runs what it should.")
+        source.broken = Unreachable("http://x cannot be reached")
+        await driven.press("backspace", "slash", *["backspace"] * 13, *"kiosk-berlin-03", "enter", "enter", "d")
+        assert shows(driven, "http://x cannot be reached")

@@ -32,6 +32,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "entry": ("4", "j", "enter"),
     "releases": ("5",),
     "release": ("5", "enter"),
+    "device-change": ("slash", *"kiosk-berlin-03", "enter", "enter", "d"),
     "access": ("6", *"jjjjjjjjj"),
     "right": ("6", *"jjjjjjjjjj", "enter"),
     "revoke": ("6", *"jjjjjjjjj", "X"),

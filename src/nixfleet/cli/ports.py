@@ -23,7 +23,7 @@ def ports_of(
     """
     admin, fingerprint = Admin(client, mirror, signer, clock), Fingerprint(signer.key.fingerprint)
     return Ports(
-        source=ClientSource(client, mirror),
+        source=ClientSource(client, mirror, memory),
         acts=AdminActs(client, admin, signer=fingerprint, clock=clock, memory=memory),
         verifier=MirrorVerifier(client, mirror, exports=exports),
         authority=LogAuthority(mirror, signer=fingerprint, clock=clock),

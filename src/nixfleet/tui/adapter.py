@@ -15,6 +15,7 @@ from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines
 from nixfleet.client.export import export_entry
 from nixfleet.client.mirror import Mirror, Verified
+from nixfleet.client.previewing import changes_between
 from nixfleet.model import answers
 from nixfleet.model.views import Delta, EntryView, ReleaseView, RolloutDetail, Snapshot
 from nixfleet.trust import sshsig
@@ -22,6 +23,7 @@ from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.merkle import leaf_hash, verify_inclusion
 from nixfleet.tui.ports import (
     AttemptView,
+    Changes,
     CheckState,
     EntryProof,
     LogCheck,
@@ -41,9 +43,18 @@ _STATES: Final[dict[Verified, CheckState]] = {
 class ClientSource:
     """What is read, over the API; the lines of releases are held against the log in `mirror`."""
 
-    def __init__(self, client: Client, mirror: Mirror) -> None:
+    def __init__(self, client: Client, mirror: Mirror, memory: Path | None = None) -> None:
+        """Read through `client`; the file `memory` remembers narinfos."""
         self._client = client
         self._mirror = mirror
+        self._memory = memory
+
+    async def changes(self, named: Sequence[tuple[str, str, str]], /) -> Changes:
+        """Compare systems by what the caches of the root's list say of them."""
+        root = self._mirror.state.root
+        caches = root.caches if root is not None else ()
+        changes, notes = await changes_between(self._client, named, caches, memory=self._memory)
+        return Changes(changes=changes, notes=notes)
 
     async def snapshot(self) -> Snapshot:
         """Give everything a console shows."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.views import Delta, ReleaseView, RolloutDetail
 from nixfleet.tui.calls import Calls
-from nixfleet.tui.ports import AttemptView, Connect, LogCheck, Ports, RefusedView, Reset, Source, Verifier
+from nixfleet.tui.ports import AttemptView, Changes, Connect, LogCheck, Ports, RefusedView, Reset, Source, Verifier
 from nixfleet.tui.store import Gap, Store
 from nixfleet.tui.view.chrome import FRESH, Link
 
@@ -122,6 +122,10 @@ class Feed:
         return await self._calls.run(
             f"GET /v1/releases/{release[:8]}", f"nixfleet release show {release[:8]}", self._source.release(release)
         )
+
+    async def changes(self, named: Sequence[tuple[str, str, str]], cli: str) -> Changes:
+        """Compare systems by what caches say."""
+        return await self._calls.run("narinfos of the caches", cli, self._source.changes(named))
 
     async def history(self, device: str, name: str) -> Sequence[AttemptView]:
         """Read a device's past attempts."""

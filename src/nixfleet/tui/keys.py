@@ -106,6 +106,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("device", "log", "Log", "l", "tab('log')", 1),
     _go("device", "history", "History", "h", "tab('history')", 2),
     _go("device", "facts", "Facts", "i", "tab('facts')", 3),
+    _go("device", "change", "Diff", "d", "diff", 0, "what would change: the system it runs, and the one it should run"),
     _go("device", "rollout", "Its rollout", "v", "open_rollout", 4),
     _act("device", "deploy", "Deploy", "D"),
     _act("device", "roll_back", "Roll back", "R", 5),
@@ -152,6 +153,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _act("enroll", "token", "Token", "T", 3, "make a token that new devices join with; shown once"),
     _go("releases", "open", "Open", "enter", "open_here", 1),
     _go("releases", "query", "Find", "slash", "ask('find')", 2),
+    _go("releases", "diff", "Diff", "d", "diff", 4, "what changes between two marked releases, by package"),
     _act("releases", "deploy", "Deploy it", "D", 3),
     _go("access", "open", "Open", "enter", "open_here", 1),
     _act("access", "sign", "Approve", "A", 2, "sign what waits for signatures, as well"),
@@ -163,7 +165,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _act("right", "revoke", "Revoke", "X", 2, "for good: a grant or a key"),
     _go("right", "explain", "May they?", "e", "app.explain", 3, "what a key may do to a device, and by which chain"),
 )
-MARKING: Final = frozenset[Scope]({"devices", "enroll"})
+MARKING: Final = frozenset[Scope]({"devices", "enroll", "releases"})
 """Where acts take more than one row; elsewhere a mark would mean nothing."""
 LISTS: Final = frozenset[Scope](
     {"devices", "rollouts", "rollout", "audit", "enroll", "releases", "access", "witnesses"}

@@ -23,6 +23,7 @@ from nixfleet.model.views import (
     RolloutView,
     Snapshot,
 )
+from nixfleet.preview.groups import ChangePreview
 from nixfleet.preview.plan import Preview
 
 if TYPE_CHECKING:  # the replay is loaded after the first paint
@@ -163,6 +164,13 @@ class Stop(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
 
 
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """Differences of systems, devices that change alike together, and what could not be read for them."""
+
+    changes: tuple[ChangePreview, ...]
+    notes: tuple[str, ...] = ()
+
+
 class Source(Protocol):
     """What is read."""
 
@@ -183,6 +191,10 @@ class Source(Protocol):
 
     async def release(self, release: str) -> ReleaseView:
         """Give a release with its lines."""
+        ...
+
+    async def changes(self, named: Sequence[tuple[str, str, str]], /) -> Changes:
+        """Compare systems, (device's name, before, after), by what caches say of them."""
         ...
 
     async def lines(self, device: str) -> OutputLines:

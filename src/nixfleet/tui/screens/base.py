@@ -31,7 +31,7 @@ VIEWS: tuple[tuple[str, str], ...] = (
 SMALLEST = (80, 20)
 
 
-Page = Literal["device", "rollout", "release", "entry", "right", "witnesses", "refused"]
+Page = Literal["device", "rollout", "release", "entry", "right", "witnesses", "refused", "diff", "change"]
 
 
 class OpenPage(Message):

@@ -85,6 +85,16 @@ class DeviceScreen(ConsoleScreen):
         self.query_one("#tabs", LinesPanel).redraw()
         self._show()
 
+    def action_diff(self) -> None:
+        """Show what would change on it."""
+        device = self._device
+        if device is None or not device.intended or not device.system:
+            self.notify("It is in no rollout, or has not said yet what it runs.")
+        elif device.system == device.intended:
+            self.notify("It runs what it should.")
+        else:
+            self.post_message(OpenPage("change", device.id))
+
     def action_open_rollout(self) -> None:
         """Open the rollout it is in."""
         device = self._device

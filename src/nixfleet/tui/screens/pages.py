@@ -9,6 +9,7 @@ from nixfleet.tui.desk import Desk
 from nixfleet.tui.screens.access import AccessScreen, RightScreen
 from nixfleet.tui.screens.audit import AuditScreen, EntryScreen
 from nixfleet.tui.screens.base import Page
+from nixfleet.tui.screens.changes import ChangeScreen, DiffScreen
 from nixfleet.tui.screens.device import DeviceScreen
 from nixfleet.tui.screens.devices import DevicesScreen
 from nixfleet.tui.screens.enroll import EnrollScreen
@@ -32,4 +33,6 @@ PAGES: Final[dict[Page, Callable[[Desk, str], Screen[None]]]] = {
     "right": RightScreen,
     "witnesses": WitnessesScreen,
     "refused": RefusedScreen,
+    "diff": DiffScreen,
+    "change": ChangeScreen,
 }

@@ -12,7 +12,7 @@ from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
 from nixfleet.tui.keys import bindings
-from nixfleet.tui.screens.base import ConsoleScreen
+from nixfleet.tui.screens.base import ConsoleScreen, OpenPage
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import records as view
@@ -50,6 +50,16 @@ class ReleasesScreen(TableScreen[ReleaseView]):
     def scene(self) -> Scene:
         """Act on the release under the cursor."""
         return self.scene_of(release=self.table.cursor)
+
+    def action_diff(self) -> None:
+        """Compare two marked releases, the older one first."""
+        releases = self.desk.store.releases
+        chosen = [key for key in self.table.chosen if key in releases]
+        if len(chosen) != 2:
+            self.notify("Mark two releases with space, then d shows what changes between them.", timeout=4)
+            return
+        older, newer = sorted(chosen, key=lambda key: releases[key].index)
+        self.post_message(OpenPage("diff", f"{older} {newer}"))
 
     def words(self, record: ReleaseView) -> str:
         """Find a release by name, publisher, revision or id."""
