@@ -122,9 +122,9 @@ async def test_two_marked_releases_are_compared() -> None:
     older = msgspec.structs.replace(newer, id=digest("web-2219"), name="web-2219", index=newer.index - 1)
     source.releases[older.id] = older
 
-    async def lines(key: str) -> ReleaseView:
+    async def lines(release: str) -> ReleaseView:
         whole = release_with_lines(WEB_RELEASE, list(source.devices.values()))
-        if key != older.id:
+        if release != older.id:
             return whole
         before = (msgspec.structs.replace(line, path=system("web", OLD)) for line in whole.lines)
         return msgspec.structs.replace(whole, id=older.id, lines=tuple(before))
