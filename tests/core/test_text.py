@@ -89,6 +89,12 @@ def test_counts_agree_with_their_noun(number: int, said: str) -> None:
     assert said == text.counted(number, "device")
 
 
+@pytest.mark.parametrize(("noun", "said"), [("entry", "2 entries"), ("day", "2 days"), ("address", "2 addresses")])
+def test_nouns_get_their_own_plural(noun: str, said: str) -> None:
+    """A noun is written as English does, never with brackets."""
+    assert said == text.counted(2, noun)
+
+
 def test_times_are_utc_and_may_be_beyond_the_calendar() -> None:
     """Every time a statement can name has words."""
     assert ("1970-01-01 00:01 UTC", "the far future") == (text.utc(60), text.utc(2**53 - 1))

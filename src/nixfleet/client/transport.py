@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 import nixfleet
 from nixfleet.client.faults import Skewed, from_answer, not_ours, translated
 from nixfleet.errors import Unreachable, Untrusted, UserError
+from nixfleet.model.text import counted
 from nixfleet.model.typed import checked_url
 from nixfleet.trust import httpsig
 
@@ -189,7 +190,7 @@ class Transport:
             return result
         assert first is not None
         if len(self._urls) > 1:
-            raise Unreachable(f"{first}; nor can {len(self._urls) - 1} other address(es)") from first
+            raise Unreachable(f"{first}; nor can {counted(len(self._urls) - 1, 'other address')}") from first
         raise first
 
     async def _response(self, url: str, call: Call) -> httpx.Response:

@@ -54,8 +54,9 @@ def counted(number: int, noun: str) -> str:
     """Count in words: ``1 wave``, ``2 waves``, ``1,200 entries``."""
     if number == 1:
         return f"1 {noun}"
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2:-1] not in set("aeou") else f"{noun}s"
-    return f"{number:,} {plural}"
+    if noun.endswith("y") and noun[-2:-1] not in set("aeou"):
+        return f"{number:,} {noun[:-1]}ies"
+    return f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def utc(at_s: int) -> str:
