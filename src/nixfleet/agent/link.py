@@ -17,6 +17,7 @@ from nixfleet.client.offering import give_back
 from nixfleet.errors import NixfleetError, Refused, Unreachable, Untrusted, UserError
 from nixfleet.model.typed import checked_url, is_url
 from nixfleet.model.wire import Signed, Sync
+from nixfleet.trust.misplaced import why_void
 from nixfleet.trust.replay import Void
 from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.view import Behind, Extended
@@ -223,7 +224,8 @@ class Link:
         for index, verdict in enumerate(taken.verdicts, taken.start):
             # A log met for the first time is history, which all others have judged before.
             if isinstance(verdict, Void) and taken.start:
-                self.void = f"entry {index} has no effect: {verdict.reason}"
+                why = why_void(index, verdict, self.mirror.payload(index))
+                self.void = f"entry {index} has no effect: {why}"
                 log.warning("%s", self.void)
 
     async def _verified(self, client: Client, answer: Sync) -> Extended | None:

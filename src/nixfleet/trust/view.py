@@ -14,6 +14,7 @@ from nixfleet.model.ids import MAX_LEAF_BYTES, Fingerprint, FleetId
 from nixfleet.model.statements import LogState
 from nixfleet.trust.leaf import Leaf, holds, subject_of
 from nixfleet.trust.merkle import Frontier, Tree
+from nixfleet.trust.misplaced import why_void
 from nixfleet.trust.note import Checkpoint, open_checkpoint, origin
 from nixfleet.trust.replay import ESSENTIAL, State, Verdict, Void, replay, supply
 from nixfleet.trust.sshsig import PublicKey, parse, parse_public_key
@@ -240,7 +241,7 @@ def first_void(fleet: str, entries: Entries) -> tuple[int, str] | None:
     for index, (leaf, payload) in enumerate(entries):
         verdict = replay(state, index, leaf, payload)
         if isinstance(verdict, Void):
-            return index, verdict.reason
+            return index, why_void(index, verdict, payload)
     return None
 
 
