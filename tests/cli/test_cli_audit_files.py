@@ -149,10 +149,24 @@ def test_an_export_goes_to_standard_output_or_beside_the_caller(
 
 
 def test_a_device_that_saw_another_log_fails_the_check(served: Commands, tmp_path: Path) -> None:
-    """`audit verify` counts who signed for this log, and ends as untrusted when somebody signed for another."""
+    """`audit verify` counts who signed for this log, tells who lags behind, and ends as untrusted for another log."""
+
+    def verified() -> str:
+        return served("audit", "verify").out
+
+    def now() -> LogState:
+        found = served("audit", "verify", "--json").json
+        return LogState(size=found["size"], root=found["root"])
+
     served.enroll("web-01", "web-02")
-    served.report("web-01", "ab" * 32, Outcome.CONFIRMED)
-    assert "1 device signed for this log; 1 told nothing yet" in served("audit", "verify").out
+    served.report("web-01", "ab" * 32, Outcome.CONFIRMED, log=now())
+    assert "1 device signed for this log; 1 told nothing yet" in verified()
     assert 1 == served("audit", "verify", "--json").json["witnesses"]
+    served("device", "tag", "web-02", "site=rome")
+    assert "1 device signed for this log, for its beginning alone (web-01: 3 of 4 entries);" in verified()
+    served.report("web-02", "ab" * 32, Outcome.CONFIRMED, log=now())
+    assert "2 devices signed for this log, 1 of them for its beginning alone (web-01: 3 of 4 entries)" in verified()
+    found = served("audit", "verify", "--json").json
+    assert (2, 1) == (found["witnesses"], found["behind"])
     served.report("web-02", "ab" * 32, Outcome.CONFIRMED, log=LogState(size=2, root="ab" * 32))
     assert "web-02 signed for another log at 2 entries" in served("audit", "verify", code=4).err

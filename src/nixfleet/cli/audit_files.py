@@ -107,18 +107,23 @@ async def _verify_served(given: Globals, against: Path | None) -> None:
         told = await witnesses(fleet.client, fleet.mirror)
     void = first_void(fleet.context.fleet, entries)
     check_witnesses(told)
-    agreed = sum(one.seen == "ok" for one in told)
+    agreed = [one for one in told if one.seen == "ok"]
+    behind = [one for one in agreed if one.size < view.size]
     if given.json:
-        output.as_json({**_found(view, void, earlier), "witnesses": agreed})
+        output.as_json({**_found(view, void, earlier), "witnesses": len(agreed), "behind": len(behind)})
         return
     _say(view, void, earlier, against)
     if told:
-        click.echo(_witnessed(agreed, told))
+        click.echo(_witnessed(agreed, behind, silent=len(told) - len(agreed), size=view.size))
 
 
-def _witnessed(agreed: int, told: Sequence[Witness]) -> str:
-    silent = len(told) - agreed
-    said = f"{counted(agreed, 'device')} signed for this log"
+def _witnessed(agreed: Sequence[Witness], behind: Sequence[Witness], *, silent: int, size: int) -> str:
+    """Say how many have signed for this log, and how many of them have signed for its beginning alone."""
+    said = f"{counted(len(agreed), 'device')} signed for this log"
+    if behind:
+        least = min(behind, key=lambda one: one.size)
+        which = "" if len(behind) == len(agreed) == 1 else f"{len(behind)} of them "
+        said = f"{said}, {which}for its beginning alone ({least.name}: {least.size} of {size} entries)"
     return f"{said}; {silent} told nothing yet" if silent else said
 
 
