@@ -1,9 +1,11 @@
 """The mirror: verified, all or nothing, durable, and cut back to what counts after a crash at any byte."""
 
+import asyncio
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,43 @@ async def test_a_long_log_is_replayed_beside_the_loop(
         made = opened(tmp_path, fleet)
         await made.catch_up(api)
     assert fleet.log == made.log_state
+
+
+@pytest.mark.parametrize("per_answer", [2, 100])
+async def test_who_gives_up_leaves_no_replay_behind(
+    tmp_path: Path, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, per_answer: int
+) -> None:
+    """A cancelled call ends when its replay does, so that the next one never works on the same entries beside it."""
+    monkeypatch.setattr(mirror, "_THREAD_FROM", 1)
+    begun, go_on, judged = threading.Event(), threading.Event(), Mirror._judging
+    at_once, most = 0, 0
+
+    @contextmanager
+    def slowly(one: Mirror) -> Iterator[None]:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        begun.set()
+        assert go_on.wait(30)
+        with judged(one):
+            yield
+        at_once -= 1
+
+    monkeypatch.setattr(Mirror, "_judging", slowly)
+    async with serving(fleet) as (log, api):
+        log.per_answer = per_answer
+        made = opened(tmp_path, fleet)
+        first = asyncio.ensure_future(made.catch_up(api))
+        assert await asyncio.to_thread(begun.wait, 30)
+        first.cancel()
+        second = asyncio.ensure_future(made.catch_up(api))
+        # The event loop has turned often enough for the second call to begin, were it not for the first.
+        await asyncio.wait((second,), timeout=0.2)
+        go_on.set()
+        assert await second in {0, fleet.size}
+        with suppress(asyncio.CancelledError):
+            await first
+    assert (1, fleet.log, "ok") == (most, made.log_state, made.verified)
 
 
 def test_an_opened_mirror_is_the_one_that_was_closed(tmp_path: Path, fleet: Fleet) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 from nixfleet.client.api import Client, Payloads
+from nixfleet.client.beside import beside
 from nixfleet.client.faults import Unknown
 from nixfleet.client.logfile import LogFile
 from nixfleet.client.offering import give_back
@@ -97,7 +98,7 @@ class Mirror:
 
     async def _load(self) -> None:
         if not self._loaded:
-            await asyncio.to_thread(self._replay)
+            await beside(self._replay)
 
     def _replay(self) -> None:
         """Replay what is on disk. Raises: Untrusted."""
@@ -198,7 +199,7 @@ class Mirror:
             held = [(entry.leaf, entry.payload) for entry in entries]
             try:
                 # Beside the event loop: nobody has proven anything yet, and it is a whole log.
-                view, extended = await asyncio.to_thread(succeed, self._view, note, held)
+                view, extended = await beside(succeed, self._view, note, held)
             except Untrusted as error:
                 self.verified, self.why = _kind(error), str(error)
                 raise
@@ -249,7 +250,7 @@ class Mirror:
                 self._stage(start, answer.entries[: wanted - start])
             try:
                 if len(direct) >= _THREAD_FROM or self._staging:
-                    await asyncio.to_thread(self._taken, note, max(0, wanted - before), direct)
+                    await beside(self._taken, note, max(0, wanted - before), direct)
                 else:
                     self.extend(note, before, direct)
             except Untrusted as error:
