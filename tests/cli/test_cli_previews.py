@@ -5,12 +5,21 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.cli.commandline import Commands
+from tests.cli.commandline import Commands, now
 from tests.factories import store_path
 from tests.sshagent import make_key
 
+from nixfleet.cli.ports import ports_of
+from nixfleet.client.api import Client
+from nixfleet.client.mirror import Mirror
+from nixfleet.client.session import SessionKeeper
 from nixfleet.model.device import Facts, Outcome
+from nixfleet.preview.diff import SystemDiff
+from nixfleet.preview.plan import Preview
+from nixfleet.trust import sshagent
 from nixfleet.trust.narinfo import CacheKey, NarInfo, base32_encode, format_narinfo, hash_part
+from nixfleet.trust.signers import AgentSigner
+from nixfleet.tui.ports import Deployment
 
 HASH = f"sha256:{base32_encode(b'0' * 32)}"
 ROOMY = Facts(store_free_bytes=2**40, boot_fallback="systemd-boot")
@@ -161,3 +170,30 @@ def test_a_device_shows_what_would_change(updated: Commands) -> None:
     said = updated("device", "show", "web-01").out
     assert "what would change:\nnixos 24.05 → 24.11, kernel 6.6.30 → 6.6.52; packages: 2 updated" in said
     assert "takes a reboot: kernel 6.6.30 → 6.6.52" in said
+
+
+def test_the_console_previews_over_the_same_coordinator(updated: Commands, tmp_path: Path) -> None:
+    """Its acts foresee what the command line does, draw the canary, and sign the very rollout that was shown."""
+    release = updated("release", "show", "r2", "--json").json["id"]
+    wanted = Deployment(release=release)
+
+    async def act(client: Client) -> tuple[list[Preview], str, list[Preview]]:
+        (held,) = sshagent.keys(str(updated.agent.sock))
+        signer = AgentSigner(held, str(updated.agent.sock))
+        mirror = Mirror.open(tmp_path / "mirror", updated.fleet)
+        await SessionKeeper(signer, fleet=updated.fleet, file=tmp_path / "session", clock=now).attach(client)
+        await mirror.catch_up(client)
+        ports = ports_of(client, mirror, signer, clock=now, exports=tmp_path, memory=tmp_path / "narinfos.sqlite")
+        shown = [one async for one in ports.acts.preview(wanted)]
+        await ports.acts.deploy(wanted)
+        (newest, *_) = sorted(await client.rollouts(), key=lambda one: -one.index)
+        detail = await client.rollout(newest.id)
+        canary = next(member.name for member in detail.members if member.wave == 1)
+        named = await ports.source.changes([("web-01", *map(store_path, SYSTEMS))])
+        assert ("6.6.30", "6.6.52") == (named.changes[0].diff or SystemDiff(old="", new="")).kernel
+        return shown, canary, [one async for one in ports.acts.preview_roll_back(newest.id)]
+
+    shown, canary, back = updated.on_wire(act)
+    assert ("reading", "done") == (shown[0].reading.state, shown[-1].reading.state)
+    assert (4_096, (canary,)) == (shown[-1].download_bytes, shown[-1].waves[0].names)
+    assert () == back[-1].devices, "nobody has confirmed it yet"

@@ -251,6 +251,8 @@ def _as_drafted(asked: Asked, draft: Rollout | None) -> Asked:
         return asked
     return msgspec.structs.replace(
         asked,
+        # A draft selects no more than its signer's right reaches: the rest is in none of its waves.
+        targets=tuple(target for target in asked.targets if matches(draft.select, target.tags)),
         waves=draft.waves,
         max_in_flight=draft.max_in_flight,
         soak_s=draft.soak_s,
