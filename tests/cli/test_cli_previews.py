@@ -175,6 +175,7 @@ def test_a_device_shows_what_would_change(updated: Commands) -> None:
 def test_the_console_previews_over_the_same_coordinator(updated: Commands, tmp_path: Path) -> None:
     """Its acts foresee what the command line does, draw the canary, and sign the very rollout that was shown."""
     release = updated("release", "show", "r2", "--json").json["id"]
+    old, new = SYSTEMS
     wanted = Deployment(release=release)
 
     async def act(client: Client) -> tuple[list[Preview], str, list[Preview]]:
@@ -189,7 +190,7 @@ def test_the_console_previews_over_the_same_coordinator(updated: Commands, tmp_p
         (newest, *_) = sorted(await client.rollouts(), key=lambda one: -one.index)
         detail = await client.rollout(newest.id)
         canary = next(member.name for member in detail.members if member.wave == 1)
-        named = await ports.source.changes([("web-01", *map(store_path, SYSTEMS))])
+        named = await ports.source.changes([("web-01", store_path(old), store_path(new))])
         assert ("6.6.30", "6.6.52") == (named.changes[0].diff or SystemDiff(old="", new="")).kernel
         return shown, canary, [one async for one in ports.acts.preview_roll_back(newest.id)]
 

@@ -94,9 +94,10 @@ def test_the_same_change_of_many_hosts_stands_once() -> None:
 def test_who_is_away_full_stuck_or_there_already() -> None:
     """Offline since when, no room, no way back at boot, and no-ops are each said of the right device."""
     shown = made(
-        asked("away", "full", "never", "same", "stuck"),
+        asked("away", "full", "ill", "never", "same", "stuck"),
         view("away", online=False, seen_at=NOW - 2 * 86_400),
         view("full", facts=Facts(store_free_bytes=MIB, boot_fallback="systemd-boot")),
+        view("ill", healthy=False, facts=None),
         view("never", online=False, facts=None),
         view("same", system=NEW, booted=NEW),
         view("stuck", facts=Facts(store_free_bytes=2**40, boot_fallback="none")),
@@ -106,7 +107,8 @@ def test_who_is_away_full_stuck_or_there_already() -> None:
     assert "full has not the space: 109 MiB needed, 1.0 MiB free" in said
     assert "1  cannot fall back at boot: stuck" in said
     assert "2  not connected, and get it when they are back: away (2d), never (never seen)" in said
-    assert [True, False, None, True, True] == [one.fits for one in shown.devices]
+    assert "1  failed or unhealthy now: ill" in said
+    assert [True, False, None, None, True, True] == [one.fits for one in shown.devices]
     assert [0] == [one.download_bytes for one in shown.devices if one.same]
 
 

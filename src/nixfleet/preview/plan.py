@@ -14,6 +14,7 @@ from nixfleet.model.views import DeviceView
 from nixfleet.preview.closures import Known, Shelf
 from nixfleet.preview.diff import reboot_reasons
 from nixfleet.preview.groups import ChangePreview, changes_of
+from nixfleet.query import status_of
 from nixfleet.rollout import Member, assigned
 
 NAMED_MOST = 20
@@ -70,6 +71,8 @@ class DevicePreview(msgspec.Struct, frozen=True, kw_only=True):
     same: bool
     online: bool
     seen_at: int
+    status: str = ""
+    """The one word that sums it up now, as in lists and queries."""
     download_bytes: int | None = None
     disk_bytes: int | None = None
     at_most: bool = False
@@ -190,6 +193,7 @@ def _device(target: Target, view: DeviceView | None, shelf: Shelf, wave: int, as
         same=view is not None and bool(target.path) and view.system == target.path,
         online=view is not None and view.online,
         seen_at=view.seen_at if view is not None else 0,
+        status=status_of(view) if view is not None else "",
         store_free_bytes=view.facts.store_free_bytes if view is not None and view.facts is not None else None,
         falls_back=view.facts.boot_fallback != NO_FALLBACK if view is not None and view.facts is not None else None,
         needs=asked.needs.get(target.device, ""),

@@ -15,6 +15,8 @@ Tone = Literal["plain", "dim", "strong", "warn", "bad"]
 NAMES: Final = 4
 """So many devices of a line are named."""
 CHANGES: Final = 6
+ILL: Final = ("failed", "reverted", "refused", "unhealthy")
+"""What a device is that had better be looked at before it gets something new."""
 WAVES: Final = 6
 
 
@@ -37,6 +39,7 @@ def said_of(preview: Preview, now: int) -> tuple[Said, ...]:
         *(_reboots(changing) if preview.reading.state == "done" or preview.download_bytes is not None else ()),
         *_space(changing),
         *_away(preview.devices, now),
+        *_ill(preview.devices),
         *_rights(preview.devices),
         *(Said(None, note, "warn") for note in preview.reading.notes),
     )
@@ -179,6 +182,12 @@ def _away(devices: Sequence[DevicePreview], now: int) -> Iterator[Said]:
     if away:
         names = [f"{one.name} ({age(max(0, now - one.seen_at)) if one.seen_at else 'never seen'})" for one in away]
         yield Said(len(away), f"not connected, and get it when they are back: {_names(names)}", "warn")
+
+
+def _ill(devices: Sequence[DevicePreview]) -> Iterator[Said]:
+    ill = [one.name for one in devices if one.status in ILL]
+    if ill:
+        yield Said(len(ill), f"failed or unhealthy now: {_names(ill)}", "warn")
 
 
 def _rights(devices: Sequence[DevicePreview]) -> Iterator[Said]:
