@@ -122,8 +122,8 @@ async def show(given: Globals, rollout_id: str) -> None:
     if given.json:
         output.as_json(detail)
         return
-    head(detail.rollout)
-    waves(detail)
+    head(detail.rollout, now())
+    waves(detail, now())
     members(detail)
 
 

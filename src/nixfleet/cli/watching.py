@@ -11,6 +11,7 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals
+from nixfleet.cli.rollout_tables import about
 from nixfleet.cli.session import Fleet, now
 from nixfleet.client.admin import Acted
 from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
@@ -114,4 +115,5 @@ def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set
     fetched = f", {output.size(done)} of {output.size(total)}" if total else ""
     phases = sorted({member.phase.value for member in detail.members if member.outcome is None})
     where = view.waits if view.state != "running" and view.waits else ", ".join(phases)
-    meter.show(f"{view.confirmed} of {view.total} confirmed{fetched}{f': {where}' if where else ''}")
+    ends = f", about {about(view.eta_s)} left" if view.eta_s else ""
+    meter.show(f"{view.confirmed} of {view.total} confirmed{fetched}{ends}{f': {where}' if where else ''}")

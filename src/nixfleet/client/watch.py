@@ -49,7 +49,14 @@ def unreached(detail: RolloutDetail) -> tuple[MemberView, ...]:
     return tuple(member for member in detail.members if member.outcome is None)
 
 
+def _stopped(member: MemberView) -> bool:
+    """Tell whether the rollout has stopped for the device's kind: only a signed act starts it."""
+    return member.why is not None and member.why.get("reason") == "kind-stopped"
+
+
 def _sum(detail: RolloutDetail) -> Ending:
+    if any(map(_stopped, detail.members)):
+        return Ending.HALTED
     failed = any(member.overdue or _failed(member.outcome) for member in detail.members)
     return Ending.FAILED if failed else Ending.DONE
 
@@ -66,7 +73,7 @@ def _failed(outcome: Outcome | None) -> bool:
 
 def _pending(member: MemberView, wait: Wait) -> bool:
     """Tell whether a device is waited for; one in the middle of an update is away only while its agent restarts."""
-    if member.outcome is not None or member.overdue:
+    if member.outcome is not None or member.overdue or _stopped(member):
         return False
     return wait == "all" or member.online or member.phase not in {Phase.IDLE, Phase.REBOOT_PENDING}
 

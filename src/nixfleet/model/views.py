@@ -98,6 +98,12 @@ class WaveView(_View, frozen=True, kw_only=True):
     in_flight: int = 0
     overdue: int = 0
     opened_at: int | None = None
+    done_at: int | None = None
+    passed_at: int | None = None
+    download: Transfer | None = None
+    """Its downloads under way, in sum."""
+    eta_s: int | None = None
+    """In how many seconds it may be done, by what devices took so far; None: nobody knows."""
     waits: str = ""
     why: Why | None = None
 
@@ -150,6 +156,12 @@ class RolloutView(_View, frozen=True, kw_only=True):
     device_timeout_s: int = 0
     started_at: int | None = None
     finished_at: int | None = None
+    eta_s: int | None = None
+    """In how many seconds it may be done; None: it is over, or nobody knows."""
+    typical_s: int | None = None
+    """How long its devices took from start to confirmation, the median; None: none has yet."""
+    causes: dict[str, int] = msgspec.field(default_factory=dict)
+    """How many devices failed for which cause; ``overdue`` for those that fell silent."""
     controls: int = 0
     judged: bool = True
     partial: bool = False

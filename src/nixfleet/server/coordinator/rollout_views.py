@@ -1,18 +1,21 @@
 """Rollouts as people see them: waves as bars, members with their reasons."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import Wave
 from nixfleet.model.text import clean
-from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, WaveView, Why
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, Transfer, WaveView, Why
 from nixfleet.rollout import (
+    Clock,
     Counts,
     Course,
     Member,
     Reason,
     Standing,
+    Summary,
     WaveState,
     kind_words,
     record,
@@ -22,6 +25,7 @@ from nixfleet.rollout import (
     stopped,
     summary,
 )
+from nixfleet.rollout.estimate import Download, Pace, estimate
 from nixfleet.rollout.partly import HALTED, partial_record, partial_sentence
 from nixfleet.server.coordinator.clock import RunClock
 from nixfleet.server.coordinator.device_views import transfer_of
@@ -107,6 +111,7 @@ class RolloutViews:
         clocks = stored.waves or tuple(WaveState() for _ in statement.waves)
         numbered = enumerate(zip(statement.waves, clocks, result.waves, strict=True), start=1)
         partial = len(members) < len(work.members)
+        paces = self._paces(work, state, [[work.members[device] for device in wave] for wave in lineup], result, now)
         why = HALTED if partial else state.halted
         return RolloutView(
             id=work.id,
@@ -124,7 +129,13 @@ class RolloutViews:
             stops=() if partial else _stops(state, word, members.values(), result.standings),
             halted=why if word == "halted" else "",
             standing=word == "finished" and not work.superseded and not work.unready,
-            waves=tuple(self._wave(work, number, *parts, partial=partial) for number, parts in numbered),
+            waves=tuple(
+                self._wave(work, number, *parts, pace, partial=partial)
+                for (number, parts), pace in zip(numbered, paces, strict=True)
+            ),
+            eta_s=paces[-1].eta_s if word == "running" else None,
+            typical_s=int(median(work.took_s)) if work.took_s else None,
+            causes=_causes(members.values(), result.standings),
             joiners=work.lines is not None and work.lines.tree is None,
             total=total.total,
             confirmed=total.confirmed,
@@ -141,7 +152,7 @@ class RolloutViews:
         )
 
     def _wave(
-        self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts, *, partial: bool
+        self, work: Work, number: int, wave: Wave, clock: WaveState, counts: Counts, pace: Pace, *, partial: bool
     ) -> WaveView:
         reason = work.waits.get(number)
         members = select_words(wave.members) if isinstance(wave.members, dict) else str(wave.members)
@@ -155,13 +166,40 @@ class RolloutViews:
             failed=counts.failed,
             in_flight=counts.in_flight,
             overdue=counts.overdue,
-            opened_at=None if clock.opened_s is None else self._wall_of(clock.opened_s),
+            opened_at=self._wall_of(clock.opened_s),
+            done_at=self._wall_of(clock.done_s),
+            passed_at=self._wall_of(clock.passed_s),
+            download=_download(pace.download),
+            eta_s=pace.eta_s if clock.done_s is None else None,
             waits="" if reason is None else _said(number, reason, len(work.logged.statement.waves), partial=partial),
             why=_record(reason, partial=partial),
         )
 
-    def _wall_of(self, run_s: int) -> int:
+    def _paces(
+        self, work: Work, state: Course, waves: Sequence[Sequence[Member]], result: Summary, now: Clock
+    ) -> tuple[Pace, ...]:
+        """Estimate each wave, by what its devices took and download."""
+        downloads = {}
+        if result.total.in_flight:
+            for member in (member for wave in waves for member in wave):
+                if result.standings[member.device] is Standing.IN_FLIGHT and (load := self._load(work, member.device)):
+                    downloads[member.device] = load
+        return estimate(state, waves, result.standings, now, work.took_s, downloads)
+
+    def _load(self, work: Work, device: str) -> Download | None:
+        """Give a device's download for a rollout, if it is under way."""
+        live = self._live.get(device)
+        transfer = transfer_of(live) if live.progress is not None and live.progress.rollout == work.id else None
+        if transfer is None:
+            return None
+        return Download(
+            done_bytes=transfer.done_bytes, total_bytes=transfer.total_bytes, rate_bytes_s=transfer.rate_bytes_s
+        )
+
+    def _wall_of(self, run_s: int | None) -> int | None:
         """Turn running time into wall time, as if no gap had been since."""
+        if run_s is None:
+            return None
         now = self._clock.now()
         return now.wall_s - (now.run_s - run_s)
 
@@ -227,6 +265,27 @@ def _stops(
         for stop in state.stops
         if (stop.path, stop.kind) in active
     )
+
+
+def _download(load: Download) -> Transfer | None:
+    """Show downloads in sum, if there are any."""
+    if not load.total_bytes:
+        return None
+    return Transfer(done_bytes=load.done_bytes, total_bytes=load.total_bytes, rate_bytes_s=load.rate_bytes_s)
+
+
+def _causes(members: Iterable[Member], standings: Mapping[str, Standing]) -> dict[str, int]:
+    """Count what devices failed for."""
+    found: Counter[str] = Counter()
+    for member in members:
+        match standings[member.device]:
+            case Standing.FAILED:
+                found[member.cause.value] += 1
+            case Standing.OVERDUE:
+                found["overdue"] += 1
+            case _:
+                pass
+    return dict(sorted(found.items()))
 
 
 def _wave_state(clock: WaveState) -> str:

@@ -3,6 +3,7 @@
 It is told everything (log, devices, tries) and asks nothing; what to do is `nixfleet.rollout.plan`'s to say.
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,6 +69,8 @@ class Bar:
 RetryTimes = Callable[[int], int]
 """The log time of the entry at an index."""
 _EMPTY = Live()
+TOOK_KEPT = 101
+"""How many of the newest durations an estimate is made of."""
 
 
 class Work:
@@ -89,6 +92,8 @@ class Work:
         self.members: dict[str, Member] = {}
         self.waits: dict[Subject, Reason] = {}
         self.superseded = False
+        self.took_s: deque[int] = deque(maxlen=TOOK_KEPT)
+        """How long the newest devices to confirm took from their start."""
         self.outcomes = 0
         """Counts what was told of outcomes."""
         self.seen = 0
@@ -265,6 +270,8 @@ class Work:
         before = held.told if held is not None else None
         if one.told is not None and one.told.outcome is not (before.outcome if before is not None else None):
             self.outcomes += 1
+            if one.told.outcome is Outcome.CONFIRMED and whole.offered_s is not None and whole.outcome_s is not None:
+                self.took_s.append(max(0, whole.outcome_s - whole.offered_s))
 
 
 def merged(old: AttemptRow, new: AttemptRow) -> AttemptRow:

@@ -7,7 +7,7 @@ from nixfleet.model.text import clean, counted
 from nixfleet.model.views import MemberView, RolloutView, WaveView
 from nixfleet.rollout.explaining import ahead_words
 from nixfleet.tui.view.devices import doing_words, progress, when
-from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, spread, why, wrap
+from nixfleet.tui.view.text import Line, Role, Span, age, ago, fit, joined, size, spread, why, wrap
 
 STATES: Final[dict[str, tuple[str, Role]]] = {
     "halted": ("✗", "bad"),
@@ -87,7 +87,8 @@ def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
     failed = f"  ✗ {wave.failed} failed" if wave.failed else ""
     overdue = f"  {wave.overdue} overdue" if wave.overdue else ""
     who = "canary" if wave.number == 1 and count > 1 and wave.total == 1 else clean(wave.members)
-    said = clean(wave.waits) or {"open": "open", "done": "done", "passed": "done"}.get(wave.state, clean(wave.state))
+    plain = {"open": "open", "done": "done", "passed": "done"}.get(wave.state, clean(wave.state))
+    said = " · ".join(filter(None, (eta_words(wave), clean(wave.waits) or plain)))
     return fit(
         (
             Span(f"wave {wave.number:<2} ", "strong"),
@@ -102,6 +103,27 @@ def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
     )
 
 
+def ends(rollout: RolloutView) -> str:
+    """Say how long it took, or may still take; nothing where nobody knows."""
+    if rollout.started_at is not None and rollout.finished_at is not None:
+        return f"took {age(max(0, rollout.finished_at - rollout.started_at))}"
+    return "" if rollout.eta_s is None else f"about {age(rollout.eta_s)} left"
+
+
+def failed_for(rollout: RolloutView) -> str:
+    """Count what devices failed for."""
+    return ", ".join(f"{count} {clean(cause)}" for cause, count in rollout.causes.items())
+
+
+def eta_words(wave: WaveView) -> str:
+    """Say how long an open wave may still take, and what it downloads in sum; nothing where nobody knows."""
+    if wave.state != "open" or wave.eta_s is None:
+        return ""
+    load = wave.download
+    rate = f", {size(load.rate_bytes_s)}/s" if load is not None and load.rate_bytes_s else ""
+    return f"about {age(wave.eta_s)} left{rate}"
+
+
 def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
     """Set out a rollout: state and reason first, then who, when and the limits, then its waves."""
     whose = " that you may see" if rollout.partial else ""
@@ -114,6 +136,7 @@ def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
                     (Span(f"{rollout.confirmed} of {counted(rollout.total, 'device')}{whose}"),),
                     (Span(f"✗ {rollout.failed} failed", "bad"),) if rollout.failed else (),
                     (Span(f"{rollout.in_flight} under way", "busy"),) if rollout.in_flight else (),
+                    (Span(ends(rollout)),) if ends(rollout) else (),
                 )
             ),
             (Span(rollout.id[:8], "dim"),),
@@ -130,6 +153,8 @@ def head(rollout: RolloutView, now: int, cells: int) -> list[Line]:
         f"by {clean(rollout.principal)} {ago(rollout.at, now)} ago · {rollout.max_in_flight} at once · "
         f"soak {age(rollout.soak_s)} · timeout {age(rollout.device_timeout_s)}"
     )
+    if rollout.causes:
+        limits = f"failed for {failed_for(rollout)} · {limits}"
     if rollout.note and said[0].text != clean(rollout.note):
         limits += f" · {clean(rollout.note)}"
     lines += [fit((Span(limits, "dim"),), cells), ()]
