@@ -85,10 +85,7 @@ def acts(bench: Bench) -> list[tuple[str, str]]:
 
 
 def exported(bench: Bench, file: Path) -> dict[str, tuple[str, ...]]:
-    """Export the audit and verify the file: by device, what it signed for, whose rollout that was, and by which right.
-
-    Without the coordinator's address: what comes of it stands in the file alone.
-    """
+    """Export the audit and verify the file: by device what it runs, what came of which rollout, who signed that."""
     bench.nixfleet("audit", "export", "--out", str(file))
     found = bench.json("audit", "verify", str(file))["outcomes"]
     return {one["name"]: (one["system"], one["rollout"], one["outcome"], one["by"], *one["approved"]) for one in found}
