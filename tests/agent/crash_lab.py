@@ -22,6 +22,7 @@ from nixfleet.agent.journal import Journal
 from nixfleet.agent.runner import Runner, Store
 from nixfleet.agent.service import Clock, Service
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.switching import Switcher
 from nixfleet.agent.update import (
     Contact,
     Contacted,
@@ -239,14 +240,15 @@ class Lab:
             cache_base=lambda: "http://coordinator.example",
             names=lambda: {"web-01"},
         )
-        start = runner._switcher._start
+        switcher = cast("Switcher", runner._switcher)
+        start = switcher._start
 
         def started(*told: Any) -> Any:
             answer = start(*told)
             self._step()
             return answer
 
-        setattr(runner._switcher, "_start", started)  # noqa: B010 - a step
+        setattr(switcher, "_start", started)  # noqa: B010 - a step
         clock = Clock(wall=lambda: self.now, boot=lambda: self.now)
         service = Service(journal, lambda effect: self._perform(runner, service, effect), clock, self._changed_by)
         self._service = service

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from tests.agent.made_up import MadeUpStore, store_path
 from tests.agent.site import Site
-from tests.agent.test_agent_runner import Bench
+from tests.agent.workbench import Bench
 
 from nixfleet.agent import rescue
 from nixfleet.agent.agent import Agent
