@@ -17,7 +17,7 @@ from nixfleet.sim.scenario import Scenario, checked
 
 DEVICES = 1_000
 WATCHED_S = 30.0
-UP_S = 600.0
+UP_S = 3_000.0
 EVERY_S = 0.05
 MS = 1_000
 

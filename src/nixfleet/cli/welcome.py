@@ -6,9 +6,9 @@ from nixfleet.tui.view.text import Line, Span
 
 _STORY = (
     "An exhibition company updates its five sites. The gateways are under",
-    "way. Of the kiosks the lab's five go first, and one of them has a screen",
-    "that the new system does not know: watch it fail, go back, and halt the",
-    "rollout before any museum sees it. The fix is published: deploy it.",
+    "way. Of the kiosks the lab's five go first. One of them has a screen",
+    "that the new system does not know: watch it fail, go back, and halt",
+    "the rollout before any museum sees it. The fix is there: deploy it.",
 )
 _FIX = ("D", "deploy kiosk-2026.11.1, once the first one has failed")
 _TRIES = (
@@ -25,7 +25,7 @@ def welcome(scenario: Scenario, speed: float) -> tuple[Line, ...]:
     """Write the page; whole on a screen of 80 by 24 cells."""
     intro: tuple[Line, ...] = (
         (Span(f"{scenario.count} made-up devices, real agents.", "strong"), Span(f" {speed:g} seconds pass in one.")),
-        (Span("Each act is signed with a key made for this minute, and verified by all."),),
+        (Span("Each act is signed, by a key of this minute, and verified by each."),),
         (),
     )
     built_in = scenario.name == load(BUILT_IN).name

@@ -48,7 +48,7 @@ CALL_S = 300.0
 STARTED_AT_ONCE = 40
 REMEMBERED = 2_000
 LOOK_REAL_S = 0.02
-ASK_REAL_S = 0.3
+ASK_REAL_S = 0.5
 
 
 class Fleet:
@@ -136,8 +136,8 @@ class Fleet:
         """Switch the devices on, a few at a time, and do what the scenario does."""
         devices = list(self.devices.values())
         rollouts = asyncio.create_task(self._begin_rollouts())
-        # The first ones of each group: canaries are among them.
-        devices.sort(key=lambda device: device.kind.number)
+        # Who asks, then the first ones of each group: canaries are among them.
+        devices.sort(key=lambda device: (not device.kind.asks, device.kind.number))
         for at in range(0, len(devices), STARTED_AT_ONCE):
             some = devices[at : at + STARTED_AT_ONCE]
             for device in some:

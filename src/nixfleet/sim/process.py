@@ -26,8 +26,6 @@ from nixfleet.sim.scenario import Scenario
 from nixfleet.trust.sshsig import SecretKey
 
 START_S = 120.0
-END_S = 1.5
-"""How long a fleet may take to end by itself; there is nothing in it that has to be kept."""
 SHIFT = "clock"
 _SHIFT = struct.Struct("=d")
 
@@ -118,12 +116,10 @@ class Served:
         return int(origin.wall_s + (time.monotonic() - origin.monotonic_s) * origin.speed + self._shift.read())
 
     def close(self) -> None:
-        """End it, and see to it that nothing is left."""
+        """End it at once, for nothing in it has to be kept, and see to it that nothing is left."""
+        self._process.kill()
+        self._process.join()
         self._here.close()
-        self._process.join(END_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
         if self._told is not None:
             shutil.rmtree(self._told.folder, ignore_errors=True)
 
@@ -174,10 +170,11 @@ def _await_end(pipe: Connection, ended: Callable[[], None]) -> None:
 
 
 def _away_from_the_terminal() -> None:
-    """Leave the parent's terminal alone: its keys, its interrupt, and its screen."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave the parent's terminal alone: its keys, its signals, and its screen. The parent's end is what ends this."""
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     logging.getLogger().addHandler(logging.NullHandler())
     null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
     os.close(null)
