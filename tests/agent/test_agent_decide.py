@@ -431,3 +431,17 @@ def test_approvals_are_counted_on_the_device_itself() -> None:
     assert world.still(offer) is None
     fleet.revoke(key_name="oncall", by="oncall")
     assert Withdrawn(reason=waits.reason) == world.still(offer)
+
+
+def test_a_device_whose_clock_is_in_2070_waits_and_loses_nothing() -> None:
+    """What its clock alone has ended is held, and begins once the clock is right: a bad battery expires nothing."""
+    world = World()
+    offer, true_s = world.offer(), world.wall_s
+    world.wall_s = 3_155_760_000
+    waits = world.decide()
+    assert isinstance(waits, Wait)
+    assert "" != waits.reason
+    assert isinstance(world.still(offer), Held)
+    world.wall_s = true_s
+    assert world.still(offer) is None
+    assert isinstance(world.decide(), Proceed)
