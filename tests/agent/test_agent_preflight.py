@@ -191,11 +191,14 @@ def test_a_line_for_another_platform_is_refused_before_anything_is_fetched(machi
     assert expected == device(machine, system="aarch64-linux")
 
 
-def test_state_on_tmpfs_is_no_state_unless_settings_say_so(machine: Machine) -> None:
-    """A reboot must not lose the way back; containers and tests can say that they know."""
-    machine.write("/proc/self/mountinfo", f"1 0 0:1 / / rw - ext4 x rw\n2 1 0:2 / {machine.root}/var rw - tmpfs x rw\n")
+@pytest.mark.parametrize(("place", "what"), [("var", "the state folder "), ("nix/var", "Nix's memory ")])
+def test_state_on_tmpfs_is_no_state_unless_settings_say_so(machine: Machine, place: str, what: str) -> None:
+    """A reboot must not lose the way back, as on an installer's image; containers and tests can say that they know."""
+    mount = f"2 1 0:2 / {machine.root}/{place} rw - tmpfs x rw\n"
+    machine.write("/proc/self/mountinfo", f"1 0 0:1 / / rw - ext4 x rw\n{mount}")
     verdict = device(machine)
     assert verdict is not None
+    assert verdict.reason.startswith(what)
     assert verdict.reason.endswith("is on tmpfs: a reboot would lose the way back")
     assert device(machine, settings=replace(settings_of(machine), volatile_state=True)) is None
 

@@ -88,9 +88,10 @@ async def test_a_switch_that_ends_the_agent_for_good_is_taken_back_without_it(si
     await until(lambda: not ended.parent.exists(), site)
 
 
-async def test_a_device_that_went_down_into_the_new_system_goes_on_without_its_guard(site: Site) -> None:
-    """A reboot amid the update: the guard is gone, the agent of the booted system checks and confirms, once."""
-    b = site.systems.b
+@pytest.mark.parametrize("healthy", [True, False])
+async def test_a_device_that_went_down_into_the_new_system_goes_on_without_its_guard(site: Site, healthy: bool) -> None:
+    """A reboot amid the update: the guard is gone; the agent of the booted system checks, and confirms or goes back."""
+    a, b = site.systems.a, site.systems.b
     first = agent(site)
     await site.joined()
     site.device.write("/var/lib/stc/agent", str(first.pid))
@@ -101,9 +102,17 @@ async def test_a_device_that_went_down_into_the_new_system_goes_on_without_its_g
     job = site.device.path("/var/lib/nixfleet/jobs")
     await until(lambda: list(job.glob("*/exit")), site)
     site.device.reboot()
+    if not healthy:
+        toml = site.device.read("/etc/nixfleet/agent.toml")
+        site.device.write("/etc/nixfleet/agent.toml", f'{toml}[[checks.command]]\nargv = ["/bin/false"]\n')
     agent(site)
-    assert (await site.outcome(rollout)).outcome == "confirmed"
-    assert ((b, b, b), [("switch", b)]) == (site.state(), site.device.switches())
+    attempt = await site.outcome(rollout)
+    if healthy:
+        assert ("confirmed", (b, b, b), [("switch", b)]) == (attempt.outcome, site.state(), site.device.switches())
+    else:
+        assert ("reverted", "health", (a, a, a)) == (attempt.outcome, attempt.cause, site.state())
+        assert "/bin/false" in attempt.reason
+        assert [("switch", b), ("switch", a)] == site.device.switches()
 
 
 async def test_a_device_without_a_way_back_does_not_go_forward(site: Site) -> None:

@@ -20,6 +20,7 @@ SWITCH = "bin/switch-to-configuration"
 LOCK = "/run/nixos/switch-to-configuration.lock"
 AGENT_UNIT = "etc/systemd/system/multi-user.target.wants/nixfleet-agent.service"
 AGENT_FILE = "etc/nixfleet/agent.toml"
+PROFILES = "/nix/var/nix/profiles"
 VOLATILE = frozenset({"tmpfs", "ramfs"})
 _DISKS = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
 _BOOT_SPARE_BYTES = 4 << 20
@@ -35,9 +36,13 @@ def device_trouble(host: Host, settings: Settings, offer: Offer, previous: str) 
     if set("$%") & set(settings.state_dir):
         # systemd expands both in the command line of a switch (systemd.service(5), Command lines).
         return _no(f"the name of the state folder {settings.state_dir} has $ or %, which systemd would expand")
-    kind = filesystem_of(host, settings.state_dir)
-    if kind in VOLATILE and not settings.volatile_state:
-        return _no(f"the state folder {settings.state_dir} is on {kind}: a reboot would lose the way back")
+    for what, place in (
+        (f"the state folder {settings.state_dir}", settings.state_dir),
+        (f"Nix's memory {PROFILES}", str(host.at(PROFILES))),
+    ):
+        kind = filesystem_of(host, place)
+        if kind in VOLATILE and not settings.volatile_state:
+            return _no(f"{what} is on {kind}: a reboot would lose the way back")
     if switch_is_running(host):
         return Trouble(cause=Cause.PREFLIGHT, reason="another switch of this system is running", later=True)
     return None
