@@ -15,6 +15,7 @@ from nixfleet.trust.leaf import Leaf, subject_of
 from nixfleet.trust.replay.links import select_words, tag_words
 from nixfleet.trust.replay.rights import principal_of
 from nixfleet.trust.replay.state import State, Unknown, Valid, Verdict, Void, Waiting
+from nixfleet.trust.settled import settled
 from nixfleet.trust.statements import Malformed, digest, parse
 
 __all__ = ["describe", "entry_view", "select_words", "tag_words", "verdict_words"]
@@ -36,6 +37,8 @@ def entry_view(index: int, leaf: bytes, payload: bytes | None, verdict: Verdict,
     signer = Fingerprint(signature.key.fingerprint)
     named = subject_of(signature.namespace)
     statement = _parsed(payload)
+    if isinstance(verdict, Waiting) and statement is not None:
+        word, why = settled(state, index, opened.sha512, statement, verdict)
     approval = named is not None and named.type == "approve"
     what, subject = describe(statement, state) if statement is not None else ("", "" if named is None else named.id)
     if approval:

@@ -132,6 +132,9 @@ class MirrorVerifier:
     def entries(self) -> Sequence[EntryView]:
         """The entries verified so far; acts of our own extend the mirror, too."""
         if len(self._entries) < self._mirror.size:
+            for place, one in enumerate(self._entries):
+                if one.verdict == "waiting":  # what came since may have completed it
+                    self._entries[place] = self._mirror.entry(place)
             self._entries += self._mirror.entries(len(self._entries), self._mirror.size - len(self._entries))
         return self._entries
 
