@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 
 def main() -> int:
@@ -10,7 +11,7 @@ def main() -> int:
     if sys.argv[1:2] == ["agent"]:
         from nixfleet.agent.main import main as agent
 
-        return agent(sys.argv[2:])
+        return _unless_nobody_reads(agent, sys.argv[2:])
     try:
         from nixfleet.cli.main import main as cli
     except ModuleNotFoundError as error:
@@ -21,6 +22,19 @@ def main() -> int:
         print(f"nixfleet: {text}", file=sys.stderr)
         return 2
     return cli(sys.argv[1:])
+
+
+def _unless_nobody_reads(program: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Run a program; that its reader goes away first, as ``head`` does, is no fault to show."""
+    try:
+        try:
+            return program(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Else Python would flush once more as it ends, and complain (docs.python.org, signal: Note on SIGPIPE).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _stand_in() -> None:

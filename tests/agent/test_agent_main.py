@@ -258,6 +258,19 @@ def test_status_tells_state_outcomes_and_what_is_waited_for_without_network(tmp_
     )
 
 
+@pytest.mark.parametrize("argv", [["status"], ["--help"]])
+def test_a_reader_that_goes_away_first_is_no_fault(tmp_path: Path, argv: list[str]) -> None:
+    """What is piped into ``head``, and not read any more, ends without a complaint."""
+    joined(tmp_path)
+    more = ["--config", str(tmp_path / "agent.toml")] if argv == ["status"] else []
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "nixfleet", "agent", *argv, *more]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (1, "") == (done.returncode, done.stderr)
+
+
 def test_status_before_joining_says_so(tmp_path: Path) -> None:
     """No state, one line."""
     done = agent(tmp_path, "status", toml=f'state_dir = "{tmp_path}/state"\n')
