@@ -66,6 +66,8 @@ def _from_own(head: Head, state: State, wishes: GrantWishes, id_: str) -> Grant:
     nearest, made = max(tried, key=lambda one: ("grant" in one[0].statement.actions, _width(one[0])))
     fault = _fault(head, state, made, nearest)
     others = f" (and none of its {len(held) - 1} other grants covers it)" if len(held) > 1 else ""
+    if len(held) == 2:
+        others = " (and its other grant does not cover it)"
     raise Refused(f"nothing is signed: {who} lacks the right to grant this: {fault}{others}")
 
 
