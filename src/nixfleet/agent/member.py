@@ -214,7 +214,7 @@ class Member:
         except (Refused, UserError) as error:
             # A coordinator that knows the token says what became of it; of a stranger's it cannot.
             unsaid = isinstance(error, NotAdmitted) and "join token" not in str(error)
-            ended = "the join token has ended, was revoked or is of another fleet: "
+            ended = "the join token has ended, was revoked, waits for signatures or is of another fleet: "
             self._token_spent = f"{ended if unsaid else ''}{error}"
             log.warning("cannot join by token: %s", self._token_spent)
             return self._token_spent
