@@ -18,7 +18,7 @@ from nixfleet.model.statements import LogState
 from nixfleet.sim.clock import SimClock
 from nixfleet.sim.network import Line, make_client
 from nixfleet.sim.scenario import Kind
-from nixfleet.sim.systems import Catalog, SimGuarding, SimMachine, SimStore, switcher_of
+from nixfleet.sim.systems import Catalog, MakeSimSwitcher, SimGuarding, SimMachine, SimStore
 from nixfleet.trust.sshsig import SecretKey
 
 BOOT_S = (20.0, 45.0)
@@ -96,7 +96,7 @@ class SimDevice:
             journal=Journal(folder),
             make_client=make_client(self.clock, self.line),
             run=self.machine.run_tool,
-            make_switcher=switcher_of(self.machine),
+            make_switcher=MakeSimSwitcher(self.machine),
             make_guarding=SimGuarding,
         )
 

@@ -17,7 +17,6 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from nixfleet.client.admin import Admin
@@ -277,8 +276,3 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port: int = found.getsockname()[1]
     return port
-
-
-def folder_of(fleet: Fleet) -> Path:
-    """Give where a fleet keeps its files."""
-    return fleet.folder

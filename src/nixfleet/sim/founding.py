@@ -57,7 +57,7 @@ def make_catalog(scenario: Scenario, devices: Sequence[SimDevice], catalog: Cata
 async def enrol(admin: Admin, devices: Sequence[SimDevice], now: int) -> None:
     """Sign in all devices that do not ask, and hold those that are held."""
     jobs = [
-        Job(actions=("enroll",), tags=(device.kind.tags,), build=_enrolment(device))
+        Job(actions=("enroll",), tags=(device.kind.tags,), build=_Enrolment(device))
         for device in devices
         if not device.kind.asks
     ]
@@ -68,11 +68,7 @@ async def enrol(admin: Admin, devices: Sequence[SimDevice], now: int) -> None:
         await admin.hold(held, now + HELD_S)
 
 
-def _enrolment(device: SimDevice) -> "_Build":
-    return _Build(device)
-
-
-class _Build:
+class _Enrolment:
     """Builds a device's enrolment on the newest log."""
 
     def __init__(self, device: SimDevice) -> None:

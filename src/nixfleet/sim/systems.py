@@ -220,11 +220,6 @@ class SimSwitcher:
         return msgspec.structs.replace(run.task.result(), lines=self._told(tuple(run.lines)))
 
 
-def switcher_of(machine: SimMachine) -> "MakeSimSwitcher":
-    """Give what makes the switcher of a machine."""
-    return MakeSimSwitcher(machine)
-
-
 class MakeSimSwitcher:
     """Makes the switcher of one machine."""
 
