@@ -84,8 +84,8 @@ async def _finish(one: Rig, rollout: str, *urls: str) -> RolloutDetail:
                     await device.report(one.outcome(member.name, rollout, Outcome.CONFIRMED))
         return detail
 
-    for number in range(1, len(NAMES) + 1):  # each step has the whole deadline
-        await until(look, lambda detail, number=number: detail.rollout.confirmed >= number)
+    await until(look, lambda detail: detail.rollout.confirmed > 0)  # each step has the whole deadline
+    await until(look, lambda detail: detail.rollout.confirmed == len(NAMES))
     return await until(look, lambda detail: detail.rollout.state == "finished")
 
 
