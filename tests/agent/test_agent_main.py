@@ -258,14 +258,12 @@ def test_status_tells_state_outcomes_and_what_is_waited_for_without_network(tmp_
     )
 
 
-@pytest.mark.parametrize("argv", [["status"], ["--help"]])
-def test_a_reader_that_goes_away_first_is_no_fault(tmp_path: Path, argv: list[str]) -> None:
+def test_a_reader_that_goes_away_first_is_no_fault(tmp_path: Path) -> None:
     """What is piped into ``head``, and not read any more, ends without a complaint."""
     joined(tmp_path)
-    more = ["--config", str(tmp_path / "agent.toml")] if argv == ["status"] else []
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "nixfleet", "agent", *argv, *more]
+    command = [sys.executable, "-m", "nixfleet", "agent", "status", "--config", str(tmp_path / "agent.toml")]
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
     os.close(writer)
     assert (1, "") == (done.returncode, done.stderr)

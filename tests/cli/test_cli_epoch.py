@@ -8,6 +8,7 @@ import pytest
 from tests.cli.commandline import Commands
 from tests.factories import key
 
+from nixfleet.cli import clock, newepoch, refounding
 from nixfleet.server.coordinator import restoring
 
 FLAGS = ("--new-log-key", "--timeout", "1", "--yes")
@@ -123,6 +124,16 @@ def test_who_holds_another_log_signs_nothing(lost: Lost) -> None:
     assert "completed on the machine" in lost.restore(
         "--signed", str(lost.file), "--data", str(lost.folder / "new"), code=2
     )
+
+
+def test_a_proposal_from_a_clock_that_is_ahead_is_signed_by_nobody(lost: Lost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its date would be the log's, for ever: whoever is asked holds it against their own clock."""
+    with monkeypatch.context() as wrong:
+        for module in (refounding, newepoch):
+            wrong.setattr(module, "now", lambda: clock.now() + 10 * 366 * 86_400)
+        lost.restore("--propose", str(lost.file))
+    assert "which is yet to come: every device would count from then on" in lost.sign("bob", code=4)
+    assert "which is yet to come" in lost.restore("--signed", str(lost.file), code=4)
 
 
 def test_a_copy_that_knows_more_is_told_what_is_given_up(lost: Lost) -> None:

@@ -64,6 +64,16 @@ def test_days_may_pass_between_signatures() -> None:
     assert nextepoch.log_time(fleet.state, root) == max(root.at, fleet.state.last_time)
 
 
+def test_one_that_is_dated_in_the_future_is_not_signed() -> None:
+    """Its time becomes the log's, for every device and for good: a wrong clock, or a hostile proposer, is noticed."""
+    fleet = _fleet()
+    root = _root(fleet)
+    nextepoch.check_time(root, root.at - 300)
+    nextepoch.check_time(root, root.at + 30 * 86_400)
+    with pytest.raises(Untrusted, match=r"it is dated 2\d{3}-.* UTC, which is yet to come"):
+        nextepoch.check_time(root, root.at - 301)
+
+
 def test_apart_is_put_together_and_apart_stays_what_is_another() -> None:
     """Two who signed copies of one file complete it; a signature counts once; of another proposal it counts nothing."""
     fleet = _fleet()

@@ -11,6 +11,7 @@ from typing import Self
 import click
 
 from nixfleet.cli import output
+from nixfleet.cli.clock import now
 from nixfleet.cli.options import Globals, confirm
 from nixfleet.cli.signing import signer_of
 from nixfleet.client.mirror import Mirror
@@ -92,8 +93,9 @@ def read_file(file: Path) -> EpochProposal:
 
 
 def judged_on(state: State, proposal: EpochProposal, root: Root) -> Judged:
-    """Judge the signatures. Raises: Untrusted, which names the file's digest."""
+    """Judge its date and the signatures. Raises: Untrusted, which names the file's digest."""
     try:
+        nextepoch.check_time(root, now())
         return nextepoch.judge(state, proposal, root)
     except Untrusted as error:
         raise Untrusted(f"the proposal {digest(proposal.payload)[:12]} is not to be signed: {error}") from error

@@ -14,10 +14,12 @@ from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.reading import UNREADABLE
 from nixfleet.model.statements import LogState, Root
+from nixfleet.model.text import utc
 from nixfleet.trust import sshsig
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.proposals import Proposal, may_sign, proposals
 from nixfleet.trust.replay import State, Valid, Waiting, principal_of, replay
+from nixfleet.trust.replay.judge import AT_AFTER_MAX_S
 from nixfleet.trust.statements import digest, parse
 
 FILE_BYTES: Final = 256 << 10
@@ -122,6 +124,19 @@ def judge(state: State, proposal: EpochProposal, root: Root) -> Judged:
         raise Untrusted("what was signed first is no root")
     keys = (Fingerprint(sshsig.parse(one).key.fingerprint) for one in proposal.signatures)
     return Judged(root, tuple(dict.fromkeys(principal_of(after, key) for key in keys)), "", after)
+
+
+def check_time(root: Root, now: int) -> None:
+    """Check that a root is not dated after `now`, unix seconds. Raises: Untrusted.
+
+    Its own time becomes the log's, which never goes back: dated too late, it would end every grant and rollout for all
+    devices. No coordinator's clock is there to bound it, so each who signs holds it against their own.
+    """
+    if root.at > now + AT_AFTER_MAX_S:
+        raise Untrusted(
+            f"it is dated {utc(root.at)}, which is yet to come: every device would count from then on; set the clock of"
+            " the machine that proposed it, or of this one, and propose it anew"
+        )
 
 
 def _open_one(state: State, root: Root) -> Proposal | None:
