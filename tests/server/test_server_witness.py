@@ -50,16 +50,19 @@ async def test_reports_come_in_pages_of_what_one_may_read(tmp_path: Path, monkey
         assert {"web-01": "ok", "web-02": "ok", "db-01": "silent", "db-02": "silent"} == seen
 
 
-async def test_pages_without_end_are_untrusted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grows", [False, True])
+async def test_pages_without_end_are_untrusted(tmp_path: Path, *, grows: bool) -> None:
     """A coordinator that sends the same page for ever, or more reports than there are devices, is found out."""
 
     class Endless:
-        """Answers always the same."""
+        """Answers always the same, or with empty pages in good order."""
 
         url = "http://evil"
 
-        async def device_reports(self, _after: str = "") -> Reports:
-            """Go round in circles."""
+        async def device_reports(self, after: str = "") -> Reports:
+            """Go round in circles, or on and on."""
+            if grows:
+                return Reports(reports=(), next=after + "0")
             report = DeviceReport(device="d", report=Signed(payload=b"", signature=b""))
             return Reports(reports=(report,), next="d")
 
