@@ -37,46 +37,47 @@ def _as_plain_user(folder: Path) -> list[str]:
 @contextmanager
 def cluster() -> Iterator[str]:
     """Start a cluster and give the URL of its server, without a database name; gone with everything afterwards."""
+    with files() as folder, running(folder) as url:
+        yield url
+
+
+@contextmanager
+def files() -> Iterator[Path]:
+    """Make the files of a cluster and give their folder; gone afterwards."""
     programs = binaries()
     assert programs is not None
     folder = Path(tempfile.mkdtemp(prefix="nfpg", dir="/tmp"))
-    run: list[str | Path] = list(_as_plain_user(folder))
-    data = folder / "data"
+    init: list[str | Path] = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "nixfleet", "--no-sync"]
+    init += ["-E", "UTF8", "--locale=C"]
     try:
-        init = [
-            programs / "initdb",
-            "-D",
-            data,
-            "-A",
-            "trust",
-            "-U",
-            "nixfleet",
-            "--no-sync",
-            "-E",
-            "UTF8",
-            "--locale=C",
-        ]
-        subprocess.run([*map(str, run), *map(str, init)], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
-        settings |= {"max_connections": 60, "shared_buffers": "16MB"}
-        flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [*run, programs / "postgres", "-D", data, *flags], stdout=log, stderr=log, cwd="/"
-            )
-        try:
-            url = f"postgresql://nixfleet@127.0.0.1:{port}"
-            ready = [f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "5"]
-            _until_ready(ready, server)
-            yield url
-        finally:
-            server.send_signal(2)
-            server.wait(_WAIT_S)
+        command = [*_as_plain_user(folder), *map(str, init)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def running(folder: Path, **more: str) -> Iterator[str]:
+    """Serve the cluster in a folder, with some settings more, and give the URL of its server."""
+    programs = binaries()
+    assert programs is not None
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
+    settings |= {"max_connections": 60, "shared_buffers": "16MB", **more}
+    flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+    command = [*_as_plain_user(folder), programs / "postgres", "-D", folder / "data", *flags]
+    with (folder / "log").open("ab") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
+    try:
+        ready = [f"{programs}/pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "5"]
+        _until_ready(ready, server)
+        yield f"postgresql://nixfleet@127.0.0.1:{port}"
+    finally:
+        server.send_signal(2)
+        server.wait(_WAIT_S)
 
 
 def _until_ready(command: list[str], server: subprocess.Popen[bytes]) -> None:

@@ -101,6 +101,30 @@ async def test_a_restored_pair_of_keys_and_dump_asks_first(tmp_path: Path, postg
         assert (one.data_dir / RECORD).read_text().count("/") == 3
 
 
+@pytest.mark.skipif(postgres.binaries() is None, reason="needs PostgreSQL")
+def test_files_that_were_rolled_forward_are_another_database() -> None:
+    """A copy of the cluster's files recovers on a timeline of its own, as a standby does that takes over."""
+
+    async def identity(server: str) -> str:
+        store = Store(f"{server}/fleet".replace("postgresql:", "postgresql+asyncpg:"))
+        try:
+            await store.open()
+            return await store.identity()
+        finally:
+            await store.close()
+
+    with postgres.files() as folder:
+        with postgres.running(folder) as server:
+            postgres.new_database(server, "fleet")
+            first = asyncio.run(identity(server))
+        with postgres.running(folder) as server:
+            assert first == asyncio.run(identity(server))
+        (folder / "data" / "recovery.signal").touch()
+        with postgres.running(folder, restore_command="false", hot_standby="off") as server:
+            recovered = asyncio.run(identity(server))
+    assert (first.partition("/")[2], True) == (recovered.partition("/")[2], first != recovered)
+
+
 async def test_a_server_that_keeps_its_number_to_itself_is_served(postgres_url: str) -> None:
     """Who may not ask for the cluster's number knows the database by the rest, the same each time."""
     server, _, _ = postgres_url.rpartition("/")

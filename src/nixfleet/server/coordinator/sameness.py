@@ -1,8 +1,8 @@
 """Whether the database is the one that this data folder served last: one that was restored from a dump is not.
 
-A dump of a PostgreSQL database is an old copy, like any backup. It says nothing of that itself; who restores it with
-the keys still in place would begin another history than the one that devices have seen. A database of the folder's own
-(SQLite) comes back with `coordinator restore`, which asks first by itself.
+A dump of a PostgreSQL database is an old copy, like any backup, and a standby that takes over may be one. It says
+nothing of that itself; who serves it with the keys still in place would begin another history than the one that devices
+have seen. A database of the folder's own (SQLite) comes back with `coordinator restore`, which asks first by itself.
 """
 
 import logging

@@ -23,8 +23,11 @@ from nixfleet.server.schema import revisions, upgrade
 _BUSY_S = 20
 _CHUNK_ROWS = 64
 _WRITE = {"nixfleet_write": True}
-_MAY_ASK = "SELECT has_function_privilege('pg_control_system()', 'execute')"
-_CLUSTER = "SELECT system_identifier FROM pg_control_system()"
+_MAY_ASK = """
+    SELECT has_function_privilege('pg_control_system()', 'execute')
+    AND has_function_privilege('pg_control_checkpoint()', 'execute')
+"""
+_CLUSTER = "SELECT system_identifier || '.' || timeline_id FROM pg_control_system(), pg_control_checkpoint()"
 _IDENTITY = """
     SELECT pg_database.oid, pg_class.oid, pg_class.relfilenode FROM pg_database, pg_class
     WHERE datname = current_database() AND pg_class.oid = to_regclass('entries')
@@ -85,15 +88,17 @@ class Database:
                     yield connection
 
     async def identity(self) -> str:
-        """Say which PostgreSQL database this is: cluster, database, the entries' table, its file. Raises: Unreachable.
+        """Say which PostgreSQL database this is: cluster, timeline, database, the entries' table, its file.
 
-        A dump that is restored makes the table anew; a standby that takes over has all of them from the first.
+        A dump that is restored makes the table anew. A copy of the cluster's files that was rolled forward to some
+        time, and a standby that takes over, go on under a timeline of their own (PostgreSQL, Continuous Archiving).
+        Raises: Unreachable.
         """
         assert not self.sqlite, "a file is where it is"
         async with self.read() as connection:
-            # Everybody may ask for the cluster's number, unless its owner has forbidden it: then the rest has to do.
+            # Everybody may ask for the cluster's numbers, unless its owner has forbidden it: then the rest has to do.
             may_ask = await connection.scalar(text(_MAY_ASK))
-            cluster = await connection.scalar(text(_CLUSTER)) if may_ask else 0
+            cluster = await connection.scalar(text(_CLUSTER)) if may_ask else "0"
             row = (await connection.execute(text(_IDENTITY))).one()
         return "/".join(map(str, (cluster, *row)))
 
