@@ -28,7 +28,7 @@ from nixfleet.rollout.invariants import check
 from nixfleet.rollout.kinds import kind_of, kind_words
 from nixfleet.rollout.planner import plan
 from nixfleet.rollout.reasons import Reason, Subject, Unplanned, clause, record, sentence, stop_sentence
-from nixfleet.rollout.standing import Counts, Standing, Summary, standing, status, stopped, summary
+from nixfleet.rollout.standing import Counts, Standing, Summary, is_awaited, standing, status, stopped, summary
 from nixfleet.rollout.types import Clock, Course, Kind, Member, Status, Stop, WaveState
 from nixfleet.rollout.wake import next_wake
 from nixfleet.rollout.waves import (
@@ -78,6 +78,7 @@ __all__ = [
     "default_in_flight",
     "default_stop_at",
     "default_waves",
+    "is_awaited",
     "kind_of",
     "kind_words",
     "next_wake",

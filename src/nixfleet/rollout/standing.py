@@ -77,6 +77,16 @@ def standing(member: Member, rollout: Course, now: Clock) -> Standing:
     return standings((member,), rollout, now)[0]
 
 
+def is_awaited(member: Member) -> bool:
+    """Tell whether a started try may still come to something: whatever the rollout and the time, it has no outcome.
+
+    It is then in flight, parked or overdue; one that mends its own failure is, too.
+    """
+    if not member.active or member.offered_s is None:
+        return False
+    return member.outcome is None or mends_itself(member.outcome, member.cause)
+
+
 def lapsed(member: Member, rollout: Course, now: Clock) -> Standing:
     """Tell what becomes of a member in flight now; it stays in flight until its time is over."""
     if now.run_s < deadline_s(member.offered_s or 0, rollout):

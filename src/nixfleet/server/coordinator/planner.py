@@ -20,7 +20,6 @@ from nixfleet.rollout import (
     Halt,
     Member,
     Reason,
-    Standing,
     Start,
     StopKind,
     Subject,
@@ -31,7 +30,6 @@ from nixfleet.rollout import (
     next_wake,
     plan,
     sentence,
-    standing,
     status,
     stop_sentence,
     summary,
@@ -57,8 +55,6 @@ _REST = 8
 _PASSES = 3
 """How often members and what is superseded are settled in one look at everything, before the next look goes on."""
 _CLOCKS = ("offered_s", "waiting_s", "overdue_s", "parked_s", "excused")
-_AWAITED = frozenset({Standing.IN_FLIGHT, Standing.PARKED, Standing.OVERDUE})
-"""A started try that may still come to something: it may also mend its own failure, or confirm late."""
 
 Changed = Callable[[Iterable[str], Iterable[str]], None]
 """Told of the rollouts and the devices whose views may have changed."""
@@ -92,9 +88,13 @@ class Planner:
         self._renew = True
         self._renewed_s = 0
         self._stopped = False
-        self._precedence = Precedence(log)
         self.works: dict[str, Work] = {}
         """In the order of their indexes."""
+        self._precedence = Precedence(log, lambda: self.works)
+        self._told_size = 0
+        """The size of the log when it last said something new of rollouts, or of what may be signed."""
+        self._taken_size = -1
+        """The size of the log up to which its rollouts have been taken up."""
         self.asked: set[str] = set()
         """Devices that are asked for a fresh report."""
 
@@ -106,6 +106,7 @@ class Planner:
         self._renew |= everything
         self._news.set()
         if everything:
+            self._told_size = self._log.size
             self._urgent.set()
 
     def device_changed(self, device: str) -> None:
@@ -186,6 +187,7 @@ class Planner:
         self._renew, self._renewed_s = False, now.wall_s
         self._dirty.clear()
         self._precedence.forget()
+        self._taken_size = -1
         await self.take_up()
         supersede(list(self.works.values()), now)
         for _ in range(_PASSES):
@@ -203,6 +205,9 @@ class Planner:
 
     async def take_up(self) -> None:
         """Know every rollout of the log, and its newest controls; who has appended one can ask for it at once."""
+        size = self._log.size
+        if self._taken_size >= self._told_size:
+            return  # entries of devices and releases leave them as they are
         for digest, logged in list(self._log.state.rollouts.items()):
             if logged.statement.release in self._releases.lacks:
                 continue  # to whom it brings what, nobody knows until the lines are back
@@ -210,7 +215,8 @@ class Planner:
                 work = self.works.get(digest) or await self._begin(logged)
             except LinesLack:
                 continue
-            work.logged = logged
+            work.logged = self._log.state.rollouts[digest]  # a control may have come meanwhile
+        self._taken_size = max(size, self._taken_size)
 
     async def _begin(self, logged: RolloutState) -> Work:
         """Take a rollout up, with what is stored of it."""
@@ -227,7 +233,11 @@ class Planner:
             return self.works[digest]
         if work.earlier is not None:
             work.earlier.undone_by.append(work)
-        self.works = dict(sorted({**self.works, digest: work}.items(), key=lambda item: item[1].index))
+        newest = next(reversed(self.works.values()), None)
+        self.works[digest] = work
+        if newest is not None and newest.index > work.index:
+            self.works = dict(sorted(self.works.items(), key=lambda item: item[1].index))
+        self._precedence.forget()
         now = self._clock.now()
         for device in set(work.matched) | set(self._log.state.devices):
             self._refresh(work, device, now)
@@ -235,19 +245,13 @@ class Planner:
 
     def open(self) -> list[Work]:
         """List the rollouts that may still start or await something."""
-        return [work for work in self.works.values() if not self._closed(work)]
-
-    def _closed(self, work: Work) -> bool:
-        if not (work.logged.cancelled or work.superseded):
-            return False
-        state, now = work.course(self._clock.reconnect_s), self._clock.now()
-        return not any(standing(member, state, now) in _AWAITED for member in work.members.values())
+        return [work for work in self.works.values() if not work.ended]
 
     def _refresh(self, work: Work, device: str, now: Clock) -> None:
         statement = self._log.device(device)
         if statement is None:
             return
-        chosen = self._precedence.choose(self.works.values(), statement, now)
+        chosen = self._precedence.choose(statement, now)
         work.set_member(
             statement,
             self._live.get(device),
@@ -257,6 +261,8 @@ class Planner:
             bar=chosen.barred.get(work.id),
             time_of=lambda index: self._log.times.get(index, 0),
         )
+        if work.begun(device):
+            self._precedence.begun(work, device)
 
     # One rollout
 
@@ -331,7 +337,7 @@ class Planner:
 
     def _tell_state(self, work: Work, now: Clock) -> None:
         """Tell of a rollout that came to another state; one that has ended is planned no more, and waits no more."""
-        if self._closed(work):
+        if work.ended:
             work.waits = {}
         state, told = (status(work.course(self._clock.reconnect_s), now), work.superseded), work.told
         if state != told:
@@ -355,12 +361,10 @@ class Planner:
 
     def _open_for(self, work: Work, device: str, now: Clock) -> Member | None:
         """Give a member that was started, has not ended, and may go on now."""
-        member = work.members.get(device)
-        if member is None or member.offered_s is None:
+        if device not in work.awaited:
             return None
-        state = work.course(self._clock.reconnect_s)
-        awaited = standing(member, state, now) in _AWAITED and status(state, now) in {"running", "finished"}
-        return member if awaited else None
+        goes_on = status(work.course(self._clock.reconnect_s), now) in {"running", "finished"}
+        return work.members[device] if goes_on else None
 
     def offered(self, work: Work, device: str) -> bool:
         """Tell whether a device was offered its update, may take it, and has told nothing of this try yet."""

@@ -3,7 +3,7 @@
 The choice itself is `nixfleet.trust.replay.choose`'s alone: a device makes the same.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,7 +12,7 @@ from nixfleet.model.statements import Device
 from nixfleet.rollout import Clock
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.work import Bar, Work
-from nixfleet.trust.replay import Follow, Hold, choose
+from nixfleet.trust.replay import Follow, Hold, RolloutState, choose
 
 _TOLD_ELSEWHERE: Final = {"cancelled", "not-yet"}
 """Kinds of skips that the planner has reasons of its own for."""
@@ -26,33 +26,86 @@ class Chosen:
     barred: dict[str, Bar] = field(default_factory=dict)
 
 
-class Precedence:
-    """Judges rollouts, which are given in the order of their indexes.
+class _Asked:
+    """A step of a judgement: the rollout that it asks of, and what follows from each answer; or its end."""
 
-    Devices with the same tags share an answer until `forget`.
+    __slots__ = ("answers", "chosen", "rollout")
+
+    def __init__(self) -> None:
+        self.rollout = ""
+        self.answers: dict[bool, _Asked] = {}
+        self.chosen: Chosen | None = None
+
+
+class Precedence:
+    """Judges rollouts; `works` has them in the order of their indexes.
+
+    Devices share an answer until `forget` where their tags are the same, and of each rollout that the judgement has
+    asked for, whether it has something for them. It asks of the newest ones: a long history costs nothing.
     """
 
-    def __init__(self, log: LogKeeper) -> None:
+    def __init__(self, log: LogKeeper, works: Callable[[], Mapping[str, Work]]) -> None:
         self._log = log
-        self._chosen: dict[tuple[object, ...], Chosen] = {}
+        self._works = works
+        self._chosen: dict[tuple[object, ...], _Asked] = {}
+        self._begun: dict[str, int] = {}
+        """The index of the newest rollout that was ever started on a device."""
 
     def forget(self) -> None:
         """Judge anew from now on: rights and rollouts end by time alone."""
         self._chosen.clear()
 
-    def choose(self, works: Collection[Work], device: Device, now: Clock) -> Chosen:
-        """Choose as the device does."""
-        parts = tuple(work.id for work in works if work.brings(device.device, device.tags) is not None)
-        attempted = max((work.index for work in works if work.begun(device.device)), default=-1)
-        held = device.state if device.state != "active" else ""
-        key = (tuple(sorted(device.tags.items())), parts, attempted, held, held and device.device)
-        if key not in self._chosen:
-            self._chosen[key] = self._choose(device, parts, attempted, now)
-        return self._chosen[key]
+    def begun(self, work: Work, device: str) -> None:
+        """Note that a rollout was started on a device."""
+        self._begun[device] = max(work.index, self._begun.get(device, -1))
 
-    def _choose(self, device: Device, parts: tuple[str, ...], attempted: int, now: Clock) -> Chosen:
-        state, having = self._log.state, frozenset(parts)
-        choice = choose(state, device.device, now.wall_s, attempted, lambda one: str(one.digest) in having)
+    def choose(self, device: Device, now: Clock) -> Chosen:
+        """Choose as the device does."""
+        attempted = self._begun.get(device.device, -1)
+        if device.state != "active":
+            return self._held(device, attempted, now)
+        key = (tuple(sorted(device.tags.items())), attempted)
+        step = self._chosen.get(key)
+        if step is None:
+            step = self._chosen[key] = _Asked()
+        while step.chosen is None and step.rollout:
+            step = step.answers.setdefault(self._brings(step.rollout, device), _Asked())
+        if step.chosen is None:
+            asked: dict[str, bool] = {}
+            chosen = self._choose(device, attempted, now, asked)
+            self._keep(self._chosen[key], asked, chosen)
+            return chosen
+        return step.chosen
+
+    @staticmethod
+    def _keep(step: _Asked, asked: Mapping[str, bool], chosen: Chosen) -> None:
+        """Keep a judgement with what it asked, in its order."""
+        for rollout, answer in asked.items():
+            if step.rollout != rollout:
+                step.rollout, step.answers = rollout, {}  # time has changed what is asked, too
+            step = step.answers.setdefault(answer, _Asked())
+        step.chosen = chosen
+
+    def _brings(self, rollout: str, device: Device) -> bool:
+        work = self._works().get(rollout)
+        return work is not None and work.brings(device.device, device.tags) is not None
+
+    def _held(self, device: Device, attempted: int, now: Clock) -> Chosen:
+        """Choose for a device that is held or retired; the planner itself waits for a hold's end, and says so."""
+        chosen = self._choose(device, attempted, now, {})
+        if chosen.winner is not None or device.state != "held":
+            return chosen
+        newest = (work.id for work in reversed(self._works().values()) if self._brings(work.id, device))
+        return Chosen(next(newest, None), chosen.barred)
+
+    def _choose(self, device: Device, attempted: int, now: Clock, asked: dict[str, bool]) -> Chosen:
+        def covers(one: RolloutState) -> bool:
+            rollout = str(one.digest)
+            if rollout not in asked:
+                asked[rollout] = self._brings(rollout, device)
+            return asked[rollout]
+
+        choice = choose(self._log.state, device.device, now.wall_s, attempted, covers)
         barred = {
             str(skip.rollout.digest): Bar(skip.text, waits=skip.kind == "approvals")
             for skip in choice.skipped
@@ -60,21 +113,31 @@ class Precedence:
         }
         if isinstance(choice, Follow | Hold) and choice.rollout is not None:
             return Chosen(str(choice.rollout.digest), barred)
-        # The planner itself waits for a hold's end, and says so.
-        return Chosen(parts[-1] if parts and device.state == "held" else None, barred)
+        return Chosen(None, barred)
 
 
 def supersede(works: Sequence[Work], now: Clock) -> bool:
     """Judge which of these rollouts newer ones have replaced; tells whether that changed."""
     # The newest first: it is the one that has most likely taken everybody over.
     ready = [work for work in reversed(works) if _may_count(work, now)]
-    before = [work.superseded for work in works]
+    changed = False
     for work in works:
-        left = work.left()
-        work.superseded = any(
-            other.index > work.index and (other.has_all(left) or _takes_back_all(other, work)) for other in ready
-        )
-    return before != [work.superseded for work in works]
+        if work.logged.cancelled:
+            continue  # nothing brings it back, nor does it stand for anybody
+        before, work.superseded = work.superseded, _is_superseded(work, ready)
+        changed |= before != work.superseded
+    return changed
+
+
+def _is_superseded(work: Work, ready: Sequence[Work]) -> bool:
+    """Tell whether one of these rollouts, the newest first, has taken all over that this one could still start."""
+    left = work.left()
+    for other in ready:
+        if other.index <= work.index:
+            return False
+        if other.has_all(left) or _takes_back_all(other, work):
+            return True
+    return False
 
 
 def taken_back(work: Work, device: Device, now: Clock) -> bool:

@@ -4,7 +4,7 @@ It is told everything (log, devices, tries) and asks nothing; what to do is `nix
 """
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -23,6 +23,7 @@ from nixfleet.rollout import (
     Stop,
     Subject,
     WaveState,
+    is_awaited,
     kind_of,
     waves,
 )
@@ -107,7 +108,11 @@ class Work:
         self.wave_of: dict[str, int] = {}
         self.barred: dict[str, Bar] = {}
         """Devices that it covers and that do not follow it, and why; where a newer one won, that is why."""
+        self.awaited: set[str] = set()
+        """Members whose started try may still come to something: it may also mend its own failure, or confirm late."""
         self._unready: str | None = None
+        self._active: frozenset[str] | None = None
+        self._left: frozenset[str] | None = None
         self._lineup: tuple[tuple[str, ...], ...] | None = None
         self.take_row(row)
 
@@ -177,14 +182,24 @@ class Work:
         line = self.lines.line_for(device, tags) if self.lines is not None else None
         return None if line is None else line.path
 
-    def left(self) -> list[str]:
-        """List whom the rollout could still start; if there is nobody, all its members."""
-        active = [member.device for member in self.members.values() if member.active and member.offered_s is None]
-        return active or list(self.members)
+    @property
+    def ended(self) -> bool:
+        """Whether it was cancelled, or a newer one took its place, and no try of it is awaited any more."""
+        return (self.logged.cancelled or self.superseded) and not self.awaited
 
-    def has_all(self, devices: Sequence[str]) -> bool:
+    def left(self) -> frozenset[str]:
+        """Give whom the rollout could still start; if there is nobody, all its members. Kept until that changes."""
+        if self._left is None:
+            members = self.members.values()
+            waiting = frozenset(member.device for member in members if member.active and member.offered_s is None)
+            self._left = waiting or frozenset(self.members)
+        return self._left
+
+    def has_all(self, devices: frozenset[str]) -> bool:
         """Tell whether all of these, and somebody, are active members."""
-        return bool(devices) and all(device in self.members and self.members[device].active for device in devices)
+        if self._active is None:
+            self._active = frozenset(member.device for member in self.members.values() if member.active)
+        return bool(devices) and devices <= self._active
 
     def begun(self, device: str) -> bool:
         """Tell whether the rollout was ever started on a device."""
@@ -255,7 +270,13 @@ class Work:
         if held is None:
             self._lineup = None
         self._unready = None
+        if held is None or (held.active, held.offered_s) != (member.active, member.offered_s):
+            self._active = self._left = None
         self.members[device.device] = member
+        if is_awaited(member):
+            self.awaited.add(device.device)
+        else:
+            self.awaited.discard(device.device)
         if bar is not None and fits and has_line:
             self.barred[device.device] = bar
         else:
