@@ -68,7 +68,7 @@ def running(folder: Path, **more: str) -> Iterator[str]:
     settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": folder, "fsync": "off"}
     settings |= {"max_connections": 60, "shared_buffers": "16MB", **more}
     flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    command = [*_as_plain_user(folder), programs / "postgres", "-D", folder / "data", *flags]
+    command: list[str | Path] = [*_as_plain_user(folder), programs / "postgres", "-D", folder / "data", *flags]
     with (folder / "log").open("ab") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/")
     try:
