@@ -10,7 +10,6 @@ from nixfleet.trust.statements import digest
 from nixfleet.trust.words import entry_view
 
 ONE_MORE = "1 more root signature is needed"
-IN_FORCE = ("valid", "by signatures that came later")
 
 
 def said(fleet: Fleet, index: int) -> tuple[str, str]:
@@ -51,7 +50,10 @@ def test_what_has_its_signatures_by_now_is_in_force(fleet: Fleet, act: Callable[
     proposed, index = act(fleet), fleet.size - 1
     assert ("waiting", ONE_MORE) == said(fleet, index)
     fleet.approve(proposed, "second")
-    assert (IN_FORCE, ("valid", "")) == (said(fleet, index), said(fleet, index + 1))
+    in_force = ("valid", f"since entry {index + 1}")
+    assert (in_force, ("valid", "")) == (said(fleet, index), said(fleet, index + 1))
+    fleet.approve(act(fleet), "second")
+    assert in_force == said(fleet, index), "also when it was changed again"
 
 
 def test_what_another_one_has_overtaken_waits_no_longer(fleet: Fleet) -> None:

@@ -37,8 +37,8 @@ def entry_view(index: int, leaf: bytes, payload: bytes | None, verdict: Verdict,
     signer = Fingerprint(signature.key.fingerprint)
     named = subject_of(signature.namespace)
     statement = _parsed(payload)
-    if isinstance(verdict, Waiting) and statement is not None:
-        word, why = settled(state, index, opened.sha512, statement, verdict)
+    if isinstance(verdict, Waiting):
+        word, why = settled(state, index, opened.sha512, verdict)
     approval = named is not None and named.type == "approve"
     what, subject = describe(statement, state) if statement is not None else ("", "" if named is None else named.id)
     if approval:

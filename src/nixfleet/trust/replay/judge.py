@@ -168,6 +168,8 @@ def _approve(state: State, place: Place) -> Verdict:
         judged = _complete(state, place, waiting)
         if isinstance(judged, Waiting):
             left.append(replace(waiting, waits=judged.reason))
+        elif isinstance(judged, Valid):
+            state.completed[waiting.place.index] = place.index
         verdict = Valid(waiting.statement) if isinstance(judged, Waiting) else judged
     state.await_signatures(place.sha512, left)
     return verdict

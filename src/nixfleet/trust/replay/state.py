@@ -215,6 +215,8 @@ class State:
     pending: dict[bytes, tuple[Pending, ...]] = field(default_factory=dict)
     """What waits for signatures, by its payload's SHA-512: one, and copies of it that are void, while nobody can tell.
     """
+    completed: dict[int, int] = field(default_factory=dict)
+    """Entries that waited and took effect, to the entry that completed them: to tell of it, not to judge by."""
     approvals: dict[bytes, tuple[Approval, ...]] = field(default_factory=dict)
     recent: dict[bytes | Mark, int] = field(default_factory=dict)
     """Marks of what may not come again within the base window, and the SHA-512 of its payloads, to its index."""
