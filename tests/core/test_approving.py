@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from tests.core.replay_fleets import last
-from tests.factories import Fleet, device_id, fingerprint
+from tests.factories import Fleet, device_id, fingerprint, key
 
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Rule
@@ -171,3 +171,14 @@ def test_a_retag_and_a_control_wait_and_say_so(fleet: Fleet) -> None:
     assert "" == told(fleet, retag, "checker")
     fleet.approve(digest(retag), "checker")
     assert "berlin" == fleet.state.devices[device_id("web-01")].statement.tags["site"]
+
+
+def test_a_change_that_another_one_has_overtaken_is_not_signed(fleet: Fleet) -> None:
+    """A device that changes its own key while a change of it waits takes the version: nobody is asked to sign that."""
+    held = payload(fleet, fleet.device("dev-01", state="held", until=fleet.now + 1_000))
+    assert "" == told(fleet, held, "second")
+    fleet.device("dev-01", by="dev-01", key=key("fresh").public.text)
+    assert "Valid" == type(fleet.verdicts[-1]).__name__
+    said = "another change of dev-01 is in force since, and this one no longer follows: sign it anew if still wanted"
+    assert said == told(fleet, held, "second")
+    assert "Void" == type(fleet.approve(digest(held), "second")).__name__

@@ -52,6 +52,8 @@ def why_not(state: State, payload: bytes, key: Fingerprint, now: int) -> str:
         return f"the key {key} is revoked"
     if not unmet(state, payload, now):
         return "it waits for no signature"
+    if overtaken := _overtaken(state, statement):
+        return overtaken
     after = foresee(state, sha512, key, now)
     if _lack(after, payload, statement, now) != _lack(state, payload, statement, now):
         return ""
@@ -63,6 +65,18 @@ def why_not(state: State, payload: bytes, key: Fingerprint, now: int) -> str:
     if signed:
         return f"{who} has signed it already"
     return _reason(state, payload, statement, key, now)
+
+
+def _overtaken(state: State, statement: Statement) -> str:
+    """Say that another change of a device was complete first, or nothing: then no signature completes this one."""
+    if not isinstance(statement, Device) or statement.device not in state.devices:
+        return ""
+    now = state.devices[statement.device].statement
+    if statement.version > now.version:
+        return ""
+    return (
+        f"another change of {now.name} is in force since, and this one no longer follows: sign it anew if still wanted"
+    )
 
 
 def _lack(state: State, payload: bytes, statement: Statement, now: int) -> tuple[object, ...]:
