@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.factories import Fleet, device_id
@@ -55,7 +56,7 @@ class Site:
         while not await self.one.planner.tick():
             pass
 
-    def deploy(self, name: str, **fields: object) -> Digest:
+    def deploy(self, name: str, **fields: Any) -> Digest:
         """Sign a release and its rollout to everything."""
         release, _ = self.fleet.release(name)
         return self.fleet.rollout(release, **fields)
@@ -190,3 +191,20 @@ async def test_a_restarted_coordinator_knows_what_has_ended(tmp_path: Path) -> N
         await made.restart()
         after = [(work.id, work.ended, work.superseded) for work in made.one.planner.works.values()]
         assert after == before
+
+
+@pytest.mark.parametrize("change", [{"state": "retired"}, {"tags": {"env": "lab"}}], ids=["retired", "retagged"])
+async def test_a_device_that_leaves_brings_no_replaced_rollout_back(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Rollouts that were replaced stay so when one of their devices is retired or gets other tags, restarted or not."""
+    async with site(tmp_path / "data") as made:
+        for number in range(3):
+            newest = made.deploy(f"r{number}", select={"env": ("prod",)})
+            await made.settle()
+        made.fleet.device("d0", **change)
+        await made.settle()
+        made.one.planner.log_changed((), everything=True)
+        await made.settle()
+        opened = [[work.id for work in made.one.planner.open()]]
+        await made.restart()
+        opened.append([work.id for work in made.one.planner.open()])
+        assert opened == [[newest], [newest]]

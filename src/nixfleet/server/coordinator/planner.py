@@ -189,13 +189,13 @@ class Planner:
         self._precedence.forget()
         self._taken_size = -1
         await self.take_up()
-        supersede(list(self.works.values()), now)
+        supersede(list(self.works.values()), now, self._log.device)
         for _ in range(_PASSES):
             for work in self.open():
                 for device in set(work.matched) | set(self._log.state.devices):
                     self._refresh(work, device, now)
             # Who is a member decides what is superseded: what comes back must have its members before it is planned.
-            if not supersede(list(self.works.values()), now):
+            if not supersede(list(self.works.values()), now, self._log.device):
                 break
         else:
             self._renew = True

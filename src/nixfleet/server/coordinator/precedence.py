@@ -95,7 +95,7 @@ class Precedence:
         chosen = self._choose(device, attempted, now, {})
         if chosen.winner is not None or device.state != "held":
             return chosen
-        newest = (work.id for work in reversed(self._works().values()) if self._brings(work.id, device))
+        newest = (work.id for work in reversed(list(self._works().values())) if self._brings(work.id, device))
         return Chosen(next(newest, None), chosen.barred)
 
     def _choose(self, device: Device, attempted: int, now: Clock, asked: dict[str, bool]) -> Chosen:
@@ -116,7 +116,11 @@ class Precedence:
         return Chosen(None, barred)
 
 
-def supersede(works: Sequence[Work], now: Clock) -> bool:
+DeviceOf = Callable[[str], Device | None]
+"""A device's newest statement."""
+
+
+def supersede(works: Sequence[Work], now: Clock, device_of: DeviceOf) -> bool:
     """Judge which of these rollouts newer ones have replaced; tells whether that changed."""
     # The newest first: it is the one that has most likely taken everybody over.
     ready = [work for work in reversed(works) if _may_count(work, now)]
@@ -124,20 +128,31 @@ def supersede(works: Sequence[Work], now: Clock) -> bool:
     for work in works:
         if work.logged.cancelled:
             continue  # nothing brings it back, nor does it stand for anybody
-        before, work.superseded = work.superseded, _is_superseded(work, ready)
+        before, work.superseded = work.superseded, _is_superseded(work, ready, device_of)
         changed |= before != work.superseded
     return changed
 
 
-def _is_superseded(work: Work, ready: Sequence[Work]) -> bool:
+def _is_superseded(work: Work, ready: Sequence[Work], device_of: DeviceOf) -> bool:
     """Tell whether one of these rollouts, the newest first, has taken all over that this one could still start."""
     left = work.left()
     for other in ready:
         if other.index <= work.index:
             return False
-        if other.has_all(left) or _takes_back_all(other, work):
+        if _takes_back_all(other, work):
+            return True
+        lacks = other.lacks(left)
+        # Who was retired, or has other tags since, is no longer this one's either.
+        if len(lacks) < len(left) and not any(_covers(work, device_of(device)) for device in lacks):
             return True
     return False
+
+
+def _covers(work: Work, device: Device | None) -> bool:
+    """Tell whether a rollout selects a device as it is now."""
+    if device is None or device.state == "retired":
+        return False
+    return matches(work.logged.statement.select, device.tags)
 
 
 def taken_back(work: Work, device: Device, now: Clock) -> bool:

@@ -195,11 +195,11 @@ class Work:
             self._left = waiting or frozenset(self.members)
         return self._left
 
-    def has_all(self, devices: frozenset[str]) -> bool:
-        """Tell whether all of these, and somebody, are active members."""
+    def lacks(self, devices: frozenset[str]) -> frozenset[str]:
+        """Give those of these devices that are no active members."""
         if self._active is None:
             self._active = frozenset(member.device for member in self.members.values() if member.active)
-        return bool(devices) and devices <= self._active
+        return devices - self._active
 
     def begun(self, device: str) -> bool:
         """Tell whether the rollout was ever started on a device."""
