@@ -217,6 +217,33 @@ async def test_what_was_verified_is_not_asked_again(tmp_path: Path) -> None:
     assert 4 == len(server.asked)
 
 
+async def test_a_walk_from_memory_lets_others_have_their_turn(tmp_path: Path) -> None:
+    """Where all is remembered a screen beside the walk is painted all the same, and the bound of time holds."""
+    file = tmp_path / "narinfos"
+    chain = [path(number, f"p-{number}") for number in range(1, 201)]
+    memory = NarinfoMemory(file)
+    memory.put(KEY.public, {hash_part(chain[0]): text_of(chain[0], *chain[1:])})
+    memory.put(KEY.public, {hash_part(one): text_of(one) for one in chain[1:]})
+    memory.close()
+    cache = CacheRef(url="http://127.0.0.1:9", key=KEY.public)
+    turns: list[int] = []
+
+    async def paint(walk: Walk) -> None:
+        while True:
+            turns.append(len(walk.known))
+            await asyncio.sleep(0)
+
+    async with Client(("http://127.0.0.1:9",), fleet="ab" * 32, key=None, clock=lambda: 0) as client:
+        walk = Walk(client, [cache], file)
+        screen = asyncio.ensure_future(paint(walk))
+        await walk.run([chain[0]])
+        screen.cancel()
+    assert set(walk.known) == set(chain)
+    assert len(set(turns)) >= len(chain) // narinfos.TURN
+    hurried = await walked([cache], chain[0], memory=file, walk_s=0.0)
+    assert hurried.notes == ("the caches are too slow: after 0 s the rest was left out",)
+
+
 @pytest.mark.parametrize("broken", [b"no database at all, but long enough to be read as one" * 40, b""])
 async def test_a_broken_memory_is_begun_anew(tmp_path: Path, broken: bytes) -> None:
     """Rubbish in its place, or a file that grew too large, never keeps a preview from being made."""

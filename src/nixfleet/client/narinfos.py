@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 AT_ONCE: Final = 24
 BATCH: Final = 512
 """So many paths are looked up together on disk."""
+TURN: Final = 32
+"""So many signatures are checked in one go: some milliseconds."""
 REQUEST_S: Final = 10.0
 WALK_S: Final = 120.0
 FAULTS_MAX: Final = 6
@@ -129,7 +131,9 @@ class Walk:
         """Learn of some paths: from disk, then from the caches."""
         left = {hash_part(path): path for path in batch}
         for cache in self._caches:
-            for part, text in memory.get(cache.key, list(left)).items():
+            for count, (part, text) in enumerate(memory.get(cache.key, list(left)).items()):
+                if count % TURN == 0:
+                    await asyncio.sleep(0)  # a screen gets its turn, and the bound of time is looked at
                 if self._learn(cache, left[part], text):
                     del left[part]
         fresh: dict[CacheRef, dict[str, str]] = {cache: {} for cache in self._caches}
