@@ -111,3 +111,21 @@ def test_a_folder_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         assert first.is_dir()
     assert not first.exists()
     assert (tmp_path / "precious" / LOCK).exists()
+
+
+def test_a_folder_that_went_while_it_was_looked_at_is_no_fault(tmp_path: Path) -> None:
+    """Two that begin at once both look at what a third just removed; neither ends by that."""
+
+    class Listed(type(Path())):  # type: ignore[misc]  # its class is the system's own
+        """A folder whose listing is older than what is in it."""
+
+        def glob(self, pattern: str) -> Iterator[Path]:  # type: ignore[override]  # the one argument that is given
+            """List what is gone, then what is there."""
+            yield tmp_path / f"{PREFIX}gone"
+            yield from tmp_path.glob(pattern)
+
+    left = tmp_path / f"{PREFIX}left"
+    left.mkdir()
+    (left / LOCK).touch()
+    reap(Listed(tmp_path))
+    assert not left.exists()

@@ -36,14 +36,14 @@ def home() -> Iterator[Path]:
 def reap(place: Path) -> None:
     """Remove the folders of simulations that ended without doing so."""
     for folder in place.glob(f"{PREFIX}*"):
-        if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
-            continue
         try:
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
             with (folder / LOCK).open("r") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
-            continue  # it is in use, or only just being made
+            continue  # it is in use, only just being made, or gone since it was listed
 
 
 def _place() -> Path:
