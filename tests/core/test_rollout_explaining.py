@@ -6,7 +6,7 @@ import pytest
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, Transfer, WaveView
-from nixfleet.rollout.explaining import explain, member_said, rollout_said
+from nixfleet.rollout.explaining import explain, lines, member_said, rollout_said
 
 
 def _member(**fields: Any) -> MemberView:
@@ -50,7 +50,7 @@ _FETCHING = {"phase": Phase.FETCHING, "transfer": Transfer(done_bytes=30, total_
     ],
 )
 def test_a_device_is_explained_like_this(fields: dict[str, Any], said: str) -> None:
-    """Whatever a device does, waits for or came to is one sentence that begins with its name."""
+    """Whatever a device itself does, waits for or came to is one sentence that begins with its name."""
     assert said == member_said(_member(**fields)).said
 
 
@@ -97,3 +97,20 @@ def test_everything_that_waits_is_explained_in_order() -> None:
     assert ["rollout", "kind NUC", "wave 2", "nas-01"] == [one.subject for one in said]
     assert "the rollout stops for NUC: 2 of 2 failed" == said[1].said
     assert [None, None, why, why] == [one.why for one in said]
+
+
+def test_what_devices_wait_for_together_is_said_once() -> None:
+    """A wait that is the rollout's or a wave's has the names of the devices before it, not a line for each of them."""
+    halted = "the rollout waits: halted: 1 of 10 failed, it stops at 1"
+    waiting = [_member(name=f"kiosk-{number}", waits=halted) for number in range(1, 6)]
+    failed = _member(outcome=Outcome.FAILED, reason="no space")
+    detail = RolloutDetail(
+        rollout=_rollout(state="halted", halted="1 of 10 failed, it stops at 1"), members=(failed, *waiting)
+    )
+    expected = [
+        "the rollout halted: 1 of 10 failed, it stops at 1",
+        "nas-01 failed: no space",
+        f"kiosk-1, kiosk-2, kiosk-3 and 2 more: {halted}",
+    ]
+    assert expected == lines(explain(detail, detail.members))
+    assert [f"kiosk-1: {halted}"] == lines([member_said(waiting[0])])

@@ -12,7 +12,7 @@ from nixfleet.client.acts import find_device, find_rollout
 from nixfleet.errors import UserError
 from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutDetail
-from nixfleet.rollout.explaining import Said, explain, member_said
+from nixfleet.rollout.explaining import Said, explain, lines, member_said
 
 OPEN: Final = frozenset({"waiting", "running", "paused", "halted"})
 
@@ -35,8 +35,8 @@ async def explain_rollout(given: Globals, words: tuple[str, ...]) -> None:
     for detail, members in told:
         if len(told) > 1:
             click.echo(clean(f"{detail.rollout.release_name} ({detail.rollout.id[:12]})"))
-        for one in _sentences(detail, members, alone=device is not None):
-            click.echo(one.said)
+        for line in lines(_sentences(detail, members, alone=device is not None)):
+            click.echo(line)
 
 
 async def _asked(fleet: Fleet, words: Sequence[str]) -> tuple[list[RolloutDetail], str | None]:

@@ -1,12 +1,16 @@
 """What a rollout, its waves and its devices wait for, a sentence each; the coordinator's where it has one. Pure."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, Transfer, WaveView, Why
+
+NAMES_MAX: Final = 3
+"""So many devices are named before a sentence that they share."""
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,3 +88,18 @@ def explain(detail: RolloutDetail, members: Sequence[MemberView]) -> Iterator[Sa
         yield Said(subject=f"kind {stop.kind}", said=clean(f"the rollout {stop.said}"))
     yield from (said for wave in detail.rollout.waves if (said := wave_said(wave)) is not None)
     yield from map(member_said, members)
+
+
+def lines(said: Iterable[Said]) -> list[str]:
+    """Give sentences as lines: what devices wait for together is said once, with their names before it."""
+    shared: dict[tuple[str, bool], list[str]] = {}
+    for one in said:
+        own = one.subject.startswith(("rollout", "wave ", "kind ")) or one.said.startswith(one.subject)
+        shared.setdefault((one.said, own), []).append(one.subject)
+    return [sentence if own else f"{_named(names)}: {sentence}" for (sentence, own), names in shared.items()]
+
+
+def _named(names: Sequence[str]) -> str:
+    """Name some devices, and count the others."""
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return clean(", ".join(names[:NAMES_MAX]) + more)
