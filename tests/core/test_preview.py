@@ -131,6 +131,20 @@ def test_what_no_cache_knows_is_a_bound_and_said() -> None:
     assert any(line.startswith("at least 32 MiB to fetch") for line in words(made(asked("a"), view("a"), known=hole)))
 
 
+def test_what_a_device_has_kept_it_does_not_fetch() -> None:
+    """Back to a system that a device reports to have, or by a rollback, nothing is loaded, whatever caches know."""
+    kept = view("a", system=path(7, "later"), previous=NEW, facts=Facts(store_free_bytes=1))
+    (deployed,) = made(asked("a"), kept, known={}).devices
+    assert (0, 0, True, None) == (deployed.download_bytes, deployed.disk_bytes, deployed.fits, deployed.reboot)
+    back = made(asked("a", kind="rollback"), view("a"), known={})
+    assert (0, 0, False) == (back.download_bytes, back.disk_bytes, back.at_least)
+    assert "nothing to fetch: the devices have it" in words(back)
+    (partly,) = made(
+        asked("a"), view("a", previous=NEW), known=known_of(system(2, "nixos-system-web-24.11", 5))
+    ).devices
+    assert (0, False) == (partly.download_bytes, partly.at_least)
+
+
 def test_while_the_caches_are_read_it_says_so() -> None:
     """Before anything is known the preview is there, without numbers, and says what it waits for."""
     wanted = asked("a")
@@ -168,6 +182,16 @@ def test_a_wave_by_tag_is_certain_before_anything_is_written() -> None:
     """What a selector takes depends on no draw, and is named at once."""
     shown = made(asked("a", "b", waves=(Wave(members={"role": ("web",)}), Wave(members="100%"))))
     assert [("role=web", ("a", "b")), ("100%", ())] == [(wave.members, wave.names) for wave in shown.waves]
+
+
+def test_a_wave_without_devices_is_warned_of() -> None:
+    """A wave by a tag that nobody has opens the next one at once; only as the last one it does no harm."""
+    typo = (Wave(members={"role": ("wbe",)}), Wave(members="100%"))
+    told = {line.text: line for line in said_of(made(asked("a", "b", waves=typo), view("a"), view("b")), NOW)}
+    line = told["in wave 1 (role=wbe), so it holds nothing back"]
+    assert (0, "warn") == (line.count, line.tone)
+    last = (Wave(members=2), Wave(members="100%"))
+    assert "0  in wave 2 (100%)" in words(made(asked("a", "b", waves=last), view("a"), view("b")))
 
 
 def test_foreign_text_cannot_steer_the_terminal() -> None:

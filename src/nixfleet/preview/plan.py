@@ -202,14 +202,20 @@ def _device(target: Target, view: DeviceView | None, shelf: Shelf, wave: int, as
         return base
     if base.same:
         return msgspec.structs.replace(base, download_bytes=0, disk_bytes=0, fits=True, reboot=())
-    return _sized(base, target, held_by(view), shelf, view.booted if view is not None else "")
+    held = held_by(view)
+    booted = view.booted if view is not None else ""
+    if target.path in held or asked.kind == "rollback":
+        # Complete there: a device keeps the systems that it can go back to (rollouts-and-agent.md, Preflight).
+        reboot = reboot_reasons(booted or base.system, target.path, shelf.known)
+        return msgspec.structs.replace(base, download_bytes=0, disk_bytes=0, fits=True, reboot=reboot)
+    return _sized(base, target, held, shelf, booted)
 
 
 def _sized(base: DevicePreview, target: Target, held: Sequence[str], shelf: Shelf, booted: str) -> DevicePreview:
     """Add what a device lacks; of a system of which nothing is known its signed size is the most it can take."""
     free_bytes = base.store_free_bytes
     if target.path not in shelf.known:
-        room = target.nar_bytes if target.nar_bytes and target.path not in held else None
+        room = target.nar_bytes or None
         enough = room is not None and free_bytes is not None and room <= free_bytes
         return msgspec.structs.replace(base, disk_bytes=room, at_most=room is not None, fits=True if enough else None)
     need = shelf.need(target.path, held)

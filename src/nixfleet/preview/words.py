@@ -56,7 +56,10 @@ def _waves(preview: Preview) -> Iterator[Said]:
         gate = ", opened by hand" if wave.gate == "signed" else ""
         canary = wave.number == 1 and wave.devices == 1
         named = f": {_names(wave.names)}" if wave.names else ", drawn when it is signed" if canary else ""
-        yield Said(wave.devices, f"in wave {wave.number} ({wave.members}){gate}{named}", "dim")
+        # Nothing soaks in a wave without devices, so it opens the next one at once: most likely a tag is misspelt.
+        empty = ", so it holds nothing back" if not wave.devices and wave.number < len(waves) else ""
+        tone: Tone = "warn" if empty else "dim"
+        yield Said(wave.devices, f"in wave {wave.number} ({wave.members}){gate}{named}{empty}", tone)
     if len(waves) > WAVES:
         rest = waves[WAVES:]
         yield Said(sum(wave.devices for wave in rest), f"in {counted(len(rest), 'further wave')}", "dim")
@@ -123,6 +126,9 @@ def _bytes(preview: Preview, changing: Sequence[DevicePreview]) -> Iterator[Said
             yield Said(None, f"at most {size(preview.disk_bytes)} on disk, less what devices already have", "dim")
         if preview.reading.state == "done":
             yield Said(None, "how much they fetch is not known: no cache that can be read knows these systems", "warn")
+        return
+    if not preview.download_bytes and not preview.at_least:
+        yield Said(None, "nothing to fetch: the devices have it", "strong")
         return
     bound = bound_words(preview)
     least, most = min(loads), max(loads)
