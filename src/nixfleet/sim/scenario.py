@@ -4,7 +4,7 @@ Pure but for reading the file. An unknown key, and whatever does not fit togethe
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +22,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=DEVICES_MOST)]
 Seconds = Annotated[int, msgspec.Meta(ge=0, le=31_536_000)]
 Range = tuple[Annotated[float, msgspec.Meta(ge=0, le=1e6)], Annotated[float, msgspec.Meta(ge=0, le=1e6)]]
+Speeds = tuple[Annotated[float, msgspec.Meta(ge=0.001, le=1e6)], Annotated[float, msgspec.Meta(ge=0.001, le=1e6)]]
+"""Never zero: a download comes to an end."""
+Spells = tuple[Annotated[float, msgspec.Meta(ge=1, le=1e6)], Annotated[float, msgspec.Meta(ge=1, le=1e6)]]
+"""Never zero: a device that came and went all the time would leave the others none."""
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z._-]{1,60}$(?!\n)")]
 Members = (
     Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -44,7 +48,7 @@ class Group(_Table, frozen=True, kw_only=True):
     models: tuple[Text, ...] = ("Generic PC",)
     runs: Version = "25.05.20250804"
     """The NixOS version that they run at the beginning."""
-    mbyte_s: Range = (2.0, 12.0)
+    mbyte_s: Speeds = (2.0, 12.0)
     """How fast they download."""
     fails: Share = 0.0
     """How often an update fails of itself: its switch ends with an error."""
@@ -52,7 +56,7 @@ class Group(_Table, frozen=True, kw_only=True):
     """How many are offline at the beginning."""
     away_s: Range = (600.0, 3_600.0)
     """How long a device that is offline stays so."""
-    leaves_every_s: Range | None = None
+    leaves_every_s: Spells | None = None
     """How long a device stays online before it goes offline again; not set: for ever."""
     reboots_after_s: Range | None = None
     """When a device reboots that has to; not set: when a person does it."""
@@ -155,10 +159,7 @@ def checked(scenario: Scenario, where: str) -> Scenario:
     if scenario.count > DEVICES_MOST:
         raise UserError(f"{where}: {scenario.count} devices are more than {DEVICES_MOST}, the most of a simulation")
     for group in scenario.group:
-        if group.asks + group.away + group.held > group.count:
-            raise UserError(
-                f"{where}: group {group.name!r} has {group.count} devices, fewer than ask, are away or held"
-            )
+        _check_group(group, where)
     devices = list(kinds(scenario, where))
     if name := _twice(kind.name for kind in devices):
         raise UserError(f"{where}: two devices are called {name!r}; let {{n}} or a tag tell them apart")
@@ -169,9 +170,24 @@ def checked(scenario: Scenario, where: str) -> Scenario:
             raise UserError(f"{where}: release {release.name!r} is for no device")
     known = {release.name for release in scenario.release}
     for rollout in scenario.rollout:
-        if rollout.release not in known:
-            raise UserError(f"{where}: a rollout names the release {rollout.release!r}, which is not in the file")
+        _check_rollout(rollout, known, where)
     return scenario
+
+
+def _check_group(group: Group, where: str) -> None:
+    if group.asks + group.away + group.held > group.count:
+        raise UserError(f"{where}: group {group.name!r} has {group.count} devices, fewer than ask, are away or held")
+    for name in ("mbyte_s", "away_s", "leaves_every_s", "reboots_after_s"):
+        least, most = getattr(group, name) or (0, 0)
+        if least > most:
+            raise UserError(f"{where}: group {group.name!r}: {name} is [{least:g}, {most:g}]; the lowest comes first")
+
+
+def _check_rollout(rollout: Rollout, known: Container[str], where: str) -> None:
+    if rollout.release not in known:
+        raise UserError(f"{where}: a rollout names the release {rollout.release!r}, which is not in the file")
+    if rollout.all_at_once and rollout.waves:
+        raise UserError(f"{where}: rollout of {rollout.release!r}: all_at_once and waves exclude each other")
 
 
 def _twice(names: Iterable[str]) -> str:
