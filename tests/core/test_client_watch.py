@@ -10,14 +10,24 @@ from nixfleet.client.api import Client
 from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
 from nixfleet.model.device import Outcome, Phase
-from nixfleet.model.views import MemberView, RolloutDetail, RolloutView
+from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, Why
+from nixfleet.rollout import record
+from nixfleet.rollout.reasons import HeldUntil
 
 
 def member(
-    name: str, outcome: Outcome | None = None, *, online: bool = True, phase: Phase = Phase.IDLE, overdue: bool = False
+    name: str,
+    outcome: Outcome | None = None,
+    *,
+    online: bool = True,
+    phase: Phase = Phase.IDLE,
+    overdue: bool = False,
+    why: Why | None = None,
 ) -> MemberView:
     """Make a device of a rollout."""
-    return MemberView(device=name, name=name, wave=1, outcome=outcome, online=online, phase=phase, overdue=overdue)
+    return MemberView(
+        device=name, name=name, wave=1, outcome=outcome, online=online, phase=phase, overdue=overdue, why=why
+    )
 
 
 def detail(state: str, *members: MemberView, judged: bool = True) -> RolloutDetail:
@@ -38,6 +48,7 @@ def detail(state: str, *members: MemberView, judged: bool = True) -> RolloutDeta
 
 
 OK, BAD = Outcome.CONFIRMED, Outcome.REVERTED
+HELD = record(HeldUntil(until_wall_s=9))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,9 @@ OK, BAD = Outcome.CONFIRMED, Outcome.REVERTED
         (detail("running", member("a", OK), member("b", online=False)), "all", None),
         (detail("running", member("a", OK), member("b", online=False, phase=Phase.ACTIVATING)), "online", None),
         (detail("running", member("a", OK), member("b", phase=Phase.FETCHING, overdue=True)), "online", Ending.FAILED),
+        (detail("running", member("a", OK), member("b", why=HELD)), "online", Ending.DONE),
+        (detail("running", member("a", OK), member("b", why=HELD)), "all", None),
+        (detail("running", member("a", OK), member("b", why=HELD, phase=Phase.FETCHING)), "online", None),
         (detail("running", member("a", BAD)), "online", Ending.FAILED),
         (detail("running", member("a", BAD), judged=False), "online", None),
         (detail("paused", member("a")), "online", None),

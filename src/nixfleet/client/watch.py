@@ -54,6 +54,11 @@ def _stopped(member: MemberView) -> bool:
     return member.why is not None and member.why.get("reason") == "kind-stopped"
 
 
+def _held(member: MemberView) -> bool:
+    """Tell whether a signed act keeps the device from starting: its rollout waits for it as little."""
+    return member.why is not None and member.why.get("reason") == "held-until"
+
+
 def _sum(detail: RolloutDetail) -> Ending:
     if any(map(_stopped, detail.members)):
         return Ending.HALTED
@@ -75,7 +80,9 @@ def _pending(member: MemberView, wait: Wait) -> bool:
     """Tell whether a device is waited for; one in the middle of an update is away only while its agent restarts."""
     if member.outcome is not None or member.overdue or _stopped(member):
         return False
-    return wait == "all" or member.online or member.phase not in {Phase.IDLE, Phase.REBOOT_PENDING}
+    if wait == "all":
+        return True
+    return (member.online and not _held(member)) or member.phase not in {Phase.IDLE, Phase.REBOOT_PENDING}
 
 
 async def watch(
