@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from nixfleet.agent import identity as identities
@@ -41,6 +42,10 @@ class SimDevice:
         self.line = Line()
         self.store = SimStore(self.machine, self.line, max(1.0, TICK_REAL_S * clock.origin.speed))
         self.agent: Agent | None = None
+        self.make_journal: Callable[[Path], Journal] = Journal
+        """What opens the journal of each agent that starts here: whoever watches a device can hand in their own."""
+        self.clock_off_s = 0
+        """How far the device's own clock is ahead of the world's."""
         self.faults: list[BaseException] = []
         """What ended an agent of its own accord: there should be none."""
         self._task: asyncio.Task[None] | None = None
@@ -88,17 +93,20 @@ class SimDevice:
             settings=identities.effective(self._settings, found),
             host=host,
             store=self.store,
-            clock=Clock(wall=self.clock.wall_s, boot=lambda: int(self.clock.passed_s())),
+            clock=Clock(wall=self._wall_s, boot=lambda: int(self.clock.passed_s())),
             identity=found,
             key=own,
             token=token,
             mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
-            journal=Journal(folder),
+            journal=self.make_journal(folder),
             make_client=make_client(self.clock, self.line),
             run=self.machine.run_tool,
             make_switcher=MakeSimSwitcher(self.machine),
             make_guarding=SimGuarding,
         )
+
+    def _wall_s(self) -> int:
+        return self.clock.wall_s() + self.clock_off_s
 
     # Life
 

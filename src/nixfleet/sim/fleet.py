@@ -68,6 +68,10 @@ class Fleet:
         """Whether every device was switched on, and has reported once."""
         self.rollouts: list[Digest] = []
         """What the scenario has started so far, in its order."""
+        self.made: Callable[[SimDevice], None] = lambda _: None
+        """Told of each device once it is installed, before its agent is started."""
+        self.coordinator_off_s = 0.0
+        """How far the coordinator's own clock is ahead of the world's."""
         self._catalog: Catalog = {}
         self._open = ExitStack()
         self._tasks: list[Future[None]] = []
@@ -115,16 +119,17 @@ class Fleet:
         self._open.close()
 
     async def _prepare(self) -> None:
-        self._client = make_client(self.clock)((self.address,), fleet=self.id, key=self.key, clock=self.clock.wall_s)
-        await self._client.__aenter__()
-        mirror = Mirror.open(self.folder / "mirror", self.id)
-        self.admin = Admin(self._client, mirror, MemorySigner(self.key), self.clock.wall_s)
-        await mirror.catch_up(self._client)
+        self.client = make_client(self.clock)((self.address,), fleet=self.id, key=self.key, clock=self.clock.wall_s)
+        await self.client.__aenter__()
+        self.mirror = mirror = Mirror.open(self.folder / "mirror", self.id)
+        self.admin = Admin(self.client, mirror, MemorySigner(self.key), self.clock.wall_s)
+        await mirror.catch_up(self.client)
         pin = mirror.log_state
         for kind in kinds(self.scenario):
             device = SimDevice(self.folder / kind.name, kind, self._catalog, self.seed, self.clock)
             device.join(self.address, self.id, pin)
             self.devices[kind.name] = device
+            self.made(device)
         devices = list(self.devices.values())
         founding.make_catalog(self.scenario, devices, self._catalog, self.seed)
         await founding.enrol(self.admin, devices, self.clock.wall_s())
@@ -158,7 +163,7 @@ class Fleet:
         ends = time.monotonic() + CALL_S
         while time.monotonic() < ends:
             try:
-                seen = {one.id for one in await self._client.devices() if one.reported_at}
+                seen = {one.id for one in await self.client.devices() if one.reported_at}
             except NixfleetError as error:
                 log.warning("%s", error)
                 seen = set()
@@ -170,7 +175,7 @@ class Fleet:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*(device.end() for device in self.devices.values()))
-        await self._client.__aexit__(None, None, None)
+        await self.client.__aexit__(None, None, None)
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         """Do something in the devices' event loop, and wait for it."""
@@ -217,7 +222,7 @@ class Fleet:
 
     def _new_server(self) -> Server:
         settings = ServerSettings(data_dir=self.folder / "coordinator", listen=self.address.removeprefix("http://"))
-        return Server(settings, wall=self.clock.wall, new_loop=self.clock.new_loop)
+        return Server(settings, wall=lambda: self.clock.wall() + self.coordinator_off_s, new_loop=self.clock.new_loop)
 
     # What there is to see
 
@@ -225,7 +230,7 @@ class Fleet:
         """Ask the coordinator something, as the person. Raises: as `nixfleet.client.api.Client`."""
 
         async def done() -> T:
-            return await work(self._client)
+            return await work(self.client)
 
         return self._call(done())
 

@@ -90,6 +90,8 @@ class SimMachine(Machine):
         self.failed: dict[str, tuple[str, ...]] = {}
         """Failed units, with the last lines of their journals."""
         self.boots = 1
+        self.switched: list[str] = []
+        """The store paths that it was switched to, or is being, in this order."""
         self.fetched_bytes: dict[str, float] = {}
         self._runs: dict[str, _Run] = {}
         self._write_facts()
@@ -133,6 +135,7 @@ class SimMachine(Machine):
         """Find the switch that was begun under a key, or begin it."""
         if key not in self._runs:
             run = self._runs[key] = _Run(self.boots)
+            self.switched.append(path)
             run.task = asyncio.create_task(self._switch(run, path, verb), name=f"switch of {self.kind.name}")
         return self._runs[key]
 
