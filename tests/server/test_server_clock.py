@@ -3,7 +3,7 @@
 import pytest
 
 from nixfleet.rollout import Clock
-from nixfleet.server.coordinator.clock import BEAT_S, GAP_S, RECONNECT_S, RunClock
+from nixfleet.server.coordinator.clock import BEAT_S, GAP_S, PUT_BACK_S, RECONNECT_S, RunClock
 from nixfleet.server.store import Store
 
 
@@ -73,6 +73,45 @@ async def test_wall_clock_set_back_never_takes_running_time_back(store: Store) -
     await clock.beat()
     wall.now += 5
     assert clock.now().run_s == 25
+
+
+async def test_gates_are_timed_by_a_clock_that_is_not_put_back(store: Store) -> None:
+    """Put back an hour, the time of gates goes on as the coordinator runs, until the clock is there again."""
+    wall = _Wall()
+    wall.now = 1_000_000
+    clock = RunClock(store, wall)
+    await clock.start()
+    wall.now += 20
+    await clock.beat()
+    wall.now -= 3_600
+    assert clock.gate_s() == 1_000_020
+    for _ in range(6):
+        await clock.beat()
+        wall.now += 10
+    assert clock.gate_s() == 1_000_080
+    wall.now += 3_600
+    assert clock.gate_s() == wall.now
+
+
+async def test_a_clock_put_back_while_nobody_ran_does_not_take_gates_back(store: Store) -> None:
+    """A coordinator that starts with a clock behind the last beat times its gates from that beat on."""
+    wall = _Wall()
+    wall.now = 1_000_000
+    await RunClock(store, wall).start()
+    wall.now -= 3_600
+    clock = RunClock(store, wall)
+    await clock.start()
+    assert clock.gate_s() == 1_000_000
+
+
+async def test_a_clock_put_back_for_long_was_wrong_before(store: Store) -> None:
+    """Put back by more than a day, gates are timed by what the clock says now."""
+    wall = _Wall()
+    wall.now = 1_000_000
+    clock = RunClock(store, wall)
+    await clock.start()
+    wall.now -= PUT_BACK_S + 1
+    assert clock.gate_s() == wall.now
 
 
 async def test_two_coordinators_share_one_clock(store: Store) -> None:

@@ -14,6 +14,8 @@ from nixfleet.server.store import ClockRow, Store
 BEAT_S = 15
 GAP_S = 60
 """Longer without a beat is time in which no coordinator ran."""
+PUT_BACK_S = 86_400
+"""A clock that is put back further was wrong before."""
 RECONNECT_S = 90
 """How long all agents may take to come back after a gap: their 60 s without a ping, and jitter."""
 
@@ -36,6 +38,7 @@ class RunClock:
         self._plans = store.plans
         self._wall = wall
         self._row = ClockRow(0, 0)
+        self._latest = Clock(run_s=0, wall_s=0)
         self.reconnect_s = 0
         """Running-clock time until which nobody is overdue."""
 
@@ -49,6 +52,18 @@ class RunClock:
         passed_s = wall_s - self._row.beat_s
         return Clock(wall_s=wall_s, run_s=self._row.run_s + (passed_s if 0 <= passed_s <= GAP_S else 0))
 
+    def gate_s(self) -> int:
+        """Give unix seconds for gates: put back by less than a day, the clock goes on from where it was.
+
+        A device whose own clock is right would else take no gate: it seems hours old to it.
+        """
+        now, latest = self.now(), self._latest
+        since_s = latest.wall_s + max(0, now.run_s - latest.run_s)
+        if now.wall_s >= since_s or since_s - now.wall_s >= PUT_BACK_S:
+            self._latest = now
+            return now.wall_s
+        return since_s
+
     async def start(self) -> None:
         """Take up the stored clock; every start is followed by a reconnect period."""
         row = await self._plans.clock()
@@ -58,7 +73,7 @@ class RunClock:
                 await self._plans.beat(None, row)
             except Conflict:
                 row = await self._plans.clock() or row
-        self._row = row
+        self._row, self._latest = row, Clock(run_s=row.run_s, wall_s=row.beat_s)
         await self.beat()
         self.reconnect_s = self._row.run_s + RECONNECT_S
 
@@ -71,6 +86,7 @@ class RunClock:
         now = self.now()
         if now.wall_s - self._row.beat_s > GAP_S:
             self.reconnect_s = now.run_s + RECONNECT_S
+        self.gate_s()
         fresh = ClockRow(now.run_s, now.wall_s)
         try:
             await self._plans.beat(self._row, fresh)

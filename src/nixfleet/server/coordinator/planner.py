@@ -348,14 +348,14 @@ class Planner:
 
     def gates(self, device: str) -> list[bytes]:
         """Sign the gates that are open for a device, fresh; only for what was started and has not ended."""
-        now = self._clock.now()
+        now, time_s = self._clock.now(), max(self._clock.gate_s(), self._log.state.last_time)
         notes = []
         for work in self.works.values():
             member = self._open_for(work, device, now)
             if member is None:
                 continue
             wave = work.wave_of.get(device, 1)
-            gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, now.wall_s, wave)
+            gate = Gate(self._log.fleet, work.id, device, member.run, self._log.size, time_s, wave)
             notes.append(sign_gate(gate, self._log.log_key))
         return notes
 
