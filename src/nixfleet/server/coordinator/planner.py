@@ -226,7 +226,7 @@ class Planner:
             work.take_try(row)
         statement = logged.statement
         if statement.release is not None and statement.release in self._log.state.releases:
-            work.lines = await self._releases.get(statement.release)
+            work.systems = (await self._releases.get(statement.release)).systems
         if statement.of is not None:
             work.earlier = self.works.get(statement.of)
         if digest in self.works:  # taken up by another task meanwhile

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nixfleet.errors import Unreachable, Untrusted
 from nixfleet.model.ids import Digest, Tags
-from nixfleet.model.statements import Closure, Release, TargetLine
+from nixfleet.model.statements import Release, TargetLine
 from nixfleet.model.wire import LineAnswer
 from nixfleet.server.coordinator.judging import rows_of
 from nixfleet.server.coordinator.log import LogKeeper
@@ -34,6 +34,26 @@ def _lacking(digest: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Systems:
+    """The store paths alone that a release brings: kept for every rollout there ever was; `paths` by device."""
+
+    statement: Release
+    paths: Mapping[str, str]
+
+    @property
+    def by_device(self) -> bool:
+        """Whether the release has device lines."""
+        return self.statement.targets is not None
+
+    def path_for(self, device: str, tags: Tags) -> str | None:
+        """Give what a device gets, None when the release has nothing for it; the first matching selector wins."""
+        if self.by_device:
+            return self.paths.get(device)
+        closure = closure_for(self.statement, tags)
+        return None if closure is None else closure.path
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseLines:
     """A release with its lines; `tree` and `lines` belong to releases with targets."""
 
@@ -41,12 +61,7 @@ class ReleaseLines:
     statement: Release
     tree: LineTree | None
     lines: dict[str, TargetLine]
-
-    def line_for(self, device: str, tags: Tags) -> TargetLine | Closure | None:
-        """Give what a device gets, None when the release has nothing for it; the first matching selector wins."""
-        if self.statement.targets is not None:
-            return self.lines.get(device)
-        return closure_for(self.statement, tags)
+    systems: Systems
 
     def answer(self, device: str) -> LineAnswer:
         """Prove a device's own target line, or that it has none. Raises: Unknown for a release without device lines."""
@@ -112,5 +127,6 @@ class Releases:
                 raise LinesLack(_lacking(digest))
             tree = LineTree.from_texts(texts)
             lines = {line.device: line for line in (decode_line(text.encode()) for text in tree.texts)}
-        read = self._kept[digest] = ReleaseLines(digest, record.statement, tree, lines)
+        systems = Systems(record.statement, {device: line.path for device, line in lines.items()})
+        read = self._kept[digest] = ReleaseLines(digest, record.statement, tree, lines, systems)
         return read

@@ -136,7 +136,7 @@ class RolloutViews:
             eta_s=paces[-1].eta_s if word == "running" else None,
             typical_s=int(median(work.took_s)) if work.took_s else None,
             causes=_causes(members.values(), result.standings),
-            joiners=work.lines is not None and work.lines.tree is None,
+            joiners=work.systems is not None and not work.systems.by_device,
             total=total.total,
             confirmed=total.confirmed,
             failed=total.failed + total.overdue,

@@ -28,7 +28,7 @@ from nixfleet.rollout import (
     waves,
 )
 from nixfleet.server.coordinator.live import Live, phase_of
-from nixfleet.server.coordinator.releases import ReleaseLines
+from nixfleet.server.coordinator.releases import Systems
 from nixfleet.server.store import AttemptRow, RolloutRow
 from nixfleet.trust.replay.state import RolloutState
 
@@ -82,7 +82,7 @@ class Work:
         self.logged = logged
         self.matched = members
         """Devices that matched at the rollout's index, with the tags they had."""
-        self.lines: ReleaseLines | None = None
+        self.systems: Systems | None = None
         self.earlier: Work | None = None
         """The rollout that a rollback takes back."""
         self.undone_by: list[Work] = []
@@ -179,8 +179,7 @@ class Work:
         if self.earlier is not None:
             told = self.earlier.confirmed(device)
             return told.previous if told is not None else None
-        line = self.lines.line_for(device, tags) if self.lines is not None else None
-        return None if line is None else line.path
+        return self.systems.path_for(device, tags) if self.systems is not None else None
 
     @property
     def ended(self) -> bool:
