@@ -5,30 +5,32 @@ Each step is an act, a number that says on whom or how, and the seconds that pas
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Self, TypeVar
 
 import msgspec
+from tests.fleet.sim_shapes import ANY, CLOCKS_S, DEVICE_CLOCKS_S, PATIENT, RELEASES, RINGS, SCENARIO, SHAPES, THEIRS
 from tests.fleet.sim_watch import Signed, Watch
 
-from nixfleet.agent.machine import ENDED
 from nixfleet.client import acts
 from nixfleet.client.acts import Head, RolloutWishes
 from nixfleet.client.admin import Act, Admin
 from nixfleet.client.api import Client
 from nixfleet.client.drafts import reaching
-from nixfleet.errors import Conflict, NixfleetError, Refused, Unreachable, UserError
-from nixfleet.model.device import Phase, mends_itself
+from nixfleet.client.grants import grant
+from nixfleet.client.handing import GrantWishes
+from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import Selector
-from nixfleet.model.statements import Activation, SelectLine, StopAt, Wave
-from nixfleet.model.views import DeviceView
+from nixfleet.model.statements import SelectLine
 from nixfleet.sim.device import SimDevice
 from nixfleet.sim.fleet import Fleet
 from nixfleet.sim.machine import store_path
 from nixfleet.sim.scenario import Scenario, checked
 from nixfleet.sim.systems import System
 from nixfleet.trust.replay import State
+from nixfleet.trust.signers import MemorySigner
+from nixfleet.trust.sshsig import SecretKey
 from nixfleet.trust.statements import digest, encode
 
 T = TypeVar("T")
@@ -36,54 +38,8 @@ Step = tuple[str, int, int]
 
 SPEED = 300
 TRIES = 5
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 REVIVED_S = 15.0
-ANY = "any"
-RINGS = ("main", "canary")
-SCENARIO = {
-    "name": "acme",
-    "group": [
-        {"name": "web-{n}", "count": 3, "tags": {"ring": ["canary", "main", "main"]}, "mbyte_s": [5, 20]},
-        {"name": "kiosk-{n}", "count": 3, "tags": {"ring": ["main"], "screen": ["a"]}, "fails": 0.2, "asks": 1},
-    ],
-    "release": [
-        {"name": "good", "version": "25.11.1", "mib": 20},
-        {"name": "bad", "version": "25.11.2", "mib": 20, "bad": [{"on": {"screen": ["a"]}, "unit": "ui.service"}]},
-        {"name": "kernel", "version": "25.11.3", "mib": 20, "reboot": True},
-        {"name": "worse", "version": "25.11.4", "mib": 20, "bad": [{"unit": "net.service"}]},
-    ],
-}
-_PATIENT = Activation(confirm_s=1_800)
-"""Long enough for a machine that is slow at this speed."""
-RELEASES = ("good", "bad", "kernel", "worse", ANY)
-SHAPES = (
-    RolloutWishes(
-        waves=[Wave(members="100%")], max_in_flight=2, stop_at=StopAt(count=2), soak_s=0, activation=_PATIENT
-    ),
-    RolloutWishes(
-        waves=[Wave(members=1), Wave(members="100%")],
-        max_in_flight=1,
-        stop_at=StopAt(count=1),
-        soak_s=60,
-    ),
-    RolloutWishes(
-        waves=[Wave(members=1), Wave(members="100%", gate="signed")],
-        max_in_flight=3,
-        stop_at=StopAt(count=2),
-        soak_s=30,
-    ),
-    RolloutWishes(
-        waves=[Wave(members={"ring": ("canary",)}), Wave(members="50%"), Wave(members="100%")],
-        max_in_flight=2,
-        stop_at=StopAt(count=2),
-        soak_s=60,
-        device_timeout_s=600,
-    ),
-)
-CLOCKS_S = (-3_600, -90, -20, 20, 90, 3_600)
-"""By how much a coordinator's clock is stepped."""
-DEVICE_CLOCKS_S = (-1_764_000_000, 1_400_000_000, -3_600, 0)
-"""How far a device's clock is off: it is 1970 there, 2070, an hour late, right."""
 
 
 class World:
@@ -94,8 +50,9 @@ class World:
         self.fleet = Fleet(checked(msgspec.convert(SCENARIO, Scenario), "test"), seed, speed=SPEED)
         self.watch = Watch(self.fleet.clock.passed_s)
         self.rollouts: list[str] = []
+        self.ci = MemorySigner(SecretKey.generate())
+        """The key of somebody who may deploy to one ring."""
         self.retired: set[str] = set()
-        self.up = True
         self._reviving: set[asyncio.Task[None]] = set()
         self.fleet.made = self._made
 
@@ -103,7 +60,9 @@ class World:
         self.fleet.start()
         try:
             self.fleet.until(lambda: self.fleet.all_on, LIMIT_S)
-            self._publish_any()
+            self._publish(ANY)
+            self._publish(THEIRS)
+            self._grant()
         except BaseException:
             self.fleet.stop()
             raise
@@ -127,17 +86,28 @@ class World:
         await asyncio.sleep(REVIVED_S)
         await device.restart()
 
-    def _publish_any(self) -> None:
+    def _publish(self, name: str) -> None:
         """Publish a release that has the same system for whoever joins."""
-        system = System(path=store_path("any-25.11.5"), version="25.11.5", kernel="6.12.41", mib=20)
+        system = System(path=store_path(name), version="25.11.5", kernel="6.12.41", mib=20)
         for device in self.fleet.devices.values():
             device.machine.catalog[system.path] = system
         line = SelectLine(select={}, closure=system.closure)
-        self.fleet.act(lambda admin: admin.release(ANY, lines=[line]))
+        self.fleet.act(lambda admin: admin.release(name, lines=[line]))
+
+    def _grant(self) -> None:
+        """Let somebody deploy to the main ring alone."""
+        wishes = GrantWishes(
+            name="ci",
+            keys=(self.ci.key.text,),
+            actions=("deploy",),
+            select={"ring": (RINGS[0],)},
+            not_after=self.fleet.clock.wall_s() + 90 * 86_400,
+        )
+        self.fleet.act(lambda admin: grant(admin, wishes))
 
     def _paths(self, release: str) -> dict[str, frozenset[str]]:
-        if release == ANY:
-            return dict.fromkeys(self.fleet.devices, frozenset({store_path("any-25.11.5")}))
+        if release in {ANY, THEIRS}:
+            return dict.fromkeys(self.fleet.devices, frozenset({store_path(release)}))
         members = (name for name, device in self.fleet.devices.items() if not device.kind.asks)
         return {name: frozenset({self.fleet.path(name, release)}) for name in members}
 
@@ -164,16 +134,14 @@ class World:
     # A person's acts: what is refused has not happened
 
     def _act(self, work: Callable[[Admin], Awaitable[object]]) -> bool:
-        if not self.up:
-            return False
-        self._reach(lambda _: self.fleet.mirror.catch_up(self.fleet.client))
+        self.reach(lambda _: self.fleet.mirror.catch_up(self.fleet.client))
         try:
             self.fleet.act(work)
         except (Conflict, Refused, UserError, Unreachable):
             return False
         return True
 
-    def _reach(self, work: Callable[[Admin], Awaitable[T]]) -> T:
+    def reach(self, work: Callable[[Admin], Awaitable[T]]) -> T:
         """Ask until an answer comes: a kept connection may break off, for a minute of theirs is an instant of ours."""
         for _ in range(TRIES):
             with suppress(Unreachable):
@@ -205,7 +173,7 @@ class World:
             return [Act(made)]
 
         if self._act(lambda admin: admin.act(build)) or built:
-            self._reach(lambda _: self.fleet.mirror.catch_up(self.fleet.client))
+            self.reach(lambda _: self.fleet.mirror.catch_up(self.fleet.client))
         for one in built:
             if one.digest in self.fleet.admin.state.rollouts:
                 self.rollouts.append(one.digest)
@@ -218,15 +186,38 @@ class World:
 
     def do_deploy(self, number: int) -> None:
         """Bring a release to all, or to a ring."""
-        ring: Selector = {"ring": ("main",)}
-        select = ring if number // 20 % 3 == 2 else None
-        wishes = dataclasses.replace(SHAPES[number // 5 % 4], select=select, activation=_PATIENT)
+        select: Selector | None = {"ring": ("main",)} if number // 20 == 2 else None
+        wishes = dataclasses.replace(SHAPES[number // 5 % 4], select=select, activation=PATIENT)
         self.deploy(RELEASES[number % 5], wishes)
+
+    def do_reach_too_far(self, number: int) -> None:
+        """Let somebody who may deploy to one ring sign for all devices: only those of the ring may get it."""
+        signed = Signed(
+            digest=f"of {self.ci.key.fingerprint}",
+            at_s=0,
+            paths=self._paths(THEIRS),
+            select={"ring": (RINGS[0],)},
+        )
+        self.watch.rollouts[signed.digest] = signed
+        self._sign_without_a_look(self.ci, THEIRS, SHAPES[number % 2])
+
+    def do_intrude(self, number: int) -> None:
+        """Let a stranger sign a rollout: it must reach nobody."""
+        self._sign_without_a_look(MemorySigner(SecretKey.generate()), RELEASES[number % 5], SHAPES[0])
+
+    def _sign_without_a_look(self, signer: MemorySigner, release: str, wishes: RolloutWishes) -> None:
+        """Sign and send what no honest program would: whether its signer may, is for others to find out."""
+        who = Admin(self.fleet.client, self.fleet.mirror, signer, self.fleet.clock.wall_s)
+
+        def build(head: Head, state: State) -> list[Act]:
+            return [Act(acts.rollout_of(head, state, wishes, release=acts.find_release(state, release)))]
+
+        self._act(lambda _: who.act(build))
 
     def do_rollback(self, number: int) -> None:
         """Take a rollout back."""
         if self.rollouts:
-            wishes = dataclasses.replace(SHAPES[number % 2], activation=_PATIENT)
+            wishes = dataclasses.replace(SHAPES[number % 2], activation=PATIENT)
             self._roll(wishes, {}, of=self.rollouts[-1 - number % len(self.rollouts)])
 
     def _control(self, verb: str, number: int, **more: object) -> bool:
@@ -294,9 +285,7 @@ class World:
 
     def do_join(self, _: int) -> None:
         """Let in who asks."""
-        if not self.up:
-            return
-        for request in self._ask(lambda client: client.enroll_requests()):
+        for request in self.ask(lambda client: client.enroll_requests()):
             self._act(lambda admin, request=request: admin.enroll(request))  # type: ignore[misc]  # bound here
 
     # What befalls machines, lines and clocks
@@ -317,22 +306,11 @@ class World:
         """Take a machine down, and boot it."""
         self.fleet.reboot(self.device(number).kind.name)
 
-    def do_down(self, _: int) -> None:
-        """Stop the coordinator."""
-        if self.up:
-            self.fleet.stop_coordinator()
-        self.up = False
-
-    def do_up(self, _: int) -> None:
-        """Start the coordinator on what it had stored."""
-        if not self.up:
-            self.fleet.start_coordinator()
-        self.up = True
-
-    def do_bounce(self, number: int) -> None:
-        """Stop the coordinator, and start it anew."""
-        self.do_down(number)
-        self.do_up(number)
+    def do_outage(self, number: int) -> None:
+        """Stop the coordinator, and start it anew on what it had stored: at once, after a while, after long."""
+        self.fleet.stop_coordinator()
+        self.let_pass((0, 60, 300)[number % 3])
+        self.fleet.start_coordinator()
 
     def do_clock(self, number: int) -> None:
         """Step the coordinator's clock."""
@@ -346,95 +324,8 @@ class World:
         """Let everything sleep: a laptop that was closed."""
         self.fleet.clock.leap((50, 120, 3_600)[number % 3])
 
-    # Judging
+    # What there is to see
 
-    def _ask(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        return self._reach(lambda _: work(self.fleet.client))
-
-    def breaches(self, *, at_end: bool = False) -> list[str]:
-        """List what must not have come about; who began past a gate is told by the times, and so at the end."""
-        found = [*self.watch.breaches, *self.watch.too_many_failures(), *self.watch.systems(self.fleet)]
-        if at_end:
-            for one in self.rollouts:
-                detail = self._ask(lambda client, one=one: client.rollout(one))  # type: ignore[misc]  # bound here
-                waves = {member.name: member.wave for member in detail.members}
-                found += self.watch.past_gates(one, waves, stopped=bool(detail.rollout.stops))
-        return [*found, *map(repr, self.fleet.faults)]
-
-    def settle(self) -> None:
-        """Put machines, lines and clocks right, and wait until nothing moves but by somebody's act.
-
-        Raises: Unreachable when that does not come about.
-        """
-        self.do_up(0)
-        self.fleet.coordinator_off_s = 0.0
-        self.watch.deaths.clear()
-        for name, device in self.fleet.devices.items():
-            device.clock_off_s = 0
-            self.fleet.connect(name)
-        self.let_pass(240)
-        left: list[str] = []
-
-        def settled() -> bool:
-            left[:] = self.unsettled()
-            return not left
-
-        try:
-            self.fleet.until(settled, LIMIT_S)
-        except NixfleetError as error:
-            error.add_note("\n".join(left))
-            raise
-        size = self.fleet.mirror.size
-        for name, device in self.fleet.devices.items():
-            if device.agent is not None and name not in self.retired and name in self._views():
-                self._reach(lambda _, agent=device.agent: agent.link.sync())  # type: ignore[misc]  # bound here
-                assert device.agent.link.mirror.size >= size, f"{name} has an agent that does not sync"
-
-    def _views(self) -> dict[str, DeviceView]:
-        return {one.name: one for one in self._ask(lambda client: client.devices())}
-
-    def unsettled(self) -> list[str]:
-        """List devices and rollouts that have neither come to an end nor say why they wait."""
-        found = []
-        for name, view in self._views().items():
-            agent = self.fleet.devices[name].agent
-            if name in self.retired or agent is None:
-                continue
-            state = agent.service.state
-            if not view.online:
-                found.append(f"{name} is not online")
-            if state.outbox:
-                found.append(f"{name} has not told {len(state.outbox)} outcomes")
-            update = state.update
-            if update and update.phase not in {*ENDED, Phase.REBOOT_PENDING} and not update.held:
-                found.append(f"{name} is {update.phase}: {update.reason}")
-        for one in self.rollouts:
-            found += self._unexplained(one)
-        return found
-
-    def _unexplained(self, digest: str) -> list[str]:
-        detail = self._ask(lambda client: client.rollout(digest))
-        rollout, found = detail.rollout, []
-        if rollout.state in {"cancelled", "superseded", "expired"}:
-            return []
-        waves = {wave.number: wave.waits for wave in rollout.waves}
-        for member in detail.members:
-            why = rollout.waits or waves.get(member.wave) or member.waits
-            if member.outcome is None and not why and member.phase is not Phase.REBOOT_PENDING and not member.overdue:
-                found.append(f"{member.name} in {digest[:8]} ({rollout.state}) is {member.phase}, for no reason")
-            told = [one for one in self.watch.tries if (one.device, one.rollout) == (member.name, digest)]
-            was = told[-1] if told and not mends_itself(told[-1].outcome, told[-1].cause) else None
-            if was is not None and member.outcome and was.outcome not in {None, member.outcome}:
-                found.append(f"{member.name} is shown as {member.outcome}, and was {was.outcome}")
-        return found
-
-
-def play(steps: Sequence[Step], seed: int = 1) -> World:
-    """Let all of that happen to a new fleet; whatever must hold is judged after each step, and at the end."""
-    with World(seed) as world:
-        for number, step in enumerate(steps):
-            world.step(*step)
-            assert world.breaches() == [], f"after step {number + 1}, {step}"
-        world.settle()
-        assert world.breaches(at_end=True) == [], "at the end"
-    return world
+    def ask(self, work: Callable[[Client], Awaitable[T]]) -> T:
+        """Ask the coordinator something."""
+        return self.reach(lambda _: work(self.fleet.client))

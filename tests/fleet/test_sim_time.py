@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from tests.fleet.sim_rest import breaches, settle
 from tests.fleet.sim_watch import Try
 from tests.fleet.sim_world import LIMIT_S, World
 
@@ -55,8 +56,8 @@ def rest_begins(world: World) -> float:
 def come_to_the_end(world: World) -> None:
     """See all five devices confirm, and nothing that must not be."""
     world.fleet.until(lambda: len(tried(world, Outcome.CONFIRMED)) == 5, LIMIT_S)
-    world.settle()
-    assert world.breaches(at_end=True) == []
+    settle(world)
+    assert breaches(world, at_end=True) == []
 
 
 def test_a_coordinators_clock_that_goes_back_amid_a_soak_neither_ends_nor_restarts_it(world: World) -> None:
