@@ -212,8 +212,10 @@ class Fleet:
         self._call(self.devices[name].reboot())
 
     def stop_coordinator(self) -> None:
-        """Stop the coordinator; devices and the person are without one."""
+        """Stop the coordinator, and wait for its end; devices and the person are without one."""
         self._server.stop()
+        # At a high speed its grace is an instant: what is cancelled then may keep the database for some real seconds.
+        self._server.wait()
 
     def start_coordinator(self) -> None:
         """Start a coordinator anew on the same data, at the same address."""
