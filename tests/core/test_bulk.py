@@ -146,6 +146,14 @@ async def test_more_values_than_a_selector_may_list_take_a_second_grant(tmp_path
     assert [64, 6] == [one.max_uses for one in grants(fleet)]
 
 
+async def test_nothing_to_do_asks_for_nothing(tmp_path: Path) -> None:
+    """An empty list sends no append, which a coordinator would refuse, and takes no signature."""
+    fleet, signer = Fleet(), Touched(key("admin"))
+    async with at_work(tmp_path, fleet, signer) as (_, admin):
+        assert () == await admin.perform([])
+    assert 0 == signer.touches
+
+
 @pytest.mark.parametrize("count", [1, BULK_FROM - 1])
 async def test_few_are_signed_one_by_one(tmp_path: Path, count: int) -> None:
     """A grant would be an entry more, and no touch less."""

@@ -202,7 +202,8 @@ class Admin:
                 places, size = [], 0
             places.append(place)
             size += grown
-        yield places
+        if places:
+            yield places
 
     async def approve(self, of: str) -> Acted:
         """Sign another's statement (by digest) as well: an approval, or a root's co-signature."""

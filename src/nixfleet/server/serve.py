@@ -76,6 +76,8 @@ class Server:
             self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
             self._thread.join(_STOP_S)
+            if self._thread.is_alive():
+                _log.error("the coordinator has not ended within %d s", _STOP_S)
 
     def wait(self) -> None:
         """Wait until it has ended."""

@@ -20,6 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from nixfleet.errors import Conflict, Unreachable, UserError
 from nixfleet.server.schema import revisions, upgrade
 
+_CLOSE_S = 5.0
+"""For all threads together; less than who stops a coordinator waits for its end (`server.serve`)."""
 _BUSY_S = 20
 _CHUNK_ROWS = 64
 _WRITE = {"nixfleet_write": True}
@@ -62,10 +64,11 @@ class Database:
             return await connection.run_sync(revisions)
 
     async def close(self) -> None:
-        """Give all connections back, and wait for their threads."""
+        """Give all connections back, and wait for their threads, but for none that never comes to its end."""
         await self._engine.dispose()
-        for thread in list(self._threads):
-            await asyncio.to_thread(thread.join, _BUSY_S)
+        threads = list(self._threads)
+        for thread in threads:
+            await asyncio.to_thread(thread.join, _CLOSE_S / len(threads))
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
