@@ -4,6 +4,7 @@ Nothing of the person's own configuration is read or written, but for the keys t
 """
 
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -63,6 +64,8 @@ async def demo(
     Every device runs the real agent; only Nix, the clock and the network are made up. You hold the fleet's root key
     and may do everything. Nothing is left when you leave.
     """
+    if not math.isfinite(speed):  # a range lets what is no number pass
+        raise UserError("--speed nan is no number; give one from 1 to 60")
     view, query = place(address or "")
     if not headless and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UserError("the demo needs a terminal; with --headless it serves the other commands")
