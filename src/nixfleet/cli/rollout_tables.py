@@ -23,12 +23,20 @@ def listing(rollouts: Sequence[RolloutView], now: int) -> None:
                 view.principal or view.by,
                 output.age(view.at, now),
                 took(view),
-                view.halted or view.waits or "; ".join(stop.said for stop in view.stops),
+                waits_now(view),
             )
             for view in rollouts
         ],
         "no rollout yet; 'nixfleet deploy' makes one",
     )
+
+
+def waits_now(view: RolloutView) -> str:
+    """Say what a rollout waits for or stopped for; where nothing does, what the first of its waves waits for."""
+    own = view.halted or view.waits or "; ".join(stop.said for stop in view.stops)
+    if own or view.state != "running":
+        return own
+    return next((wave.waits for wave in view.waves if wave.waits), "")
 
 
 def head(view: RolloutView, now: int) -> None:

@@ -11,12 +11,12 @@ import click
 
 from nixfleet.cli import output
 from nixfleet.cli.options import Globals
-from nixfleet.cli.rollout_tables import about
+from nixfleet.cli.rollout_tables import about, waits_now
 from nixfleet.cli.session import Fleet, now
 from nixfleet.client.admin import Acted
 from nixfleet.client.watch import Ending, Wait, ending, unreached, watch
 from nixfleet.errors import Unreachable
-from nixfleet.model.device import Outcome
+from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean
 from nixfleet.model.views import RolloutDetail, RolloutView
 from nixfleet.trust.access import access_view
@@ -109,11 +109,19 @@ def _news(given: Globals, meter: output.Meter, detail: RolloutDetail, shown: set
             shown.add((stop.kind, stop.path))
             if not given.quiet:
                 meter.interrupt(clean(f"the rollout {stop.said}"))
+    meter.show(where_it_stands(detail))
+
+
+def where_it_stands(detail: RolloutDetail) -> str:
+    """Sum a rollout under way up: counts, bytes, time left, and what devices do, or what it waits for if none does."""
+    view = detail.rollout
     moving = [member for member in detail.members if member.outcome is None and member.transfer is not None]
     done = sum(member.transfer.done_bytes for member in moving if member.transfer)
     total = sum(member.transfer.total_bytes for member in moving if member.transfer)
     fetched = f", {output.size(done)} of {output.size(total)}" if total else ""
-    phases = sorted({member.phase.value for member in detail.members if member.outcome is None})
-    where = view.waits if view.state != "running" and view.waits else ", ".join(phases)
+    left = {member.phase for member in detail.members if member.outcome is None}
+    phases = ", ".join(sorted(phase.value for phase in left - {Phase.IDLE}))
+    idle = waits_now(view) or Phase.IDLE.value if left else ""
+    where = view.waits if view.state != "running" and view.waits else phases or idle
     ends = f", about {about(view.eta_s)} left" if view.eta_s else ""
-    meter.show(f"{view.confirmed} of {view.total} confirmed{fetched}{ends}{f': {where}' if where else ''}")
+    return clean(f"{view.confirmed} of {view.total} confirmed{fetched}{ends}{f': {where}' if where else ''}")
