@@ -65,6 +65,8 @@ def test_releases_and_rollouts_are_shown(served: Commands) -> None:
     assert "paused" == served("rollout", "show", rollout, "--json").json["rollout"]["state"]
     served("rollout", "resume", rollout)
     assert "retry" == served("rollout", "retry", rollout, "web-01", "--json").json["verb"]
+    by_release = served("rollout", "pause", "one", code=2).complaint
+    assert f"one is a release, not a rollout; say which, newest first: {rollout[:12]}" in by_release
     assert "no rollout 'abcdef'" in served("rollout", "pause", "abcdef", code=2).complaint
     assert "add --yes" in served("rollout", "cancel", rollout, code=2).err
     served("rollout", "cancel", rollout, "--yes")

@@ -45,6 +45,8 @@ DAY_S: Final = 86_400
 DEVICE_TIMEOUT_S: Final = 3_600
 ROLLOUT_LIFE_S: Final = 365 * DAY_S
 TOKEN_DAYS_MAX: Final = 366
+ROLLOUTS_NAMED: Final = 4
+"""So many rollouts are named to somebody who named their release."""
 _ACTIVATION: Final = Activation()
 
 
@@ -303,6 +305,12 @@ def find_device(state: State, text: str) -> str:
 
 def find_rollout(state: State, text: str) -> Digest:
     """Find a rollout by digest or an unambiguous prefix of at least 6 digits. Raises: UserError."""
+    # Not by its release's name: a release may have several, and what is signed is meant for one of them.
+    of = [digest for digest, record in state.releases.items() if record.statement.name == text]
+    named = [digest for digest, record in state.rollouts.items() if record.names(state.rollouts) in of]
+    if named and not any(digest.startswith(text) for digest in state.rollouts):
+        ids = ", ".join(digest[:12] for digest in reversed(named[-ROLLOUTS_NAMED:]))
+        raise UserError(f"{text} is a release, not a rollout; say which, newest first: {ids}")
     return _by_prefix(text, state.rollouts, "rollout")
 
 
