@@ -131,6 +131,19 @@ def test_what_no_cache_knows_is_a_bound_and_said() -> None:
     assert any(line.startswith("at least 32 MiB to fetch") for line in words(made(asked("a"), view("a"), known=hole)))
 
 
+def test_hosts_whose_systems_nobody_knows_change_alike_by_their_versions() -> None:
+    """With nothing in a cache, hosts that go from one version to another, each in its own name, stand in one line."""
+    hosts = {"a-1": 10, "a-2": 20, "b": 30}
+    views = [view(name, system=path(at, f"nixos-system-{name}-25.05")) for name, at in hosts.items()]
+    targets = tuple(
+        Target(device=f"id-{name}", name=name, tags={}, path=path(at + 1, f"nixos-system-{name}-{to}"))
+        for (name, at), to in zip(hosts.items(), ("25.11", "25.11", "25.05"), strict=True)
+    )
+    said = words(made(asked(targets=targets), *views, known={}))
+    assert "2  nixos 25.05 → 25.11" in said
+    assert "1  nixos-system-b-25.05, rebuilt" in said
+
+
 def test_what_a_device_has_kept_it_does_not_fetch() -> None:
     """Back to a system that a device reports to have, or by a rollback, nothing is loaded, whatever caches know."""
     kept = view("a", system=path(7, "later"), previous=NEW, facts=Facts(store_free_bytes=1))

@@ -34,7 +34,7 @@ def changes_of(named: Iterable[tuple[str, str, str]], shelf: Shelf) -> tuple[Cha
         if (old, new) not in diffs:
             known = old in shelf.known and new in shelf.known
             diffs[old, new] = system_diff(old, new, shelf) if known else None
-        groups.setdefault(_same(old, new, diffs[old, new]), []).append((name, old, new))
+        groups.setdefault(_same(name, old, new, diffs[old, new]), []).append((name, old, new))
     ordered = sorted(groups.values(), key=lambda members: -len(members))
     return tuple(_change(members, diffs[members[0][1:]]) for members in ordered)
 
@@ -50,13 +50,18 @@ def _change(members: list[tuple[str, str, str]], diff: SystemDiff | None) -> Cha
     )
 
 
-def _same(old: str, new: str, diff: SystemDiff | None) -> object:
+def _same(name: str, old: str, new: str, diff: SystemDiff | None) -> object:
     """Give what is equal for devices that go through the same change, though each has a system of its own."""
     if diff is None:
-        return store_name(old), store_name(new)
+        return version_for(name, old), version_for(name, new)
     changes = (*diff.changed, *diff.added, *diff.removed)
     packages = tuple((_plain(change.name), change.old, change.new) for change in changes)
     return diff.nixos, diff.kernel, diff.systemd, diff.reboot, packages
+
+
+def version_for(name: str, path: str) -> str:
+    """Give a system's version where its name is the device's own and a version, else its whole name."""
+    return store_name(path).removeprefix(f"nixos-system-{name}-")
 
 
 def _plain(name: str) -> str:

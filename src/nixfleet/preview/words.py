@@ -8,7 +8,7 @@ import msgspec
 from nixfleet.model.ids import store_name
 from nixfleet.model.text import age, clean, counted, size
 from nixfleet.preview.diff import PackageChange, SystemDiff
-from nixfleet.preview.groups import ChangePreview
+from nixfleet.preview.groups import ChangePreview, version_for
 from nixfleet.preview.plan import DevicePreview, Preview
 
 Tone = Literal["plain", "dim", "strong", "warn", "bad"]
@@ -78,11 +78,20 @@ def change_words(change: ChangePreview) -> str:
     if not change.new:
         return "what it returns to is not in its newest report"
     if change.diff is None:
-        old, new = store_name(change.old), store_name(change.new)
-        if not old:
-            return f"nothing known → {new}"
-        return f"{old} → {new}" if old != new else f"{new}, rebuilt"
+        return _renamed(change)
     return headline(change.diff)
+
+
+def _renamed(change: ChangePreview) -> str:
+    """Say what changes by the systems' names alone; of many hosts, each with a system of its own, by the versions."""
+    old, new = store_name(change.old), store_name(change.new)
+    if not old:
+        return f"nothing known → {new}"
+    if len(change.devices) > 1:
+        before, after = (version_for(change.devices[0], path) for path in (change.old, change.new))
+        if before != old and after != new:
+            return f"nixos {before} → {after}" if before != after else f"nixos {after}, rebuilt"
+    return f"{old} → {new}" if old != new else f"{new}, rebuilt"
 
 
 def headline(diff: SystemDiff) -> str:
