@@ -105,6 +105,18 @@ def test_progress_is_plain_lines_away_from_a_terminal(capsys: pytest.CaptureFixt
     assert ("", "") == capsys.readouterr()
 
 
+def test_a_line_that_came_too_soon_is_told_later(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a log of a watch would never say why the rollout waits, when that is the last to change."""
+    seconds = iter([10.0, 10.5, 11.0, 12.5, 13.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    meter = output.Meter("watch", quiet=False)
+    for text in ("starts", "waits", "waits", "waits", "waits"):
+        meter.show(text)
+    assert ["watch: starts", "watch: waits"] == capsys.readouterr().err.splitlines()
+
+
 def test_what_is_done_goes_to_programs_as_json_and_to_people_as_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON on standard output, a sentence on standard error, nothing when quiet."""
     output.done({"name": "ä"}, "it is done", json=True, quiet=False)

@@ -60,6 +60,9 @@ def test_releases_and_rollouts_are_shown(served: Commands) -> None:
     assert ["web-01", "web-02"] == sorted(explained["devices"])
     assert served("rollout", "explain", rollout, "web-01").out.startswith("web-01 waits: ")
     assert served("rollout", "explain", "web-01").out == served("rollout", "explain", rollout, "web-01").out
+    assert f"one is a release, not a rollout; say which, newest first: {rollout[:12]}" in (
+        served("rollout", "explain", "one", code=2).complaint
+    )
     assert "not in this rollout's set" in served("rollout", "explain", rollout, "nas", code=2).complaint
     served("rollout", "pause", rollout)
     assert "paused" == served("rollout", "show", rollout, "--json").json["rollout"]["state"]

@@ -66,6 +66,8 @@ async def _of_device(fleet: Fleet, word: str) -> tuple[list[RolloutDetail], str]
     try:
         device = find_device(fleet.state, word)
     except UserError as error:
+        if any(record.statement.name == word for record in fleet.state.releases.values()):
+            find_rollout(fleet.state, word)  # which says what the release's rollouts are
         raise UserError(f"there is no rollout and no device {word!r}; 'nixfleet rollout list' shows them") from error
     view = await fleet.client.device(device)
     if not view.rollout:

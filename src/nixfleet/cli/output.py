@@ -16,6 +16,8 @@ from nixfleet.model.ids import store_name
 from nixfleet.model.text import clean
 
 WIDE: Final = {"W", "F"}
+EVERY_S: Final = 2
+"""A line of progress away from a terminal comes no sooner after another."""
 _BEYOND: Final = re.compile(r"[^\x00-\x7e]")
 """What the encoder leaves as it is; ASCII's own control characters it escapes."""
 
@@ -108,16 +110,20 @@ class Meter:
         self.terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self.said = 0.0
         self.last = ""
+        self.withheld = False
+        """Whether the last text came too soon after another one to be a line of its own."""
 
     def show(self, text: str, *, final: bool = False) -> None:
-        """Show where the work stands; `final` ends the line."""
-        if self.quiet or (text == self.last and not final):
+        """Show where the work stands; `final` ends the line. What came too soon is told when it is shown again."""
+        if self.quiet or (text == self.last and not final and not self.withheld):
             return
         self.last = text
         now = time.monotonic()
         if self.terminal:
             click.echo(f"\r\x1b[K{self.what}: {text}", err=True, nl=final)
-        elif final or now - self.said >= 2:
+            return
+        self.withheld = not final and now - self.said < EVERY_S
+        if not self.withheld:
             self.said = now
             click.echo(f"{self.what}: {text}", err=True)
 
