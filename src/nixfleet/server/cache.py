@@ -38,6 +38,8 @@ _NAR_MAGIC: Final = b"\x0d\0\0\0\0\0\0\0nix-archive-1\0\0\0"
 _HASH_PART: Final = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{32}", re.ASCII)
 _NAR_FILE: Final = re.compile(r"[0-9abcdfghijklmnpqrsvwxyz]{52}\.nar\.zst", re.ASCII)
 
+NARINFOS: Final = "narinfo"
+"""The folder of the narinfos in a cache's folder."""
 INFO: Final = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"
 
 
@@ -80,7 +82,7 @@ class BinaryCache:
 
         `goes_on` is asked, by other threads too, while a NAR is hashed: the end of the program need not wait for it.
         """
-        self._partial, self._nars, self._infos = folder / "partial", folder / "nar", folder / "narinfo"
+        self._partial, self._nars, self._infos = folder / "partial", folder / "nar", folder / NARINFOS
         self._key = key
         self._clock = clock
         self._limits = limits or CacheLimits()

@@ -25,9 +25,10 @@ from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Unreachable
 from nixfleet.model.ids import Digest
 from nixfleet.model.views import DeviceView, RolloutDetail
+from nixfleet.server.cache import NARINFOS
 from nixfleet.server.serve import Server
-from nixfleet.server.settings import ServerSettings
-from nixfleet.sim import founding
+from nixfleet.server.settings import CACHE, ServerSettings
+from nixfleet.sim import closures, founding
 from nixfleet.sim.clock import SimClock, loop_thread
 from nixfleet.sim.device import SimDevice
 from nixfleet.sim.home import home
@@ -35,6 +36,7 @@ from nixfleet.sim.network import make_client
 from nixfleet.sim.scenario import Scenario, kinds
 from nixfleet.sim.systems import Catalog, released
 from nixfleet.trust import sshsig
+from nixfleet.trust.narinfo import CacheKey
 from nixfleet.trust.signers import MemorySigner
 from nixfleet.trust.sshsig import SecretKey
 
@@ -104,7 +106,9 @@ class Fleet:
         sshsig.remember(REMEMBERED + 4 * self.scenario.count)
         self.address = f"http://127.0.0.1:{_free_port()}"
         data = self.folder / "coordinator"
-        self.id = founding.found(data, self.scenario.name, self.address, self.key, self.clock.wall_s())
+        self._cache_key = CacheKey.generate(f"{self.scenario.name}-1")
+        now = self.clock.wall_s()
+        self.id = founding.found(data, self.scenario.name, self.address, self.key, self._cache_key, now)
         self._server = self._new_server()
         self._server.start()
         self._open.callback(self.stop_coordinator)
@@ -132,9 +136,13 @@ class Fleet:
             self.made(device)
         devices = list(self.devices.values())
         founding.make_catalog(self.scenario, devices, self._catalog, self.seed)
+        contents = [system.contents for system in self._catalog.values()]
+        shelves = self.folder / "coordinator" / CACHE / NARINFOS
+        stocked = asyncio.create_task(asyncio.to_thread(closures.stock, shelves, self._cache_key, contents))
         await founding.enrol(self.admin, devices, self.clock.wall_s())
         for release in self.scenario.release:
             await founding.publish(self.admin, release, devices, self.seed)
+        await stocked
 
     async def _live(self) -> None:
         """Switch the devices on, a few at a time, and do what the scenario does."""

@@ -1,6 +1,7 @@
 """Begin a made-up fleet: its root key, its coordinator's data, its devices and releases in the log.
 
-Everything is signed and appended as a person would; nothing is written past the coordinator.
+Everything is signed and appended as a person would. Written past the coordinator is only what its cache tells of
+systems: they are made up, and there is nothing to upload.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,9 +29,9 @@ PERSON = "you"
 HELD_S = 7 * 86_400
 
 
-def found(folder: Path, name: str, address: str, key: SecretKey, now: int) -> str:
+def found(folder: Path, name: str, address: str, key: SecretKey, cache_key: CacheKey, now: int) -> str:
     """Make a fleet's data folder, with one root key; give the fleet's id."""
-    log_key, cache_key, signer = SecretKey.generate(), CacheKey.generate(f"{name}-1"), MemorySigner(key)
+    log_key, signer = SecretKey.generate(), MemorySigner(key)
     root = create_root(
         by=key.public.fingerprint,
         at=now,

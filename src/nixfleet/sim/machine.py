@@ -35,11 +35,16 @@ ln -sfn "system-$((last + 1))-link" "$2.new" && mv -T "$2.new" "$2"
 
 
 def store_path(name: str) -> str:
-    """Make a store path out of a name."""
+    """Make a system's store path out of a name."""
+    return made_path(name, f"nixos-system-{name}")
+
+
+def made_path(identity: str, name: str) -> str:
+    """Make the store path of a package of this name; another identity has another path."""
     digits = "0123456789abcdfghijklmnpqrsvwxyz"
-    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:20], "big")
+    number = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:20], "big")
     text = "".join(digits[(number >> (5 * at)) & 31] for at in range(32))
-    return f"/nix/store/{text}-nixos-system-{name}"
+    return f"/nix/store/{text}-{name}"
 
 
 @dataclass

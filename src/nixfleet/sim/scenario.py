@@ -27,6 +27,14 @@ Speeds = tuple[Annotated[float, msgspec.Meta(ge=0.001, le=1e6)], Annotated[float
 Spells = tuple[Annotated[float, msgspec.Meta(ge=1, le=1e6)], Annotated[float, msgspec.Meta(ge=1, le=1e6)]]
 """Never zero: a device that came and went all the time would leave the others none."""
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z._-]{1,60}$(?!\n)")]
+Packages = Annotated[
+    dict[
+        Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z][0-9A-Za-z+._-]{0,60}$(?!\n)")],
+        Annotated[str, msgspec.Meta(pattern=r"^([0-9][0-9A-Za-z+._-]{0,40})?$(?!\n)")],
+    ],
+    msgspec.Meta(max_length=100),
+]
+"""Versions by name; an empty one takes a package away again."""
 Members = (
     Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
     | Annotated[str, msgspec.Meta(pattern=r"^(100|[1-9][0-9]?)%$(?!\n)")]
@@ -48,6 +56,8 @@ class Group(_Table, frozen=True, kw_only=True):
     models: tuple[Text, ...] = ("Generic PC",)
     runs: Version = "25.05.20250804"
     """The NixOS version that they run at the beginning."""
+    packages: Packages = {}
+    """What there is in it, beside what every system has."""
     mbyte_s: Speeds = (2.0, 12.0)
     """How fast they download."""
     fails: Share = 0.0
@@ -87,6 +97,8 @@ class Release(_Table, frozen=True, kw_only=True):
     mib: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 180
     """What a device has to download."""
     kernel: Version = "6.12.41"
+    packages: Packages = {}
+    """What it brings in another version than the device's group had, or anew, or takes away."""
     reboot: bool = False
     note: Annotated[str, msgspec.Meta(max_length=200)] = ""
     bad: tuple[Bad, ...] = ()

@@ -15,6 +15,7 @@ from nixfleet.agent.jobs import Job
 from nixfleet.agent.update import Armed, Disarmed, Event, Offer, Result, Switched
 from nixfleet.model.statements import Closure
 from nixfleet.nix import Cache, Fault, FaultKind, FetchLimits, MissingBytes, NixError, Progress
+from nixfleet.sim.closures import Contents
 from nixfleet.sim.machine import Machine, digest_of, set_profile, store_path
 from nixfleet.sim.network import Line
 from nixfleet.sim.scenario import Kind, Release
@@ -22,6 +23,8 @@ from nixfleet.sim.store import MadeUpStore
 
 PLATFORM = "x86_64-linux"
 SWITCH_S = (4.0, 12.0)
+FIRST_MIB = 240
+"""What the build that devices begin with would have weighed."""
 _LOOK_S = 0.5
 
 
@@ -35,6 +38,19 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
     reboot: bool = False
     breaks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     """Units that fail, each with the last lines of its journal."""
+    packages: tuple[tuple[str, str], ...] = ()
+    """Names and versions of what is in it."""
+
+    @property
+    def contents(self) -> Contents:
+        """What it consists of, for the cache."""
+        return Contents(
+            path=self.path,
+            build=self.version,
+            kernel=self.kernel,
+            packages=dict(self.packages),
+            mib=self.mib or FIRST_MIB,
+        )
 
     @property
     def closure(self) -> Closure:
@@ -49,7 +65,8 @@ Catalog = dict[str, System]
 def first_system(kind: Kind) -> System:
     """Give the system that a device runs at the beginning."""
     version = kind.group.runs
-    return System(path=store_path(f"{kind.name}-{version}"), version=version, kernel="6.12.38")
+    packages = tuple(kind.group.packages.items())
+    return System(path=store_path(f"{kind.name}-{version}"), version=version, kernel="6.12.38", packages=packages)
 
 
 def released(release: Release, kind: Kind, seed: int) -> System:
@@ -60,6 +77,7 @@ def released(release: Release, kind: Kind, seed: int) -> System:
         for bad in release.bad
         if all(kind.tags.get(tag) in values for tag, values in bad.on.items()) and chance < bad.share
     )
+    packages = {**kind.group.packages, **release.packages}
     return System(
         path=store_path(f"{kind.name}-{release.version}"),
         version=release.version,
@@ -67,6 +85,7 @@ def released(release: Release, kind: Kind, seed: int) -> System:
         mib=release.mib,
         reboot=release.reboot,
         breaks=breaks,
+        packages=tuple((name, version) for name, version in packages.items() if version),
     )
 
 
