@@ -1,10 +1,13 @@
 """The made-up clock: loops live in its time, it can be moved on, and it waits for who falls behind."""
 
 import asyncio
+import selectors
+import socket
 import threading
 import time
+from collections import Counter
 
-from nixfleet.sim.clock import STALL_S, SimClock, loop_thread
+from nixfleet.sim.clock import SERVED_AT_ONCE, STALL_S, Selector, SimClock, loop_thread
 
 BEGUN_S = 1_764_000_000.0
 
@@ -87,3 +90,56 @@ def test_others_are_told_how_far_it_is_off() -> None:
     origin = clock.origin
     there = origin.wall_s + (time.monotonic() - origin.monotonic_s) * origin.speed + told[-1]
     assert abs(there - clock.wall()) < 1.0
+
+
+def test_a_crowd_of_sockets_does_not_keep_timers_from_their_turn() -> None:
+    """Of many sockets that are ready at once a few are served in a turn; all are in the end, in the order they came."""
+    clock = SimClock.begin(0.0)
+    loop = clock.new_loop()
+    turns, served = [0], list[tuple[int, int]]()
+    pairs = [socket.socketpair() for _ in range(3 * SERVED_AT_ONCE)]
+
+    def turn() -> None:
+        turns[0] += 1
+        loop.call_soon(turn)
+
+    def serve(number: int) -> None:
+        pairs[number][0].recv(1)
+        served.append((turns[0], number))
+        if len(served) == len(pairs):
+            loop.stop()
+
+    try:
+        for number, (here, there) in enumerate(pairs):
+            loop.add_reader(here, serve, number)
+            there.send(b"x")
+        loop.call_soon(turn)
+        loop.run_forever()
+    finally:
+        loop.close()
+        for pair in pairs:
+            for one in pair:
+                one.close()
+    assert sorted(number for _, number in served) == list(range(len(pairs)))
+    assert max(Counter(at for at, _ in served).values()) <= SERVED_AT_ONCE
+
+
+def test_a_backlog_of_sockets_makes_the_clock_wait() -> None:
+    """While sockets are left over, a loop that comes round counts as one that is still away."""
+    clock = SimClock.begin(0.0, speed=1_000)
+    selector = Selector(clock)
+    pairs = [socket.socketpair() for _ in range(SERVED_AT_ONCE + 1)]
+    try:
+        for here, there in pairs:
+            selector.register(here, selectors.EVENT_READ)
+            there.send(b"x")
+        begun_s = clock.passed_s()
+        ends = time.monotonic() + 8 * STALL_S
+        while time.monotonic() < ends:
+            assert len(selector.select(0)) == SERVED_AT_ONCE
+        assert clock.passed_s() - begun_s < 4 * STALL_S * 1_000
+    finally:
+        selector.close()
+        for pair in pairs:
+            for one in pair:
+                one.close()

@@ -57,6 +57,8 @@ T = TypeVar("T")
 Payloads = Literal["all", "mine", "none"]
 
 TIMEOUT_S: Final = 30.0
+REPORTS: Final = "/v1/reports"
+"""Where devices deliver what they sign."""
 SILENCE_S: Final = 60.0
 """A stream that sends nothing for this long, not even its pings, is dead (docs/protocol.md)."""
 _EVENT_BYTES: Final = 16 << 20
@@ -205,7 +207,7 @@ class Client:
 
         Where the coordinator holds one that is not older by its number, that number is given, and this one is dropped.
         """
-        call = Call("POST", "/v1/reports", body=msgspec.json.encode(signed), signed=False)
+        call = Call("POST", REPORTS, body=msgspec.json.encode(signed), signed=False)
         return self._decoded(await self._way.send(call), ReportAnswer).seq
 
     async def progress(self, progress: Progress) -> None:

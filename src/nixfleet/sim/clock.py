@@ -18,6 +18,9 @@ STALL_S = 0.05
 """Real seconds: no loop is away for longer than this without the clock standing still."""
 STEP_S = 5.0
 """The most that time moves on before everybody has had a look: below the coordinator's beat, so that it saw it pass."""
+SERVED_AT_ONCE = 16
+"""Sockets that a loop serves before it comes round: when an act wakes a thousand agents, timers still have their turn.
+"""
 _LOOKS = 3
 
 
@@ -140,28 +143,36 @@ class _SimLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, clock: SimClock) -> None:
         self._sim = clock
-        super().__init__(_Selector(clock))
+        super().__init__(Selector(clock))
 
     def time(self) -> float:
         """Give the clock's seconds (asyncio asks here for every deadline)."""
         return self._sim.passed_s()
 
 
-class _Selector(selectors.DefaultSelector):  # chosen by the platform at run time
+class Selector(selectors.DefaultSelector):  # chosen by the platform at run time
     """Waits for files as long as made-up seconds last, and never so long that the clock would stand still."""
 
     def __init__(self, clock: SimClock) -> None:
         super().__init__()
         self._sim = clock
+        self._behind = False
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Wait for files; `timeout` is in the loop's seconds."""
+        """Wait for files, and give a few of them; `timeout` is in the loop's seconds.
+
+        The others come next, for they stay ready. Until none is left over, the loop counts as one that is still away:
+        a backlog makes the clock wait as a long turn does.
+        """
         longest_s = STALL_S / 2
         real_s = longest_s if timeout is None else min(self._sim.real_s(timeout), longest_s)
-        self._sim.comes_round(id(self))
+        if not self._behind:
+            self._sim.comes_round(id(self))
         found: list[tuple[selectors.SelectorKey, int]] = super().select(real_s)
-        self._sim.sets_out(id(self))
-        return found
+        if not self._behind:
+            self._sim.sets_out(id(self))
+        self._behind = len(found) > SERVED_AT_ONCE
+        return found[:SERVED_AT_ONCE]
 
     def close(self) -> None:
         """Let go of everything."""

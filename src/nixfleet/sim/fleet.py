@@ -14,7 +14,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
@@ -22,7 +23,7 @@ from typing import Any, Self, TypeVar
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import NixfleetError, Unreachable
+from nixfleet.errors import Unreachable
 from nixfleet.model.ids import Digest
 from nixfleet.model.views import DeviceView, RolloutDetail
 from nixfleet.server.cache import NARINFOS
@@ -42,14 +43,11 @@ from nixfleet.trust.sshsig import SecretKey
 
 T = TypeVar("T")
 
-log = logging.getLogger("nixfleet.sim")
-
 CALL_S = 300.0
 """How long an act may take, in real seconds."""
 STARTED_AT_ONCE = 40
 REMEMBERED = 2_000
 LOOK_REAL_S = 0.02
-ASK_REAL_S = 0.5
 
 
 class Fleet:
@@ -150,13 +148,16 @@ class Fleet:
         rollouts = asyncio.create_task(self._begin_rollouts())
         # Who asks, then the first ones of each group: canaries are among them.
         devices.sort(key=lambda device: (not device.kind.asks, device.kind.number))
-        for at in range(0, len(devices), STARTED_AT_ONCE):
-            some = devices[at : at + STARTED_AT_ONCE]
-            for device in some:
+        waiting, starting = deque(devices), list[SimDevice]()
+        while waiting or starting:
+            for _ in range(min(len(waiting), STARTED_AT_ONCE - len(starting))):
+                starting.append(device := waiting.popleft())
                 device.start()
-            await self._reported(some)
-            for device in some:
+                await asyncio.sleep(0)  # each takes milliseconds: others have their turn in between
+            await asyncio.sleep(LOOK_REAL_S * self.clock.origin.speed)
+            for device in [one for one in starting if one.kind.asks or one.line.reported]:
                 device.live()
+                starting.remove(device)
         self.all_on = True
         await rollouts
 
@@ -164,20 +165,6 @@ class Fleet:
         for rollout in sorted(self.scenario.rollout, key=lambda one: one.at_s):
             await asyncio.sleep(max(0.0, rollout.at_s - self.clock.passed_s()))
             self.rollouts.append(await founding.begin(self.admin, rollout))
-
-    async def _reported(self, devices: Sequence[SimDevice]) -> None:
-        """Wait until the coordinator has heard these; not for ever, it may be down."""
-        wanted = {device.id for device in devices if not device.kind.asks}
-        ends = time.monotonic() + CALL_S
-        while time.monotonic() < ends:
-            try:
-                seen = {one.id for one in await self.client.devices() if one.reported_at}
-            except NixfleetError as error:
-                log.warning("%s", error)
-                seen = set()
-            if wanted <= seen:
-                return
-            await asyncio.sleep(ASK_REAL_S * self.clock.origin.speed)
 
     async def _end(self) -> None:
         for task in self._tasks:

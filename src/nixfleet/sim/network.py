@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
-from nixfleet.client.api import SILENCE_S, TIMEOUT_S, Client
+from nixfleet.client.api import REPORTS, SILENCE_S, TIMEOUT_S, Client
 from nixfleet.client.transport import CONNECT_S, Call, Transport
 from nixfleet.errors import Unreachable
 from nixfleet.sim.clock import SimClock
@@ -20,6 +20,8 @@ class Line:
 
     def __init__(self) -> None:
         self.up = True
+        self.reported = False
+        """Whether a report was delivered over it."""
         self._uses: set[asyncio.Timeout] = set()
 
     def cut(self) -> None:
@@ -61,7 +63,9 @@ class _WeakTransport(Transport):
     async def send(self, call: Call) -> bytes:
         """Send a call, as far as the line holds."""
         async with self._line.used():
-            return await super().send(call)
+            answer = await super().send(call)
+        self._line.reported |= call.path == REPORTS
+        return answer
 
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         """Give the answer's bytes, as long as the line holds."""
