@@ -101,4 +101,5 @@ def test_a_fleets_cache_answers_for_its_systems(tmp_path: Path) -> None:
         )
     assert notes == ()
     (change,) = changes
+    assert change.diff is not None
     assert "kiosk-session" in {one.name for one in change.diff.changed}
