@@ -20,6 +20,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
+from nixfleet.agent import memory
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -101,6 +102,7 @@ class Fleet:
         for logger in ("alembic", "uvicorn", "nixfleet.agent"):
             logging.getLogger(logger).setLevel(logging.ERROR)
         # Shared between the agents of this process, and nothing else is: which signatures hold. Each replays by itself.
+        memory.share()
         sshsig.remember(REMEMBERED + 4 * self.scenario.count)
         self.address = f"http://127.0.0.1:{_free_port()}"
         data = self.folder / "coordinator"
