@@ -33,7 +33,8 @@ def small(bench: Bench, tmp_path: Path) -> Iterator[Device]:
         device.boot(bench.systems, bench.systems.build(version=9))
         bench.open_fleet()
         device.write("/etc/nixfleet/token", bench.token(), 0o600)
-        settings = f'name = "web-01"\ntoken_file = "/etc/nixfleet/token"\n{QUICK}'
+        # Its small disk is one in memory.
+        settings = f'name = "web-01"\ntoken_file = "/etc/nixfleet/token"\nvolatile_state = true\n{QUICK}'
         device.write("/etc/nixfleet/agent.toml", settings)
         with (device.folder / "agent.log").open("ab") as log:
             device.popen([sys.executable, "-c", AGENT_IN_1970, "agent"], stdout=log, stderr=log)
