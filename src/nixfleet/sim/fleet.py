@@ -101,7 +101,8 @@ class Fleet:
         self.folder = self._open.enter_context(home())
         for logger in ("alembic", "uvicorn", "nixfleet.agent"):
             logging.getLogger(logger).setLevel(logging.ERROR)
-        # Shared between the agents of this process, and nothing else is: which signatures hold. Each replays by itself.
+        # Shared between the agents of this process, and nothing else is: which signatures hold. Each replays by itself,
+        # and none collects the garbage of all.
         memory.share()
         sshsig.remember(REMEMBERED + 4 * self.scenario.count)
         self.address = f"http://127.0.0.1:{_free_port()}"
