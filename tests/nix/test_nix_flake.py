@@ -25,11 +25,23 @@ FLAKE = """{
 
 
 @pytest.fixture
-def flake(systems: Systems, tmp_path: Path) -> str:
+def own(tmp_path: Path) -> Systems:
+    """Give a builder of this test's own: nobody may copy the shared store while something is built in it."""
+    return Systems(tmp_path / "own")
+
+
+@pytest.fixture
+def builder(own: Systems) -> Nix:
+    """Give a handle on that builder's store."""
+    return Nix(store=str(own.store), env=own.env)
+
+
+@pytest.fixture
+def flake(own: Systems, tmp_path: Path) -> str:
     """Give a flake with two machines, made from a static busybox."""
     folder = tmp_path / "flake"
     shutil.copytree(SYSTEMS, folder)
-    shutil.copytree(systems.folder / "bb", folder / "bb")
+    shutil.copytree(own.folder / "bb", folder / "bb")
     (folder / "flake.nix").write_text(FLAKE)
     return f"path:{folder}"
 
