@@ -8,6 +8,7 @@ from tests.agent.site import Site, until
 from tests.factories import key
 
 from nixfleet.agent.agent import Agent
+from nixfleet.agent.member import TOKEN_REST_S
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Tags
 
@@ -36,6 +37,21 @@ async def test_where_a_token_does_not_work_the_device_asks(tmp_path: Path) -> No
         await until(lambda: bool(site.server.requests))
     assert site.server.requests[0].reason == "the name web-01 is taken"
     assert site.fleet.state.devices == {}
+
+
+async def test_a_token_that_comes_into_force_later_is_tried_again(tmp_path: Path) -> None:
+    """The device asks meanwhile; ten minutes after the refusal the token lets it in, with no restart."""
+    site = Site(tmp_path)
+    site.server.refuse_joins = "the token begins tomorrow"
+    async with site.running():
+        await until(lambda: bool(site.server.requests))
+        site.server.refuse_joins = ""
+        site.boot_s += TOKEN_REST_S - 1
+        asked = len(site.server.requests)
+        await until(lambda: len(site.server.requests) > asked)
+        assert {} == site.fleet.state.devices
+        site.boot_s += 1
+        await until(lambda: bool(site.fleet.state.devices))
 
 
 @pytest.mark.parametrize(

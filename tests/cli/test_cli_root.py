@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from tests.cli.commandline import Commands
 from tests.factories import key
 from tests.sshagent import make_key
@@ -12,6 +13,7 @@ from tests.sshagent import make_key
 from nixfleet.cli.main import main
 from nixfleet.client import roots
 from nixfleet.client.api import Client
+from nixfleet.model.answers import Reports
 from nixfleet.model.device import Outcome
 from nixfleet.trust.sshsig import parse_public_key
 
@@ -168,15 +170,15 @@ def test_a_protocol_is_raised_when_each_device_says_so_itself(
     served.report("web-02", rollout, Outcome.CONFIRMED, protocol=1)
     assert "1 device cannot follow protocol 2 yet: web-02 (protocol 1)" in served(*raising, code=3).err
     served.report("web-02", rollout, Outcome.CONFIRMED, protocol=2)
-    honest = Client.device_report
+    honest = Client.device_reports
 
-    async def swapped(client: Client, device: str) -> object:
-        others = sorted(one.id for one in await client.devices() if one.id != device)
-        return await honest(client, others[0])
+    async def swapped(client: Client, after: str = "") -> Reports:
+        one, other = (await honest(client, after)).reports
+        return Reports(reports=(replace(one, report=other.report), replace(other, report=one.report)))
 
-    monkeypatch.setattr(Client, "device_report", swapped)
+    monkeypatch.setattr(Client, "device_reports", swapped)
     assert "its report does not hold" in served(*raising, code=3).err
-    monkeypatch.setattr(Client, "device_report", honest)
+    monkeypatch.setattr(Client, "device_reports", honest)
     assert "root 2 is in force" in served(*raising).err
     assert 2 == served("access", "root", "show", "--json").json["root"]["protocol"]
 

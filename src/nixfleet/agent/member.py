@@ -37,6 +37,8 @@ ASKS_OFTEN = 20
 ASKS_STEADILY = 200
 """Requests until which a minute lies between two: somebody walks from the device to a desk. Later ones are rare."""
 STEADY_S = 60.0
+TOKEN_REST_S = 600
+"""How long a token that admits nobody is left alone: it may only begin later, or still lack a signature."""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +94,8 @@ class Member:
         self._joining = False
         self._token_spent = ""
         """Why the token does not work; empty while it may."""
+        self._token_again_s = 0
+        """When it is tried once more, by the boot clock."""
 
     def is_in(self) -> bool:
         """Tell whether the log has this device."""
@@ -195,7 +199,7 @@ class Member:
     async def _join(self, link: Link) -> str | None:
         """Join by token; None when the statement is in the log, else the reason why that does not work."""
         parts = self._parts
-        if parts.token is None or self._token_spent:
+        if parts.token is None or parts.clock.boot() < self._token_again_s:
             return self._token_spent
         self._joining = True
         try:
@@ -216,6 +220,7 @@ class Member:
             unsaid = isinstance(error, NotAdmitted) and "join token" not in str(error)
             ended = "the join token has ended, was revoked, waits for signatures or is of another fleet: "
             self._token_spent = f"{ended if unsaid else ''}{error}"
+            self._token_again_s = parts.clock.boot() + TOKEN_REST_S
             log.warning("cannot join by token: %s", self._token_spent)
             return self._token_spent
         finally:

@@ -3,20 +3,19 @@
 It must never take the coordinator's word where a device's own is to be had: a raised protocol cannot be lowered.
 """
 
-import asyncio
 from typing import Final
 
 from nixfleet.client.api import Client
-from nixfleet.client.faults import Unknown
+from nixfleet.client.reports import newest_reports
 from nixfleet.errors import Refused, Untrusted, UserError
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.statements import Root
 from nixfleet.model.text import counted
+from nixfleet.model.wire import Signed
 from nixfleet.trust.replay import DeviceRecord, State
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
 
-AT_ONCE: Final = 16
 SHOWN: Final = 10
 
 
@@ -48,23 +47,21 @@ async def cannot_follow(client: Client, state: State, protocol: int) -> tuple[st
 
     Raises: Unreachable, Refused.
     """
-    turns = asyncio.Semaphore(AT_ONCE)
-
-    async def fault(device: str, record: DeviceRecord) -> str:
-        async with turns:
-            why = await _fault(client, state, device, record, protocol)
-        return f"{record.statement.name} ({why})" if why else ""
-
-    asked = [fault(device, record) for device, record in state.devices.items() if record.statement.state != "retired"]
-    return tuple(sorted(filter(None, await asyncio.gather(*asked))))
+    told = await newest_reports(client, state)
+    below = [
+        f"{record.statement.name} ({why})"
+        for device, record in state.devices.items()
+        if record.statement.state != "retired" and (why := _fault(state, record, told.get(device), protocol))
+    ]
+    return tuple(sorted(below))
 
 
-async def _fault(client: Client, state: State, device: str, record: DeviceRecord, protocol: int) -> str:
-    try:
-        signed = await client.device_report(device)
-        report = open_report(signed, parse_public_key(record.statement.key), fleet=state.fleet, device=device)
-    except Unknown:
+def _fault(state: State, record: DeviceRecord, signed: Signed | None, protocol: int) -> str:
+    if signed is None:
         return "has not reported yet"
+    device = record.statement
+    try:
+        report = open_report(signed, parse_public_key(device.key), fleet=state.fleet, device=device.device)
     except Untrusted as error:
         return f"its report does not hold: {error}"
     return "" if report.protocol >= protocol else f"protocol {report.protocol}"

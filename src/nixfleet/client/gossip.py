@@ -6,18 +6,16 @@ never take the coordinator's word for what a device said.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
+from nixfleet.client.reports import newest_reports
 from nixfleet.errors import Refused, Untrusted
 from nixfleet.model.statements import Device
 from nixfleet.model.wire import Signed
 from nixfleet.trust.reports import open_report
 from nixfleet.trust.sshsig import parse_public_key
-
-_PAGES_MORE: Final = 8
-"""Devices that came since the log was read have reports, too."""
 
 Seen = Literal["ok", "fork", "hidden", "forged", "silent"]
 
@@ -36,25 +34,13 @@ class Witness:
 async def reports(client: Client, mirror: Mirror) -> list[tuple[str, Signed]]:
     """Fetch every unretired device's newest report, unverified; a device that told nothing has none.
 
-    Devices whose reports this person may not read are left out. Raises: Unreachable, Untrusted.
+    Devices whose reports this person may not read are left out, which may be all. Raises: Unreachable, Untrusted.
     """
-    told: dict[str, Signed] = {}
-    after = ""
-    # Each page but the last moves on by one device of the log at least; of others nothing is kept.
-    for _ in range(len(mirror.state.devices) + _PAGES_MORE):
-        try:
-            page = await client.device_reports(after)
-        except Refused:
-            return []
-        told |= {one.device: one.report for one in page.reports if one.device in mirror.state.devices}
-        if not page.next:
-            return [(one.device, told[one.device]) for one in _devices(mirror) if one.device in told]
-        if page.next <= after:
-            break
-        after = page.next
-    raise Untrusted(
-        f"{client.url} shows reports without end: they are of more devices than the log has, or in no order"
-    )
+    try:
+        told = await newest_reports(client, mirror.state)
+    except Refused:
+        return []
+    return [(one.device, told[one.device]) for one in _devices(mirror) if one.device in told]
 
 
 async def witnesses(client: Client, mirror: Mirror) -> tuple[Witness, ...]:

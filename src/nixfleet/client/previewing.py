@@ -16,11 +16,13 @@ from nixfleet.client.acts import RolloutWishes, shape_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.narinfos import WALK_S, Walk
-from nixfleet.errors import NixfleetError, Untrusted, UserError
+from nixfleet.client.reports import newest_reports
+from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.device import Outcome
 from nixfleet.model.ids import Digest, Fingerprint, matches, store_name
 from nixfleet.model.statements import CacheRef, Rollout
 from nixfleet.model.views import DeviceView, ReleaseLineView
+from nixfleet.model.wire import Signed
 from nixfleet.preview.closures import Shelf, StoreObject
 from nixfleet.preview.groups import ChangePreview, changes_of
 from nixfleet.preview.plan import Asked, Preview, Reading, Target, preview, roots_of
@@ -64,21 +66,18 @@ async def rollback_targets(client: Client, state: State, of: Digest, draft: Roll
         and one.device in state.devices
         and matches(draft.select, state.devices[one.device].statement.tags)
     ]
-    slots = asyncio.Semaphore(AT_ONCE)
-
-    async def one(device: str) -> Target:
-        async with slots:
-            return _target(state, device, await _previous(client, state, of, device), 0)
-
-    return tuple(await asyncio.gather(*map(one, ids)))
+    told = await newest_reports(client, state)
+    return tuple(_target(state, one, _previous(state, of, one, told.get(one)), 0) for one in ids)
 
 
-async def _previous(client: Client, state: State, of: Digest, device: str) -> str:
+def _previous(state: State, of: Digest, device: str, signed: Signed | None) -> str:
     """Read what a device says that it ran before; what it has not signed is not believed."""
+    if signed is None:
+        return ""
     key = parse_public_key(state.devices[device].statement.key)
     try:
-        report = open_report(await client.device_report(device), key, fleet=state.fleet, device=device)
-    except (Untrusted, UserError):
+        report = open_report(signed, key, fleet=state.fleet, device=device)
+    except Untrusted:
         return ""
     attempt = report.attempt
     return attempt.previous if attempt is not None and attempt.rollout == of else ""
