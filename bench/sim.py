@@ -70,7 +70,7 @@ def watched(fleet: Fleet) -> dict[str, object]:
 
 def main(devices: int) -> None:
     """Run the fleet, and write what was measured."""
-    from nixfleet.client.acts import RolloutWishes
+    from nixfleet.rollout.asking import RolloutWishes
 
     cpu = time.process_time()
     with Fleet(scenario(devices)) as fleet:

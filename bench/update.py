@@ -19,12 +19,12 @@ from tests.nix.harness import CacheServer, Device, Systems, closing
 
 from bench.rows import Row, ratio
 from bench.site import Site, now, serving
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
 from nixfleet.model.statements import CacheRef, Closure
 from nixfleet.nix import Nix
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust.narinfo import CacheKey
 from nixfleet.trust.signers import MemorySigner
 

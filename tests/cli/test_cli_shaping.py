@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.cli.commandline import Commands
 
 from nixfleet.cli import shaping
-from nixfleet.cli.shaping import UNSAID, parse_days, parse_wave, parse_when, parse_window, read_plan, wishes
 from nixfleet.errors import UserError
 from nixfleet.model.statements import Activation, StopAt, Wave, Window
+from nixfleet.rollout.asking import UNSAID, parse_days, parse_wave, parse_when, parse_window, read_order
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WEEK = st.sets(st.sampled_from(DAYS), min_size=1).map(lambda days: sorted(days, key=DAYS.index))
@@ -92,10 +92,9 @@ def _said(**said: Any) -> dict[str, Any]:
     return {**UNSAID, **said}
 
 
-def test_every_option_reaches_the_statement(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_reaches_the_statement() -> None:
     """What is said of when and how is what will be signed."""
-    monkeypatch.setattr(shaping, "now", lambda: NOW)
-    plan = read_plan(
+    made = read_order(
         _said(
             window="mon 22:00-05:00 UTC",
             not_before="2h",
@@ -107,9 +106,9 @@ def test_every_option_reaches_the_statement(monkeypatch: pytest.MonkeyPatch) -> 
             contact="any",
             stop_at="5%",
             stop_at_least=3,
-        )
-    )
-    made = wishes(plan)
+        ),
+        NOW,
+    ).wishes
     assert Window(days=("mon",), from_="22:00", to="05:00", tz="UTC") == made.window
     assert (NOW + 7_200, NOW + 7 * 86_400, True) == (made.not_before, made.not_after, made.prefetch)
     assert ("boot", "in_window", Activation(confirm_s=300, contact="any")) == (made.mode, made.reboot, made.activation)
@@ -139,14 +138,13 @@ def test_every_option_reaches_the_statement(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_no_plan(said: dict[str, Any], why: str) -> None:
     """Each error names the value, and how to write it or what it needs."""
     with pytest.raises(UserError, match=why):
-        read_plan(_said(**said))
+        read_order(_said(**said), NOW)
 
 
-def test_a_moment_is_a_date_or_a_time_from_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moment_is_a_date_or_a_time_from_now() -> None:
     """Both are unix seconds."""
-    monkeypatch.setattr(shaping, "now", lambda: NOW)
-    assert NOW + 600 == parse_when("10m")
-    assert 1_798_761_600 == parse_when("2027-01-01T00:00+00:00")
+    assert NOW + 600 == parse_when("10m", NOW)
+    assert 1_798_761_600 == parse_when("2027-01-01T00:00+00:00", NOW)
 
 
 @pytest.mark.parametrize("command", [("rollout", "start"), ("rollout", "rollback"), ("deploy",)])

@@ -9,19 +9,20 @@ from tests.factories import store_path
 
 from nixfleet.cli.addresses import is_loopback, listen_for
 from nixfleet.cli.releases import read_release_file
-from nixfleet.cli.shaping import UNSAID, Plan, read_plan
-from nixfleet.cli.words import duration, parse_tags, parse_targets
+from nixfleet.cli.words import parse_targets
 from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave
-from nixfleet.model.typed import check_name, checked_url, parse_duration
+from nixfleet.model.typed import check_name, checked_url, duration, parse_duration, parse_tags
+from nixfleet.rollout.asking import UNSAID, Order, RolloutWishes, read_order
 
 NAMES = st.from_regex(r"[a-z]([a-z0-9_.-]{0,20}[a-z0-9])?", fullmatch=True)
+NOW = 1_764_072_000
 VALUES = st.from_regex(r"[A-Za-z0-9]{1,20}", fullmatch=True)
 
 
-def plan(**said: object) -> Plan:
+def plan(**said: object) -> Order:
     """Read options of a rollout, of which most are not said."""
-    return read_plan({**UNSAID, **said})
+    return read_order({**UNSAID, **said}, NOW)
 
 
 @given(st.dictionaries(NAMES, VALUES, max_size=5))
@@ -104,15 +105,16 @@ def test_a_plan_says_what_was_typed() -> None:
         on=("web-01", "env=prod"), wave=("1", "010%"), soak="10m", max_in_flight=5, stop_at="2%", device_timeout="30m"
     )
     assert (
-        Plan(
+        Order(
             names=frozenset({"web-01"}),
-            tags={"env": "prod"},
-            waves=(Wave(members=1), Wave(members="10%")),
-            all_at_once=False,
-            soak_s=600,
-            max_in_flight=5,
-            stop_at=StopAt(percent=2),
-            device_timeout_s=1_800,
+            wishes=RolloutWishes(
+                select={"env": ("prod",)},
+                waves=(Wave(members=1), Wave(members="10%")),
+                soak_s=600,
+                max_in_flight=5,
+                stop_at=StopAt(percent=2),
+                device_timeout_s=1_800,
+            ),
         )
         == made
     )
@@ -129,7 +131,7 @@ def test_a_plan_says_what_was_typed() -> None:
         ({"stop_at": "0%"}, "no number of devices"),
         ({"soak": "soon"}, "no duration"),
         ({"device_timeout": "9s"}, "too short"),
-        ({"on": ("env=",)}, "no tag"),
+        ({"on": ("env=",)}, "selects nothing"),
     ],
 )
 def test_what_is_no_plan(said: dict[str, object], why: str) -> None:

@@ -13,7 +13,6 @@ from tests.fakelog import FakeLog
 from tests.httpd import Answer, Asked, Handler, httpd
 
 from nixfleet.client import acts
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Admin, sign
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -21,6 +20,7 @@ from nixfleet.errors import Conflict, Refused, Untrusted, UserError
 from nixfleet.model.statements import Grant, LogState, Principal, Rollout, Root, Rule, SelectLine, StopAt, Wave
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import AppendResponse
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust import token
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.lines import LineTree

@@ -14,6 +14,7 @@ from nixfleet.client import acts
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Selector, Tags
 from nixfleet.model.statements import Wave
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.rollout.waves import waves as line_up
 from nixfleet.trust.fields import unchecked_gate
 from nixfleet.trust.replay import Void, first_wave
@@ -42,7 +43,7 @@ def test_a_signed_gate_behind_a_counted_wave_is_no_statement(waves: tuple[Wave, 
     digest, _ = fleet.release("a")
     head = acts.Head(fleet.fleet, fingerprint("admin"), fleet.now, fleet.log)
     with pytest.raises(UserError, match="a signed gate may only follow waves by selector"):
-        acts.rollout_of(head, fleet.state, acts.RolloutWishes(waves=waves), release=digest)
+        acts.rollout_of(head, fleet.state, RolloutWishes(waves=waves), release=digest)
     statement = fleet.rollout_statement(digest, waves=waves)
     with pytest.raises(Malformed, match="a signed gate may only follow waves by selector"):
         encode(statement)

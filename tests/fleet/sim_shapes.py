@@ -1,7 +1,7 @@
 """What the small made-up fleet of the property tests is like, and how its rollouts go."""
 
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.model.statements import Activation, StopAt, Wave
+from nixfleet.rollout.asking import RolloutWishes
 
 ANY, THEIRS = "any", "theirs"
 RINGS = ("main", "canary")

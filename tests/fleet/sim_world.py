@@ -14,7 +14,7 @@ from tests.fleet.sim_shapes import ANY, CLOCKS_S, DEVICE_CLOCKS_S, PATIENT, RELE
 from tests.fleet.sim_watch import Signed, Watch
 
 from nixfleet.client import acts
-from nixfleet.client.acts import Head, RolloutWishes
+from nixfleet.client.acts import Head
 from nixfleet.client.admin import Act, Admin
 from nixfleet.client.api import Client
 from nixfleet.client.drafts import reaching
@@ -23,6 +23,7 @@ from nixfleet.client.handing import GrantWishes
 from nixfleet.errors import Conflict, Refused, Unreachable, UserError
 from nixfleet.model.ids import Selector
 from nixfleet.model.statements import SelectLine
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.sim.device import SimDevice
 from nixfleet.sim.fleet import Fleet
 from nixfleet.sim.machine import store_path

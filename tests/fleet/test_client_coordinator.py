@@ -13,7 +13,7 @@ from tests.cachehost import nar_of, path_of
 from tests.factories import device_id, key
 from tests.touch import Touched
 
-from nixfleet.client.acts import RolloutWishes, create_root
+from nixfleet.client.acts import create_root
 from nixfleet.client.admin import Admin, sign
 from nixfleet.client.api import Client
 from nixfleet.client.faults import Unknown
@@ -25,6 +25,7 @@ from nixfleet.model.device import EnrollRequest, Report
 from nixfleet.model.statements import CacheRef, Closure, Principal
 from nixfleet.model.views import Delta
 from nixfleet.model.wire import CachePath, Submission
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.setup import create_fleet

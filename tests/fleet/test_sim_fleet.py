@@ -79,7 +79,7 @@ def fleet() -> Iterator[Fleet]:
 
 def deploy(fleet: Fleet) -> str:
     """Start a rollout as the person would; give its digest."""
-    from nixfleet.client.acts import RolloutWishes
+    from nixfleet.rollout.asking import RolloutWishes
 
     acted = fleet.act(lambda admin: admin.rollout("r1", RolloutWishes(all_at_once=True)))
     fleet.rollouts.append(acted.digest)

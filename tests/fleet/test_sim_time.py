@@ -7,9 +7,9 @@ from tests.fleet.sim_rest import breaches, settle
 from tests.fleet.sim_watch import Try
 from tests.fleet.sim_world import LIMIT_S, World
 
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.model.device import Outcome
 from nixfleet.model.statements import Activation, StopAt, Wave
+from nixfleet.rollout.asking import RolloutWishes
 
 SOAK_S = 900
 HOUR_S = 3_600

@@ -17,7 +17,6 @@ from tests.factories import Fleet, key
 from tests.nix.fixtures import MakeDevice
 from tests.nix.harness import CacheServer, Device, Faults, Systems
 
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -26,6 +25,7 @@ from nixfleet.model.ids import Tags
 from nixfleet.model.statements import CacheRef, Closure
 from nixfleet.model.views import DeviceView
 from nixfleet.nix import Nix
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.setup import create_fleet

@@ -13,8 +13,8 @@ from tests.nix.harness import CacheServer, Systems
 from tests.nix.test_agent_update import Site, until
 
 from nixfleet.agent.guard import NOT_BACK
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.model.statements import Activation
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust.narinfo import CacheKey
 
 pytestmark = pytest.mark.nix

@@ -10,7 +10,6 @@ from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Count, Globals, command, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.words import parse_date, parse_select
 from nixfleet.client import grants
 from nixfleet.client.acts import DAY_S, find_device
 from nixfleet.client.admin import Unread
@@ -20,7 +19,7 @@ from nixfleet.errors import Refused, UserError
 from nixfleet.model.ids import Fingerprint
 from nixfleet.model.statements import ACTIONS, GRANT_DAYS, Action
 from nixfleet.model.text import utc
-from nixfleet.model.typed import checked_fingerprint
+from nixfleet.model.typed import checked_fingerprint, parse_date, parse_select
 from nixfleet.trust import fields
 from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import Explanation, State, principal_of

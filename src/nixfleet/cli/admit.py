@@ -15,13 +15,12 @@ from nixfleet.cli.asking import KnownHosts, Wanted, key_of, pick, read_list
 from nixfleet.cli.awaiting import awaited
 from nixfleet.cli.options import Globals, command_without_key, confirm
 from nixfleet.cli.session import Fleet, connected
-from nixfleet.cli.words import parse_tags
 from nixfleet.client.admin import Acted
 from nixfleet.client.enrolling import Kind, Wish, enroll_many, judged, plan_of, rekey, sort_out
 from nixfleet.errors import Refused, Untrusted, UserError
 from nixfleet.model.ids import Tags
 from nixfleet.model.text import clean, counted, one_line
-from nixfleet.model.typed import check_name
+from nixfleet.model.typed import check_name, parse_tags
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.words import tag_words
 

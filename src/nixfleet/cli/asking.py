@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from nixfleet.cli.keys import read_key
-from nixfleet.cli.words import parse_tags
 from nixfleet.client.checks import check_request
 from nixfleet.config import read_bounded
 from nixfleet.errors import Untrusted, UserError
 from nixfleet.model.ids import Fingerprint, Tags
-from nixfleet.model.typed import checked_fingerprint
+from nixfleet.model.typed import checked_fingerprint, parse_tags
 from nixfleet.model.views import EnrollView
 from nixfleet.trust.knownhosts import KnownHost, known_host, split_host
 

@@ -20,7 +20,7 @@ from nixfleet.cli.plan import check_reach
 from nixfleet.cli.previews import local_objects, previewer, show_preview
 from nixfleet.cli.releases import push_all, read_release_file
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.shaping import Plan, Shaped, plan_options, wishes
+from nixfleet.cli.shaping import Shaped, plan_options
 from nixfleet.cli.watching import WAITS, begun
 from nixfleet.cli.words import parse_targets
 from nixfleet.client.acts import find_device
@@ -31,6 +31,7 @@ from nixfleet.model.text import counted
 from nixfleet.model.typed import check_name
 from nixfleet.nix import Nix, toplevel_attr
 from nixfleet.preview.plan import Target
+from nixfleet.rollout.asking import Order
 from nixfleet.trust.replay import State
 
 NO_BUILD: Final = ("--offline", "--max-jobs", "0", "--builders", "")
@@ -76,7 +77,7 @@ async def deploy(
     dry_run: bool,
     watch: bool,
     wait: str,
-    plan: Plan,
+    plan: Order,
 ) -> int | None:
     """Bring systems to their devices: those of FLAKE[#NAME,…] (default '.'), of a file, or the given ones.
 
@@ -109,11 +110,11 @@ async def deploy(
         made = await fleet.admin.release(
             chosen, devices={device: closures[path] for device, path in targets.items()}, note=given.note
         )
-        acted = await fleet.admin.rollout(made.digest, wishes(plan), note=given.note)
+        acted = await fleet.admin.rollout(made.digest, plan.wishes, note=given.note)
         return await begun(given, fleet, acted, release=made.digest, wait=wait if watch else "none")
 
 
-async def _preview(given: Globals, fleet: Fleet, name: str, closures: Mapping[str, Closure], plan: Plan) -> None:
+async def _preview(given: Globals, fleet: Fleet, name: str, closures: Mapping[str, Closure], plan: Order) -> None:
     """Show what a release of this machine's systems would do, though no cache has them yet."""
     root = fleet.state.root
     targets = [
@@ -128,10 +129,10 @@ async def _preview(given: Globals, fleet: Fleet, name: str, closures: Mapping[st
     ]
     local = await local_objects(Nix(), (closure.path for closure in closures.values()))
     caches = root.caches if root is not None else ()
-    await show_preview(given, previewer(given, fleet).deployment(name, targets, wishes(plan), caches, local=local))
+    await show_preview(given, previewer(given, fleet).deployment(name, targets, plan.wishes, caches, local=local))
 
 
-def narrowed(state: State, texts: Iterable[str], plan: Plan, *, strict: bool = True) -> dict[str, str]:
+def narrowed(state: State, texts: Iterable[str], plan: Order, *, strict: bool = True) -> dict[str, str]:
     """Choose among devices (names or ids) those that ``--on`` means; gives device ids with the texts.
 
     With `strict` a text that is no device of the fleet is an error, else it is left out, and said.
@@ -148,7 +149,7 @@ def narrowed(state: State, texts: Iterable[str], plan: Plan, *, strict: bool = T
     found = {find_device(state, text): text for text in chosen if text not in strangers}
     if len(found) + len(strangers) != len(chosen):
         raise UserError("a device is named twice, by its name and by its id")
-    select = wishes(plan).select or {}
+    select = plan.wishes.select or {}
     found = {device: text for device, text in found.items() if matches(select, state.devices[device].statement.tags)}
     if not found:
         raise UserError("nothing to deploy: no device of the fleet that --on means has a system here")
@@ -163,7 +164,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-async def _built(given: Globals, fleet: Fleet, flake: str, nix_args: tuple[str, ...], plan: Plan) -> dict[str, str]:
+async def _built(given: Globals, fleet: Fleet, flake: str, nix_args: tuple[str, ...], plan: Order) -> dict[str, str]:
     """Build the chosen devices' systems, and no others; gives store paths by device id."""
     ref, _, wanted = flake.partition("#")
     ref = _absolute(ref or ".")

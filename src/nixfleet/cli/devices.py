@@ -15,7 +15,6 @@ from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
 from nixfleet.cli.previews import say
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.words import parse_date, parse_tags
 from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
 from nixfleet.client.enrolling import rekey
@@ -23,6 +22,7 @@ from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.answers import Lines
 from nixfleet.model.ids import HEX32, NAME
 from nixfleet.model.text import clean, counted, utc
+from nixfleet.model.typed import parse_date, parse_tags
 from nixfleet.model.views import DeviceView
 from nixfleet.preview.words import changes_lines
 from nixfleet.query import FIELDS, QueryError, parse, status_of

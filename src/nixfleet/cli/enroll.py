@@ -12,10 +12,10 @@ from nixfleet.cli.admit import admit
 from nixfleet.cli.asking import Wanted, key_of, pick
 from nixfleet.cli.options import Count, Globals, command, command_without_key, write_commands
 from nixfleet.cli.session import connected, now
-from nixfleet.cli.words import parse_tags
 from nixfleet.client.enrolling import judged, live_tokens
 from nixfleet.model.statements import Grant
 from nixfleet.model.text import utc
+from nixfleet.model.typed import parse_tags
 from nixfleet.trust import token as tokens
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import Pending

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from nixfleet.cli import output
-from nixfleet.cli.words import duration
 from nixfleet.model.text import counted
-from nixfleet.model.typed import UNITS_S
+from nixfleet.model.typed import UNITS_S, duration
 from nixfleet.model.views import MemberView, RolloutDetail, RolloutView, StopView, WaveView
 
 

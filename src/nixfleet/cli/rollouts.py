@@ -15,7 +15,7 @@ from nixfleet.cli.plan import check_reach
 from nixfleet.cli.previews import previewer, show_preview
 from nixfleet.cli.rollout_tables import head, listing, members, waves
 from nixfleet.cli.session import Fleet, connected, now
-from nixfleet.cli.shaping import Plan, Shaped, plan_options, wishes
+from nixfleet.cli.shaping import Shaped, plan_options
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
 from nixfleet.client.checks import check_lines, members_of
@@ -26,6 +26,7 @@ from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import counted
 from nixfleet.model.views import ReleaseLineView, ReleaseView, RolloutView
+from nixfleet.rollout.asking import Order
 from nixfleet.trust.replay import State
 from nixfleet.trust.replay.state import RolloutState
 
@@ -44,7 +45,7 @@ def rollout() -> None:
 @click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
 @plan_options
 @command
-async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: str, plan: Plan) -> int | None:
+async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: str, plan: Order) -> int | None:
     """Start bringing RELEASE (a name or digest) to its devices; --on NAME makes a release of just their lines first.
 
     With --watch the exit code is 6 when it halted, 1 when a device failed; Ctrl-C detaches and cancels nothing.
@@ -58,13 +59,13 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
         await check_fallback(fleet, plan, lines)
         asked = sys.stdin.isatty() and not given.yes
         # What is previewed and then signed is one and the same rollout, whose digest draws the waves.
-        draft = fleet.admin.draft(wishes(plan), release=digest, note=given.note) if asked and not plan.names else None
+        draft = fleet.admin.draft(plan.wishes, release=digest, note=given.note) if asked and not plan.names else None
         if dry_run or asked:
             targets = release_targets(fleet.state, lines)
             caches = fleet.state.releases[digest].statement.caches
             drawn = None if dry_run else draft
             await show_preview(
-                given, previewer(given, fleet).deployment(view.name, targets, wishes(plan), caches, draft=drawn)
+                given, previewer(given, fleet).deployment(view.name, targets, plan.wishes, caches, draft=drawn)
             )
         if dry_run:
             return None
@@ -72,16 +73,16 @@ async def start(given: Globals, release: str, dry_run: bool, watch: bool, wait: 
             confirm(given, f"Start the rollout of {view.name} to {counted(len(lines), 'device')}?")
         if plan.names:
             digest = await fleet.admin.part(view.name, lines, note=given.note)
-        acted = await fleet.admin.rollout(digest, wishes(plan), note=given.note, draft=draft)
+        acted = await fleet.admin.rollout(digest, plan.wishes, note=given.note, draft=draft)
         return await begun(given, fleet, acted, release=digest, wait=wait if watch else "none")
 
 
-def _chosen(given: Globals, fleet: Fleet, release: ReleaseView, plan: Plan) -> dict[str, ReleaseLineView]:
+def _chosen(given: Globals, fleet: Fleet, release: ReleaseView, plan: Order) -> dict[str, ReleaseLineView]:
     """Give the line of each device that the rollout is for, by device id.
 
     Raises: UserError when it is for none, Refused when the signer has a right to none.
     """
-    lines = members_of(release, fleet.state, wishes(plan).select or {})
+    lines = members_of(release, fleet.state, plan.wishes.select or {})
     wanted = {find_device(fleet.state, name) for name in plan.names}
     # First: who may not update a device is not shown its line either.
     check_reach(given, fleet, plan, wanted or lines or None, release=None if wanted else release.id)
@@ -250,23 +251,23 @@ async def advance(given: Globals, rollout_id: str, wave: int) -> None:
 @click.option("--wait", type=click.Choice(WAITS), default="online", show_default=True, help="Whom to watch for.")
 @plan_options
 @command
-async def rollback(given: Globals, rollout_id: str, dry_run: bool, watch: bool, wait: str, plan: Plan) -> int | None:
+async def rollback(given: Globals, rollout_id: str, dry_run: bool, watch: bool, wait: str, plan: Order) -> int | None:
     """Bring the devices that confirmed a rollout back to the system they had before; data is not rolled back."""
     if plan.names:
         raise UserError("a rollback selects by tag: --on KEY=VALUE")
-    if plan.prefetch:
+    if plan.wishes.prefetch:
         raise UserError("a rollback downloads nothing: what a device goes back to it has kept; leave --prefetch out")
     async with connected(given, catch_up=True) as fleet:
         digest = find_rollout(fleet.state, rollout_id)
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
         if not (await fleet.client.rollout(digest)).rollout.confirmed:
             raise UserError(f"no device has confirmed rollout {digest[:12]}; there is nothing to take back")
-        draft = fleet.admin.draft(wishes(plan), of=digest, note=given.note)
+        draft = fleet.admin.draft(plan.wishes, of=digest, note=given.note)
         if dry_run or (sys.stdin.isatty() and not given.yes):
             of = release_name(fleet.state, digest)
             await show_preview(given, previewer(given, fleet).rollback(of, digest, draft, drawn=not dry_run))
         if dry_run:
             return None
         confirm(given, f"Take back the rollout of {name}? Data is not rolled back.")
-        acted = await fleet.admin.rollback(digest, wishes(plan), note=given.note, draft=draft)
+        acted = await fleet.admin.rollback(digest, plan.wishes, note=given.note, draft=draft)
         return await begun(given, fleet, acted, release="", wait=wait if watch else "none")

@@ -12,7 +12,6 @@ import msgspec
 from nixfleet.errors import UserError
 from nixfleet.model.ids import PROTOCOL, Digest, Selector, Tags
 from nixfleet.model.statements import (
-    Activation,
     CacheRef,
     Closure,
     Control,
@@ -27,14 +26,11 @@ from nixfleet.model.statements import (
     Root,
     SelectLine,
     Source,
-    StopAt,
     TargetLine,
     Targets,
     Verb,
-    Wave,
-    Window,
 )
-from nixfleet.rollout import DEFAULT_SOAK_S, at_once, default_in_flight, default_stop_at, default_waves
+from nixfleet.rollout.asking import MOST_IN_FLIGHT, RolloutWishes, Shape, filled_up
 from nixfleet.trust.fields import unchecked_gate
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.merkle import EMPTY_ROOT
@@ -42,12 +38,10 @@ from nixfleet.trust.replay import Over, State, selected
 from nixfleet.trust.replay.rights import rules
 
 DAY_S: Final = 86_400
-DEVICE_TIMEOUT_S: Final = 3_600
 ROLLOUT_LIFE_S: Final = 365 * DAY_S
 TOKEN_DAYS_MAX: Final = 366
 ROLLOUTS_NAMED: Final = 4
 """So many rollouts are named to somebody who named their release."""
-_ACTIVATION: Final = Activation()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,53 +166,11 @@ def _line(device: str, closure: Closure) -> TargetLine:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutWishes:
-    """What a person says of a rollout; None leaves it to the design's defaults and the root's rules."""
-
-    select: Selector | None = None
-    waves: Sequence[Wave] | None = None
-    all_at_once: bool = False
-    max_in_flight: int | None = None
-    stop_at: StopAt | None = None
-    soak_s: int | None = None
-    device_timeout_s: int = DEVICE_TIMEOUT_S
-    window: Window | None = None
-    mode: Literal["auto", "boot", "test"] = "auto"
-    reboot: Literal["never", "in_window", "now"] = "never"
-    activation: Activation = _ACTIVATION
-    prefetch: bool = False
-    not_before: int = 0
-    not_after: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """How a rollout goes: its waves, how many devices at once, when it halts, how long a wave soaks (seconds)."""
-
-    waves: tuple[Wave, ...]
-    max_in_flight: int
-    stop_at: StopAt
-    soak_s: int
-
-
 def shape_of(state: State, wishes: RolloutWishes, kind: Literal["deploy", "rollback"], count: int) -> Shape:
     """Fill up what a person wishes for `count` devices: the root's rules bind, the design's defaults do the rest."""
     binding = rules(state, kind, Over(select=wishes.select or {}))
-    in_flight = wishes.max_in_flight
-    if in_flight is None:
-        bound = min((rule.max_in_flight for rule in binding if rule.max_in_flight is not None), default=1_000_000)
-        in_flight = min(bound, max(1, count) if wishes.all_at_once else default_in_flight(count))
-    soak_s = wishes.soak_s
-    if soak_s is None:
-        soak_s = max((rule.min_soak_s for rule in binding), default=0)
-        soak_s = soak_s if wishes.all_at_once else max(soak_s, DEFAULT_SOAK_S)
-    return Shape(
-        waves=tuple(wishes.waves or (at_once() if wishes.all_at_once else default_waves(count))),
-        max_in_flight=in_flight,
-        stop_at=wishes.stop_at or default_stop_at(count),
-        soak_s=soak_s,
-    )
+    most = min((rule.max_in_flight for rule in binding if rule.max_in_flight is not None), default=MOST_IN_FLIGHT)
+    return filled_up(wishes, count, most, max((rule.min_soak_s for rule in binding), default=0))
 
 
 def rollout_of(

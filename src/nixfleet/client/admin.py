@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from nixfleet.client import acts
-from nixfleet.client.acts import Head, RolloutWishes
+from nixfleet.client.acts import Head
 from nixfleet.client.api import Client
 from nixfleet.client.bulk import BULK_FROM, Bulk, Job, change_job, plan
 from nixfleet.client.checks import check_request
@@ -23,6 +23,7 @@ from nixfleet.model.ids import NAME_CHARS, PROTOCOL, Digest, Fingerprint, Tags
 from nixfleet.model.statements import CacheRef, Closure, Device, Rollout, SelectLine, Source, Statement, Verb
 from nixfleet.model.views import EnrollView, ReleaseLineView
 from nixfleet.model.wire import Signed, Submission
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust import token
 from nixfleet.trust.approving import unmet
 from nixfleet.trust.replay import State, Valid, Waiting

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from nixfleet.client.acts import RolloutWishes, shape_of
+from nixfleet.client.acts import shape_of
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.narinfos import WALK_S, Walk
@@ -26,6 +26,7 @@ from nixfleet.model.wire import Signed
 from nixfleet.preview.closures import Shelf, StoreObject
 from nixfleet.preview.groups import ChangePreview, changes_of
 from nixfleet.preview.plan import Asked, Preview, Reading, Target, preview, roots_of
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust.fields import fingerprint
 from nixfleet.trust.replay import Allowed, Over, State, authorise_over, is_left
 from nixfleet.trust.replay.rights import principal_of

@@ -7,6 +7,7 @@ import msgspec
 
 from nixfleet.model.ids import store_name
 from nixfleet.model.text import age, clean, counted, size
+from nixfleet.model.typed import duration
 from nixfleet.preview.diff import PackageChange, SystemDiff
 from nixfleet.preview.groups import ChangePreview, version_for
 from nixfleet.preview.plan import DevicePreview, Preview
@@ -48,7 +49,7 @@ def said_of(preview: Preview, now: int) -> tuple[Said, ...]:
 def _waves(preview: Preview) -> Iterator[Said]:
     total, waves = len(preview.devices), preview.waves
     how = f"at most {preview.max_in_flight:,} at once"
-    soak = f", soak {_duration(preview.soak_s)}" if len(waves) > 1 and preview.soak_s else ""
+    soak = f", soak {duration(preview.soak_s)}" if len(waves) > 1 and preview.soak_s else ""
     yield Said(None, f"{counted(total, 'device')} in {counted(len(waves), 'wave')}, {how}{soak}", "strong")
     if len(waves) < 2:
         return
@@ -217,13 +218,6 @@ def _rights(devices: Sequence[DevicePreview]) -> Iterator[Said]:
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES:,} more" if len(names) > NAMES else ""
     return ", ".join(clean(name) for name in names[:NAMES]) + more
-
-
-def _duration(seconds: int) -> str:
-    for unit, length_s in (("d", 86_400), ("h", 3_600), ("m", 60)):
-        if seconds % length_s == 0:
-            return f"{seconds // length_s}{unit}"
-    return f"{seconds}s"
 
 
 def changes_lines(changes: Sequence[ChangePreview], notes: Iterable[str] = ()) -> Iterator[Said]:

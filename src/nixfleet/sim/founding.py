@@ -10,12 +10,13 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.client import acts
-from nixfleet.client.acts import Head, RolloutWishes, create_root
+from nixfleet.client.acts import Head, create_root
 from nixfleet.client.admin import Admin, sign
 from nixfleet.client.bulk import Job
 from nixfleet.client.upstream import BUILT_IN
 from nixfleet.model.ids import Digest, matches
 from nixfleet.model.statements import CacheRef, Device, Principal, Source, StopAt, Wave
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.server.setup import create_fleet
 from nixfleet.sim.device import SimDevice
 from nixfleet.sim.scenario import Release, Rollout, Scenario

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Literal
 
-from nixfleet.client.acts import DAY_S, RolloutWishes, find_rollout
+from nixfleet.client.acts import DAY_S, find_rollout
 from nixfleet.client.admin import Acted, Admin
 from nixfleet.client.api import Client
 from nixfleet.client.checks import check_lines, check_request, members_of
@@ -22,6 +22,7 @@ from nixfleet.model.statements import ACTIONS, Rollout, Verb
 from nixfleet.model.text import counted
 from nixfleet.model.views import EnrollView, ReleaseLineView, ReleaseView
 from nixfleet.preview.plan import Preview
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import may_ever, principal_of
 from nixfleet.trust.replay.rights import alive, grants
