@@ -29,7 +29,7 @@ from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal, Record, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.memory import give_back
-from nixfleet.agent.preflight import VOLATILE, filesystem_of
+from nixfleet.agent.mounts import VOLATILE, filesystem_of
 from nixfleet.agent.rescue import LastGood
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings

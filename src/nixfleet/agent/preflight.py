@@ -9,6 +9,7 @@ import platform
 from pathlib import Path
 
 from nixfleet.agent.host import Host
+from nixfleet.agent.mounts import VOLATILE, filesystem_of
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.update import Offer, Trouble
 from nixfleet.config import read_toml
@@ -21,7 +22,6 @@ LOCK = "/run/nixos/switch-to-configuration.lock"
 AGENT_UNIT = "etc/systemd/system/multi-user.target.wants/nixfleet-agent.service"
 AGENT_FILE = "etc/nixfleet/agent.toml"
 PROFILES = "/nix/var/nix/profiles"
-VOLATILE = frozenset({"tmpfs", "ramfs"})
 _DISKS = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel", "ID": "by-id"}
 _BOOT_SPARE_BYTES = 4 << 20
 
@@ -80,22 +80,6 @@ def has_switch(host: Host, path: str) -> bool:
 def platform_of(host: Host) -> str:
     """Name this machine's platform as Nix does."""
     return host.read(f"{host.current_system()}/system", 64).strip() or f"{platform.machine()}-linux"
-
-
-def filesystem_of(host: Host, path: str) -> str:
-    """Name the type of the file system that holds a path (proc_pid_mountinfo(5))."""
-    best, kind = "", ""
-    real = os.path.realpath(path)
-    for line in host.read("/proc/self/mountinfo").splitlines():
-        fields, divider, rest = line.partition(" - ")
-        words = fields.split()
-        if not divider or len(words) < 5:
-            continue
-        point = words[4].replace("\\040", " ")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, rest.split(" ", 1)[0]
-    return kind
 
 
 def switch_is_running(host: Host) -> bool:
