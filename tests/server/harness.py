@@ -1,6 +1,7 @@
 """A real coordinator on a free port and a made-up fleet whose statements are sent to it; the clock is the test's."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -123,6 +124,19 @@ async def rig(data_dir: Path, *devices: str, database_url: str | None = None, **
         yield one
     finally:
         await asyncio.to_thread(one.server.stop)
+
+
+@asynccontextmanager
+async def twin(one: Rig, data_dir: Path, wall: Callable[[], float] | None = None) -> AsyncGenerator[Server, None]:
+    """Serve the same database by a second coordinator, by a clock of its own if there is one."""
+    shutil.copytree(one.data_dir, data_dir, ignore=shutil.ignore_patterns("*.lock"))
+    settings = ServerSettings(data_dir=data_dir, listen="127.0.0.1:0", database_url=one.database_url)
+    server = Server(settings, wall=wall or (lambda: one.now))
+    await asyncio.to_thread(server.start)
+    try:
+        yield server
+    finally:
+        await asyncio.to_thread(server.stop)
 
 
 async def until(ask: Callable[[], Awaitable[T]], holds: Callable[[T], bool]) -> T:

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import shutil
 import sqlite3
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 from tests.agent.made_up import Machine, MadeUpStore
 from tests.factories import Fleet, device_id, fingerprint, key
-from tests.server.harness import Rig, rig, until
+from tests.server.harness import Rig, rig, twin, until
 
 from nixfleet.agent import identity as identities
 from nixfleet.agent.agent import Agent
@@ -30,8 +28,6 @@ from nixfleet.model.statements import Device, Rollout, Rule
 from nixfleet.model.wire import AppendResponse, Submission
 from nixfleet.server.coordinator.admission import fault
 from nixfleet.server.coordinator.judging import judge
-from nixfleet.server.serve import Server
-from nixfleet.server.settings import ServerSettings
 from nixfleet.trust import token as tokens
 from nixfleet.trust.leaf import Leaf
 from nixfleet.trust.replay import State, Valid
@@ -223,26 +219,13 @@ async def test_rollout_needs_what_it_names(tmp_path: Path) -> None:
         assert len(_journal(one)) == 3
 
 
-@contextlib.asynccontextmanager
-async def _twin(one: Rig, data_dir: Path) -> AsyncGenerator[Server, None]:
-    """Serve the same database by a second coordinator."""
-    shutil.copytree(one.data_dir, data_dir, ignore=shutil.ignore_patterns("*.lock"))
-    settings = ServerSettings(data_dir=data_dir, listen="127.0.0.1:0", database_url=one.database_url)
-    server = Server(settings, wall=lambda: one.now)
-    await asyncio.to_thread(server.start)
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.stop)
-
-
 async def test_two_coordinators_give_a_name_once(tmp_path: Path, postgres_url: str) -> None:
     """Claims that race over two coordinators are judged again by who lost the race; one device has the name."""
     async with (
         rig(tmp_path / "data", database_url=postgres_url) as one,
-        _twin(one, tmp_path / "twin") as twin,
+        twin(one, tmp_path / "twin") as other,
         one.client("admin") as left,
-        one.client("admin", twin.address) as right,
+        one.client("admin", other.address) as right,
     ):
         for turn in range(6):
             name = f"web-{turn}"
@@ -257,8 +240,8 @@ async def test_late_coordinator_reads_on_before_it_refuses(tmp_path: Path, postg
     """A name that another coordinator has just set free is free here too."""
     async with (
         rig(tmp_path / "data", "web-0", database_url=postgres_url) as one,
-        _twin(one, tmp_path / "twin") as twin,
-        one.client("admin", twin.address) as right,
+        twin(one, tmp_path / "twin") as other,
+        one.client("admin", other.address) as right,
     ):
         for turn in range(4):
             await _append(one, _statement(one, f"web-{turn}", name="web-0", version=2, state="retired"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.factories import device_id
-from tests.server.harness import Rig, rig, until
+from tests.server.harness import Rig, rig, twin, until
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Unreachable
@@ -15,8 +15,6 @@ from nixfleet.model.device import Outcome
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Wave
 from nixfleet.model.views import RolloutDetail
-from nixfleet.server.serve import Server
-from nixfleet.server.settings import ServerSettings
 from nixfleet.server.store import AttemptRow, RolloutRow
 from nixfleet.server.store.plans import PlanTables
 
@@ -125,20 +123,13 @@ async def test_two_coordinators_start_each_device_once(
 ) -> None:
     """Both plan the same rollout on one PostgreSQL: of two decisions one is stored, and the other one is made anew."""
     writes = Writes(monkeypatch)
-    async with rig(tmp_path / "data", *NAMES, database_url=postgres_url) as one:
-        twin = tmp_path / "twin"
-        twin.mkdir()
-        for name in ("log.key", "cache.key"):
-            (twin / name).write_bytes((one.data_dir / name).read_bytes())
-        settings = ServerSettings(data_dir=twin, listen="127.0.0.1:0", database_url=postgres_url)
-        other = Server(settings, wall=lambda: one.now)
-        await asyncio.to_thread(other.start)
-        try:
-            await _poll(one, *NAMES, url=other.address)
-            async with one.client("admin") as admin:
-                rollout = await _begun(one, admin)
-            detail = await _finish(one, rollout, one.server.address, other.address)
-        finally:
-            await asyncio.to_thread(other.stop)
+    async with (
+        rig(tmp_path / "data", *NAMES, database_url=postgres_url) as one,
+        twin(one, tmp_path / "twin") as other,
+    ):
+        await _poll(one, *NAMES, url=other.address)
+        async with one.client("admin") as admin:
+            rollout = await _begun(one, admin)
+        detail = await _finish(one, rollout, one.server.address, other.address)
     assert 3 == detail.rollout.confirmed
     assert {(device_id(name), 1): 1 for name in NAMES} == writes.starts

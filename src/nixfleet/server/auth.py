@@ -63,7 +63,7 @@ class Auth:
         """Give who asks, and the body. Raises: Untrusted, Skewed, Bound; Refused for a key whose rights have ended."""
         headers = _headers(request)
         found = _KEY_ID.search(headers.get("signature-input", ""))
-        key, caller = await self._known(Fingerprint(found[1])) if found else (None, Caller())
+        key, caller = await self._signer(Fingerprint(found[1])) if found else (None, Caller())
         head = self._head(request, headers, key)
         if caller.device is None and caller.person is None and not caller.joining:
             # Before its body is read: this key had rights once, and has none now.
@@ -139,6 +139,14 @@ class Auth:
             fleet=self._coordinator.log.fleet,
             key_of=lambda _signer: key,
         )
+
+    async def _signer(self, signer: Fingerprint) -> tuple[PublicKey | None, Caller]:
+        """Find a key; one that has no role here may have got one from another coordinator a moment ago."""
+        key, caller = await self._known(signer)
+        if caller.device is None and caller.person is None and not caller.joining:
+            await self._coordinator.catch_up()
+            key, caller = await self._known(signer)
+        return key, caller
 
     async def _known(self, signer: Fingerprint) -> tuple[PublicKey | None, Caller]:
         """Find a key: a device's, one that root or a grant names, or a session's; a person's whose rights have ended.

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TypeVar
 
 from nixfleet.errors import NixfleetError
 from nixfleet.model.device import Progress, Report
@@ -34,7 +35,10 @@ from nixfleet.server.events import AgentHub, ConsoleHub
 from nixfleet.server.faults import Unknown
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.store import AttemptRow, Store
+from nixfleet.trust.replay import RolloutState
 from nixfleet.trust.replay.reach import Reach
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -228,6 +232,22 @@ class Coordinator:
         with contextlib.suppress(NixfleetError):
             await work
 
+    async def known(self, ask: Callable[[], T]) -> T:
+        """Answer from memory; what is unknown there is looked for once more after what other coordinators have done.
+
+        Whoever was told of something by one coordinator can ask any other for it at once. Raises: what `ask` raises.
+        """
+        try:
+            return ask()
+        except Unknown:
+            await self.catch_up()
+            return ask()
+
+    async def catch_up(self) -> None:
+        """Know all that other coordinators on the same database have appended by now."""
+        await self.log.catch_up()
+        await self.planner.take_up()
+
     # Devices speaking
 
     async def report(self, signed: Signed) -> int | None:
@@ -264,14 +284,15 @@ class Coordinator:
 
         The log alone answers: a device may have heard of a rollout that the planner, or this coordinator, has not.
         """
-        if rollout not in self.log.state.rollouts and self.store.shared:
-            await self.log.catch_up()
-        rollouts = self.log.state.rollouts
-        digest = rollout if rollout in rollouts else by_prefix(rollout, rollouts, "rollout")
-        release = rollouts[Digest(digest)].statement.release
+        release = (await self.known(lambda: self._logged(rollout))).statement.release
         if release is None:
             raise Unknown("a rollback has no release and no lines")
         return (await self.releases.get(release)).answer(device)
+
+    def _logged(self, name: str) -> RolloutState:
+        """Find a rollout in the log by digest or an unambiguous start of it. Raises: Unknown, UserError."""
+        rollouts = self.log.state.rollouts
+        return rollouts[Digest(name if name in rollouts else by_prefix(name, rollouts, "rollout"))]
 
     # People
 

@@ -106,7 +106,8 @@ class LogKeeper:
             )
         self.fleet = FleetId(first[0].sha256)
         self.state = State(fleet=self.fleet)
-        await self.catch_up()
+        async with self._lock:
+            await self._catch_up()
         root = self.state.log_root
         if root is None:
             raise UserError(f"{self._store.name} does not begin with a root")
@@ -116,9 +117,15 @@ class LogKeeper:
             check_head(self.state, head.note, self._store.name, self._void)
 
     async def catch_up(self) -> None:
-        """Replay what other coordinators have appended."""
-        async with self._lock:
-            await self._catch_up()
+        """Replay what other coordinators have appended, where others can: on a shared database."""
+        if self._store.shared:
+            async with self._lock:
+                await self._catch_up()
+
+    async def reach(self, size: int) -> None:
+        """Know a log of a size that somebody speaks of, if there is one: another coordinator may have told of it."""
+        if size > self.size:
+            await self.catch_up()
 
     async def _catch_up(self) -> None:
         while rows := await self._store.log.entries(self.size, _PAGE):
@@ -164,8 +171,7 @@ class LogKeeper:
         first = next((one for one in request.statements if self._repeat(one) is None), None)
         if first is None or not admission.unheard(self.state, first, self._now(self.state)):
             return
-        if self._store.shared:
-            await self.catch_up()  # another coordinator may know the key
+        await self.catch_up()  # another coordinator may know the key
         reason = admission.unheard(self.state, first, self._now(self.state))
         if reason:
             raise self._declined(self.state, first, reason)
@@ -363,13 +369,13 @@ class LogKeeper:
         return found
 
     def inclusion(self, index: int, size: int) -> Proof:
-        """Prove that an entry is in the log of a size. Raises: UserError."""
+        """Prove that an entry is in the log of a size that `reach` was told of. Raises: UserError."""
         if not 0 <= index < size <= self.size:
             raise UserError(f"there is no entry {index} in a log of {size}; this log has {self.size}")
         return Proof(hashes=tuple(self.state.tree.inclusion(index, size)))
 
     def consistency(self, old: int, new: int) -> Proof:
-        """Prove that the log of one size extends an older one. Raises: UserError."""
+        """Prove that the log of a size that `reach` was told of extends an older one. Raises: UserError."""
         if not 0 <= old <= new <= self.size:
             raise UserError(f"no log of {new} entries extends one of {old} here; this log has {self.size}")
         return Proof(hashes=tuple(self.state.tree.consistency(old, new)))

@@ -126,8 +126,7 @@ class Planner:
         """Tell whether a device may speak of this try; another coordinator may have asked it to."""
         if self._knows(rollout, device, run):
             return True
-        if self._store.shared:
-            await self._log.catch_up()
+        await self._log.catch_up()
         await self.take_up()
         if work := self.works.get(rollout):
             self._refresh(work, device, self._clock.now())

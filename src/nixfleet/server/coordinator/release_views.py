@@ -55,18 +55,19 @@ class ReleaseViews:
             source_rev=clean(statement.source.rev) if statement.source else "",
         )
 
-    async def one(self, name: str, reach: Reach = EVERYTHING) -> ReleaseView:
-        """Show a release by digest, its start, or the newest of a name, with its lines. Raises: Unknown.
-
-        A reader gets the lines of the devices that it may read of; of its own release, and by selector, all.
-        """
+    def find(self, name: str) -> ReleaseRecord:
+        """Find a release by digest, its start, or the newest of a name. Raises: Unknown, UserError."""
         records = self._log.state.releases
         found = records.get(Digest(name)) or next(
             (one for one in reversed(records.values()) if one.statement.name == name), None
         )
-        if found is None:
-            digest = by_prefix(name, records, "release")
-            found = records[Digest(digest)]
+        return found or records[Digest(by_prefix(name, records, "release"))]
+
+    async def one(self, found: ReleaseRecord, reach: Reach = EVERYTHING) -> ReleaseView:
+        """Show a release with its lines. Raises: Unreachable when they lack.
+
+        A reader gets the lines of the devices that it may read of; of its own release, and by selector, all.
+        """
         lines = await self._lines.get(found.digest)
         whole = reach.everything or reach.owns(self._log.state, found.place.signer)
         seen = [line for line in lines.lines.values() if whole or self._may_see(line.device, reach)]

@@ -59,7 +59,7 @@ class ReportDesk:
 
         A report that comes a second time was taken. Raises: Untrusted, Busy.
         """
-        report, key = self._open(signed)
+        report, key = await self._open(signed)
         if self._twins.heard(report, self._clock.wall_s()):
             self._cloned(report.device)
         live = self._live.get(report.device)
@@ -95,12 +95,15 @@ class ReportDesk:
         """Wait for what is being written."""
         await self._group.close()
 
-    def _open(self, signed: Signed) -> tuple[Report, PublicKey]:
+    async def _open(self, signed: Signed) -> tuple[Report, PublicKey]:
         try:
             device = msgspec.json.decode(signed.payload, type=_Peek).device
         except UNREADABLE as error:
             raise Untrusted(f"malformed report: {error}") from error
         key = self._log.device_key(device)
+        if key is None:
+            await self._log.catch_up()  # another coordinator may have enrolled it a moment ago
+            key = self._log.device_key(device)
         if key is None:
             raise Untrusted("the report is of a device that is not enrolled here")
         return open_report(signed, key, fleet=self._log.fleet, device=device), key

@@ -51,8 +51,7 @@ class Syncs:
 
     async def sync(self, device: str | None, size: int) -> tuple[bytes, int]:
         """Give an encoded `Sync` from entry `size` on, and the size that it leads to; None is a joining device."""
-        if size > self._log.size:
-            await self._log.catch_up()  # another coordinator may have told the device already
+        await self._log.reach(size)
         start = min(size, self._log.size)
         body, end = await self._page(device, start)
         gates: list[bytes] = []
@@ -98,6 +97,7 @@ class Syncs:
 
     async def entries(self, start: int, limit: int, payloads: str, device: str | None) -> Entries:
         """Give at most `limit` entries from `start` on, with all payloads, those for one device, or none."""
+        await self._log.reach(start + 1)
         rows = cut(await self._log.rows(start, min(limit, ENTRIES_MAX)))
         entries = tuple(
             Entry(

@@ -1,6 +1,7 @@
 """Routes that show devices to people."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -71,7 +72,7 @@ def _finder(coordinator: Coordinator, auth: Auth) -> Find:
     async def find(request: AnyRequest, name: str, verb: str) -> tuple[Reader, str]:
         """Find a device, by id or name, that the caller may read of. Raises: Untrusted, Refused, Unknown."""
         reader = await auth.reader(request, f"{verb} devices")
-        device = views.find(name)
+        device = await coordinator.known(partial(views.find, name))
         shown = coordinator.log.state.devices[device].statement.name
         await auth.over(reader, views.tags(device), f"{verb} device {shown}")
         return reader, device

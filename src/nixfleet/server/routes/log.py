@@ -76,12 +76,14 @@ def _reading(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHandl
     async def inclusion(request: AnyRequest, index: FromQuery[int], size: FromQuery[int]) -> Proof:
         """Prove that an entry is in the log (RFC 6962)."""
         await auth.log_reader(request)
+        await log.reach(size)
         return log.inclusion(index, size)
 
     @get("/v1/log/consistency")
     async def consistency(request: AnyRequest, old: FromQuery[int], new: FromQuery[int]) -> Proof:
         """Prove that the log extends an older one (RFC 6962)."""
         await auth.log_reader(request)
+        await log.reach(new)
         return log.consistency(old, new)
 
     return [entries, payload, inclusion, consistency]

@@ -1,5 +1,7 @@
 """Routes that show rollouts, releases and everything at once to people."""
 
+from functools import partial
+
 from litestar import get
 from litestar.params import FromPath
 from litestar.types import ControllerRouterHandler
@@ -24,7 +26,7 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
     async def rollout_detail(request: AnyRequest, rollout: FromPath[str]) -> RolloutDetail:
         """Show a rollout with the members that the caller may read of, by digest or its start."""
         reader = await auth.reader(request, "read rollouts")
-        work = views.rollouts.find(rollout)
+        work = await coordinator.known(partial(views.rollouts.find, rollout))
         if views.rollouts.seen(work, reader.reach) is None:
             what = f"read rollout {work.id[:12]}"
             raise await auth.refuse(Caller(reader.key), what, f"to {what}, which touches no device within its grants")
@@ -40,7 +42,8 @@ def view_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouterHa
     async def release_detail(request: AnyRequest, release: FromPath[str]) -> ReleaseView:
         """Show a release with the lines that the caller may read, by digest, or the newest of a name."""
         reader = await auth.reader(request, "read releases")
-        return await views.releases.one(release, reader.reach)
+        found = await coordinator.known(partial(views.releases.find, release))
+        return await views.releases.one(found, reader.reach)
 
     @get("/v1/snapshot")
     async def snapshot(request: AnyRequest) -> Snapshot:

@@ -1,0 +1,127 @@
+"""Two coordinators on one database: who was told of something by one can ask the other for it at once.
+
+Here neither looks by itself for what the other did: only the question makes it look.
+"""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from tests.factories import device_id
+from tests.server.harness import Rig, rig, twin
+
+from nixfleet.client.api import Client
+from nixfleet.errors import Refused, Untrusted, UserError
+from nixfleet.model.statements import Wave
+from nixfleet.server.coordinator import core
+from nixfleet.server.serve import Server
+
+
+@pytest.fixture
+async def pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> AsyncGenerator[tuple[Rig, Server], None]:
+    """Give a fleet of one device and its second coordinator, which follows the first in an hour."""
+    monkeypatch.setattr(core, "FOLLOW_S", 3_600)
+    async with (
+        rig(tmp_path / "data", "web-01", database_url=postgres_url) as one,
+        twin(one, tmp_path / "twin") as other,
+    ):
+        yield one, other
+
+
+async def _deployed(one: Rig, admin: Client) -> tuple[str, str]:
+    """Deploy by the first coordinator: a release's and a rollout's digest."""
+    release, lines = one.fleet.release("a", {"web-01": "web-01-new"})
+    assert lines is not None
+    await one.send(admin, lines.texts)
+    rollout = one.fleet.rollout(release, waves=(Wave(members=1),))
+    await one.send(admin)
+    return release, rollout
+
+
+async def test_a_rollout_is_found_where_it_was_not_appended(pair: tuple[Rig, Server]) -> None:
+    """By its digest and by the start of it, with its member."""
+    one, other = pair
+    async with one.client("admin") as admin, one.client("admin", other.address) as elsewhere:
+        _, rollout = await _deployed(one, admin)
+        detail = await elsewhere.rollout(rollout[:12])
+        assert (rollout, ["web-01"]) == (detail.rollout.id, [member.name for member in detail.members])
+
+
+async def test_a_release_is_found_where_it_was_not_appended(pair: tuple[Rig, Server]) -> None:
+    """By its name, with its lines, which the other coordinator reads from the store."""
+    one, other = pair
+    async with one.client("admin") as admin, one.client("admin", other.address) as elsewhere:
+        release, _ = await _deployed(one, admin)
+        found = await elsewhere.release("a")
+        assert (release, ["web-01"]) == (found.id, [line.name for line in found.lines])
+
+
+async def test_a_device_is_found_and_heard_where_it_was_not_enrolled(pair: tuple[Rig, Server]) -> None:
+    """A new device may report to, and ask, a coordinator that did not see it enrolled."""
+    one, other = pair
+    one.fleet.device("web-02")
+    one.fleet.device("web-03")
+    async with one.client("admin") as admin, one.client("admin", other.address) as elsewhere:
+        await one.send(admin)
+        async with one.client("web-02", other.address) as device:
+            await device.report(one.report("web-02"))
+        assert "web-02" == (await elsewhere.device("web-02")).name
+        one.fleet.device("web-04")
+        await one.send(admin)
+        async with one.client("web-04", other.address) as device:
+            assert one.fleet.size == len((await device.sync(0)).entries)
+        one.fleet.device("web-05")
+        await one.send(admin)
+        assert device_id("web-05") == (await elsewhere.device("web-05")).id
+
+
+async def test_a_device_gets_its_line_where_the_rollout_was_not_appended(pair: tuple[Rig, Server]) -> None:
+    """A device that one coordinator told of a rollout may ask the other one for its line."""
+    one, other = pair
+    async with one.client("admin") as admin, one.client("web-01", other.address) as device:
+        _, rollout = await _deployed(one, admin)
+        answer = await device.line(rollout)
+        assert answer.line is not None
+
+
+async def test_entries_and_proofs_are_given_where_they_were_not_appended(pair: tuple[Rig, Server]) -> None:
+    """Who knows one coordinator's log gets the other's entries from its end on, and proofs up to it."""
+    one, other = pair
+    async with one.client("admin") as admin, one.client("admin", other.address) as elsewhere:
+        old = one.fleet.size
+        await _deployed(one, admin)
+        assert 2 == len((await elsewhere.entries(old)).entries)
+        one.fleet.device("web-02")
+        await one.send(admin)
+        assert (await admin.inclusion(old, one.fleet.size)) == await elsewhere.inclusion(old, one.fleet.size)
+        one.fleet.device("web-03")
+        await one.send(admin)
+        assert (await admin.consistency(old, one.fleet.size)) == await elsewhere.consistency(old, one.fleet.size)
+
+
+async def test_a_person_is_known_where_the_grant_was_not_appended(pair: tuple[Rig, Server]) -> None:
+    """A key that was just granted something asks any coordinator."""
+    one, other = pair
+    one.fleet.grant("ann", "deploy", select={})
+    async with one.client("admin") as admin, one.client("ann", other.address) as ann:
+        await one.send(admin)
+        assert ["web-01"] == [view.name for view in await ann.devices()]
+
+
+async def test_what_nobody_appended_is_unknown_to_both(pair: tuple[Rig, Server]) -> None:
+    """Having looked, a coordinator says plainly that there is no such thing, and refuses strangers."""
+    one, other = pair
+    async with one.client("admin", other.address) as elsewhere:
+        with pytest.raises(UserError, match="there is no rollout 'abcdef'"):
+            await elsewhere.rollout("abcdef")
+        with pytest.raises(UserError, match="there is no device 'web-09'"):
+            await elsewhere.device("web-09")
+        with pytest.raises(UserError, match="this log has 2"):
+            await elsewhere.inclusion(0, 99)
+    async with one.client("web-09", other.address) as stranger:
+        with pytest.raises(Untrusted, match="not enrolled here"):
+            await stranger.report(one.report("web-09"))
+        with pytest.raises((Refused, Untrusted)):
+            await stranger.devices()
