@@ -13,7 +13,9 @@ from textual.pilot import Pilot
 
 from nixfleet.cli.demo import Behind, Look, options_of
 from nixfleet.cli.options import Globals
+from nixfleet.model.statements import Wave
 from nixfleet.model.views import RolloutView
+from nixfleet.rollout.asking import Order, RolloutWishes
 from nixfleet.sim.process import Plan, Served
 from nixfleet.sim.scenario import BUILT_IN, Scenario, checked, load, scaled
 from nixfleet.tui.app import ConsoleApp
@@ -100,7 +102,8 @@ async def test_the_story_of_the_first_minute() -> None:
 
 def deployment_of(release: str) -> Deployment:
     """Give the wish to deploy a release to the canaries, at once."""
-    return Deployment(release=release, select={"ring": ("canary",)}, waves=("100%",), soak_s=0)
+    wishes = RolloutWishes(select={"ring": ("canary",)}, waves=(Wave(members="100%"),), soak_s=0)
+    return Deployment(release=release, order=Order(wishes=wishes))
 
 
 def runs(app: ConsoleApp, release: str) -> bool:

@@ -15,7 +15,8 @@ from nixfleet.errors import Refused
 from nixfleet.tui.desk import Options
 from nixfleet.tui.keys import KEYS
 from nixfleet.tui.screens.devices import DevicesScreen
-from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog
+from nixfleet.tui.widgets.deploy import DeployDialog
+from nixfleet.tui.widgets.dialogs import ConfirmDialog, MenuDialog
 from nixfleet.tui.widgets.fleet_table import FleetTable
 from nixfleet.tui.widgets.lines import LineView
 
@@ -73,7 +74,7 @@ async def test_deploying_goes_through_form_preview_and_question() -> None:
         assert isinstance(driven.app.screen, ConfirmDialog)
         await driven.press("4", "enter")
         ((verb, wanted),) = driven.acts.done
-        assert ("deploy", 4, {}) == (verb, len(wanted.devices), wanted.select)  # type: ignore[attr-defined] # the fake notes what it got
+        assert ("deploy", 4, {}) == (verb, len(wanted.devices), wanted.order.wishes.select)  # type: ignore[attr-defined] # the fake notes what it got
 
 
 async def test_deploying_an_older_release_shows_its_name_and_keeps_to_it() -> None:

@@ -17,6 +17,7 @@ from nixfleet.model import answers
 from nixfleet.model.ids import Digest, Fingerprint, FleetId
 from nixfleet.model.statements import CacheRef, Closure, LogState, Release, SelectLine, TargetLine, Wave
 from nixfleet.model.views import Delta, ReleaseLineView, ReleaseView
+from nixfleet.rollout.asking import Order, RolloutWishes
 from nixfleet.trust.lines import LineTree
 from nixfleet.trust.replay import Place, ReleaseRecord, State
 from nixfleet.tui.acting import AdminActs
@@ -145,9 +146,9 @@ def test_selector_lines_are_compared_with_the_statement() -> None:
 async def test_a_deployment_by_tags_signs_one_rollout() -> None:
     """Waves, soak and note go as they were typed; what it waits for is said."""
     acts, admin = acts_over(release_view(), signed_state())
-    wanted = Deployment(release=digest("r"), select={"site": ("oslo",)}, waves=("1", "10%"), soak_s=60, note="FLEET-1")
-    said = await acts.deploy(wanted)
     waves = (Wave(members=1), Wave(members="10%"))
+    wishes = RolloutWishes(select={"site": ("oslo",)}, waves=waves, soak_s=60)
+    said = await acts.deploy(Deployment(release=digest("r"), order=Order(wishes=wishes), note="FLEET-1"))
     assert [("rollout", digest("r"), {"site": ("oslo",)}, waves, 60, "FLEET-1")] == admin.signed
     assert (
         "The rollout is signed: entry 5; not in force yet: 1 of 2 approvals is missing; others sign it on Access."

@@ -44,6 +44,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "calls": ("at",),
     "confirm": ("2", "P"),
     "deploy": ("2", "D"),
+    "deploy-pace": ("2", "D", "down", "enter"),
+    "deploy-device": ("2", "D", *["down"] * 3, "enter", *["down"] * 2, "left", *"xyz"),
     "deploy-confirm": ("2", "D", "enter"),
     "rollback": ("2", "j", "R"),
 }
@@ -74,7 +76,7 @@ def test_no_golden_is_left_over() -> None:
     assert expected == {path.name for path in GOLDENS.iterdir()}
 
 
-@pytest.mark.parametrize("page", ["devices", "device", "rollout", "audit", "enroll", "access"])
+@pytest.mark.parametrize("page", ["devices", "device", "rollout", "audit", "enroll", "access", "deploy-confirm"])
 async def test_readme_picture(page: str) -> None:
     """The pictures in the README are what the console draws."""
     size = (110, 30)

@@ -26,13 +26,20 @@ from nixfleet.tui.confirm import question
 from nixfleet.tui.help import help_lines
 from nixfleet.tui.intents import Plan, Scene, Standing, kind_of, plan, plan_deployment, refusal
 from nixfleet.tui.keys import BY_ID, KEYS, footer
-from nixfleet.tui.ports import Identity
-from nixfleet.tui.preview import filled, read_form
+from nixfleet.tui.ports import Deployment, Identity
+from nixfleet.tui.preview import filled
+from nixfleet.tui.starting import read_start
 from nixfleet.tui.store import Store
 from nixfleet.tui.view.preview import preview_lines
 from nixfleet.tui.view.text import plain
 
 MUTATING = [key.id for key in KEYS if key.mutates]
+
+
+def wanted_on(on: str, **texts: str) -> Deployment:
+    """Fill in the form for the kiosks' release."""
+    names = {one.name: one.id for one in fleet_devices()}
+    return read_start(RELEASE, {"on": on, **texts}, names, NOW)
 
 
 SIGNED = digest("a rollout with a signed gate")
@@ -240,7 +247,7 @@ async def test_a_deployment_is_previewed_from_the_records() -> None:
     """The preview names waves, changes, who is away and what is already there."""
     source = FakeSource()
     release = release_with_lines(RELEASE, fleet_devices())
-    form = filled(release, read_form(RELEASE, "site=berlin", "", "", "", {}), source.devices.values())
+    form = filled(release, wanted_on("site=berlin"), source.devices.values())
     words = plain(preview_lines(form.shown, NOW))
     assert 14 == len(form.devices)
     for part in ("14 devices in 2 waves, at most 2 at once", "kiosk-25.05.2219 → ", "2  already there"):
@@ -251,19 +258,18 @@ async def test_a_deployment_is_previewed_from_the_records() -> None:
 
 
 async def test_a_deployment_stands_in_the_log_with_its_whole_command_line() -> None:
-    """Devices, waves, soak and note are all in it; a choice among values, which the command lacks, gives none."""
+    """Devices, waves, soak and note are all in it, as they were typed."""
     where = await scene()
-    ids = {"kiosk-oslo-01": device_id("kiosk-oslo-01")}
     release = release_with_lines(RELEASE, fleet_devices())
 
     def line(on: str, note: str) -> str:
-        wanted = read_form(RELEASE, on, "1 50%", "10m", note, ids)
+        wanted = wanted_on(on, wave="1 50%", soak="10m", note=note)
         return plan_deployment(where, filled(release, wanted, where.store.devices.values())).steps[0].cli
 
-    options = "--wave 1 --wave 50% --soak 600s"
+    options = "--wave 1 --wave 50% --soak 10m"
     start = f"nixfleet rollout start kiosk-2304 --on kiosk-oslo-01 {options}"
     assert f"{start} -m 'it''s urgent'".replace("''", "'\"'\"'") == line("kiosk-oslo-01", "it's urgent")
-    assert "" == line("site=oslo,berlin", "")
+    assert f"nixfleet rollout start kiosk-2304 --on site=oslo,berlin {options}" == line("site=oslo,berlin", "")
 
 
 async def test_a_deployment_of_an_older_release_says_its_digest() -> None:
@@ -272,43 +278,9 @@ async def test_a_deployment_of_an_older_release_says_its_digest() -> None:
     older = where.store.releases[RELEASE]
     newer = msgspec.structs.replace(older, id="f" * 64, index=older.index + 1_000)
     where.store.apply(Delta(seq=where.store.seq + 1, release=newer))
-    wanted = read_form(RELEASE, "", "", "", "", {})
+    wanted = wanted_on("")
     form = filled(release_with_lines(RELEASE, fleet_devices()), wanted, where.store.devices.values())
     assert f"nixfleet rollout start {RELEASE[:12]}" == plan_deployment(where, form).steps[0].cli
-
-
-def test_the_form_reads_names_tags_waves_and_soak() -> None:
-    """Each field has its own small language."""
-    wanted = read_form(RELEASE, "a b", "1 10% 100%", "2h", " why ", {"a": "1", "b": "2"})
-    assert (("1", "2"), ("1", "10%", "100%"), 7_200, "why") == (
-        wanted.devices,
-        wanted.waves,
-        wanted.soak_s,
-        wanted.note,
-    )
-    by_tags = read_form(RELEASE, "site=oslo,berlin role=web", "", "", "", {})
-    assert {"site": ("oslo", "berlin"), "role": ("web",)} == by_tags.select
-
-
-@pytest.mark.parametrize(
-    ("on", "waves", "soak", "says"),
-    [
-        ("nobody", "", "", "no device is called"),
-        ("a site=oslo", "", "", "not both"),
-        ("site=", "", "", "write tag=value"),
-        ("=x", "", "", "write tag=value"),
-        ("", "none", "", "a wave is"),
-        ("", "0", "", "a wave is"),
-        ("", "101%", "", "a wave is"),
-        ("", "1 " * 65, "", "at most 64"),
-        ("", "", "soon", "is no duration"),
-        ("", "", "400d", "longer than a year"),
-    ],
-)
-def test_the_form_says_what_is_wrong(on: str, waves: str, soak: str, says: str) -> None:
-    """Bad fields get one clear sentence."""
-    with pytest.raises(UserError, match=says):
-        read_form(RELEASE, on, waves, soak, "", {"a": "1"})
 
 
 def test_a_deployment_to_nobody_is_refused() -> None:
@@ -316,7 +288,7 @@ def test_a_deployment_to_nobody_is_refused() -> None:
     with pytest.raises(UserError, match="no line"):
         filled(
             release_with_lines(RELEASE, fleet_devices()),
-            read_form(RELEASE, "role=nas", "", "", "", {}),
+            wanted_on("role=nas"),
             fleet_devices(),
         )
 
@@ -327,7 +299,7 @@ def test_a_deployment_to_nobody_is_refused() -> None:
 def test_a_named_device_that_would_get_nothing_is_said(other: str, says: str) -> None:
     """Beside one that gets the release, too: who names a device means it."""
     names = ("kiosk-oslo-01", other)
-    wanted = read_form(RELEASE, " ".join(names), "", "", "", {name: device_id(name) for name in names})
+    wanted = wanted_on(" ".join(names))
     with pytest.raises(UserError, match=says):
         filled(release_with_lines(RELEASE, fleet_devices()), wanted, fleet_devices())
 

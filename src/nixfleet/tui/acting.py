@@ -27,7 +27,7 @@ from nixfleet.trust.access import access_view
 from nixfleet.trust.replay import may_ever, principal_of
 from nixfleet.trust.replay.rights import alive, grants
 from nixfleet.tui.ports import Deployment, GrantWish, Identity, Secret, Subject, TokenWish
-from nixfleet.tui.preview import line_for, wave_of
+from nixfleet.tui.preview import line_for
 from nixfleet.tui.view.access import role_words
 
 
@@ -75,7 +75,7 @@ class AdminActs:
     async def preview(self, deployment: Deployment) -> AsyncGenerator[Preview, None]:
         """Preview a deployment; where no release has to come first, the rollout is drafted, and its waves are drawn."""
         whole = await self._checked(deployment.release)
-        state, wishes = self._admin.state, _wishes(deployment)
+        state, wishes = self._admin.state, deployment.order.wishes
         if deployment.devices:
             lines, draft = self._lines(whole, deployment), None
         else:
@@ -108,7 +108,7 @@ class AdminActs:
         shown, draft = self._drafts.pop(release, (None, None))
         acted = await self._admin.rollout(
             release,
-            _wishes(deployment),
+            deployment.order.wishes,
             note=deployment.note or None,
             draft=draft if shown == deployment else None,
         )
@@ -209,14 +209,6 @@ class AdminActs:
                 raise UserError(f"{whole.name} has no line for {device[:8]}")
             lines[device] = line
         return lines
-
-
-def _wishes(deployment: Deployment) -> RolloutWishes:
-    return RolloutWishes(
-        select=deployment.select or None,
-        waves=tuple(map(wave_of, deployment.waves)) or None,
-        soak_s=deployment.soak_s,
-    )
 
 
 def _said(what: str, acted: Acted) -> str:

@@ -36,7 +36,8 @@ from nixfleet.tui.ports import Acts, GrantWish, TokenWish
 from nixfleet.tui.preview import Filled
 from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Line, Span
-from nixfleet.tui.widgets.dialogs import ConfirmDialog, DeployDialog, MenuDialog
+from nixfleet.tui.widgets.deploy import DeployDialog
+from nixfleet.tui.widgets.dialogs import ConfirmDialog, MenuDialog
 from nixfleet.tui.widgets.forms import FormDialog, SecretDialog
 
 if TYPE_CHECKING:

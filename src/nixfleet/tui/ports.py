@@ -25,6 +25,7 @@ from nixfleet.model.views import (
 )
 from nixfleet.preview.groups import ChangePreview
 from nixfleet.preview.plan import Preview
+from nixfleet.rollout.asking import Order
 
 if TYPE_CHECKING:  # the replay is loaded after the first paint
     from nixfleet.trust.replay.explain import Explanation
@@ -102,16 +103,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A rollout to be signed; `waves` empty means the defaults; durations in seconds.
+    """A rollout to be signed, as its options were read; `flags` says the same on the command line.
 
-    With `devices` (ids) it is for these alone: a release of just their lines is signed first, and `select` is empty.
+    With `devices` (ids) it is for these alone: a release of just their lines is signed first, and it selects no tags.
     """
 
     release: str
-    select: Selector = msgspec.field(default_factory=dict)
     devices: tuple[str, ...] = ()
-    waves: tuple[str, ...] = ()
-    soak_s: int | None = None
+    order: Order = Order()
+    flags: tuple[str, ...] = ()
     note: str = ""
 
 

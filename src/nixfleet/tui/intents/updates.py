@@ -1,7 +1,6 @@
 """Rollouts: deploying, pausing, advancing, retrying, cancelling, rolling back."""
 
 import shlex
-from collections.abc import Mapping
 from typing import Literal
 
 from nixfleet.model.statements import Verb
@@ -34,7 +33,7 @@ def plan_deployment(scene: Scene, form: Filled) -> Plan:
     deployment, devices = form.deployment, form.devices
     release = scene.store.releases.get(deployment.release)
     name = clean(release.name) if release else deployment.release[:8]
-    cli = _start_line(scene, deployment, {device.id: device.name for device in devices})
+    cli = _start_line(scene, deployment)
 
     def ask(preview: Preview) -> Confirm:
         told = preview_lines(preview, scene.now)
@@ -43,29 +42,16 @@ def plan_deployment(scene: Scene, form: Filled) -> Plan:
     return Plan(
         confirm=ask(form.shown),
         steps=(Step(call=f"POST /v1/log  rollout of {name}", cli=cli, run=lambda acts: acts.deploy(deployment)),),
-        foresight=Foresight(
-            previews=lambda acts: acts.preview(deployment), ask=ask, cli=f"{cli} --dry-run" if cli else ""
-        ),
+        foresight=Foresight(previews=lambda acts: acts.preview(deployment), ask=ask, cli=f"{cli} --dry-run"),
     )
 
 
-def _start_line(scene: Scene, deployment: Deployment, names: Mapping[str, str]) -> str:
-    """Give the command line of a deployment; none for a choice among a tag's values, which the command does not have.
-
-    A release goes by its digest where its name means a newer one.
-    """
-    if any(len(values) > 1 for values in deployment.select.values()):
-        return ""
+def _start_line(scene: Scene, deployment: Deployment) -> str:
+    """Give the command line of a deployment; a release goes by its digest where its name means a newer one."""
     releases = scene.store.releases
     release = releases.get(deployment.release)
     alone = release and all(one.index <= release.index for one in releases.values() if one.name == release.name)
-    words = [release.name if release and alone else deployment.release[:12]]
-    chosen = [f"{key}={value}" for key, (value,) in sorted(deployment.select.items())]
-    for on in (*chosen, *(names[device] for device in deployment.devices)):
-        words += ["--on", on]
-    for wave in deployment.waves:
-        words += ["--wave", wave]
-    words += [] if deployment.soak_s is None else ["--soak", f"{deployment.soak_s}s"]
+    words = [release.name if release and alone else deployment.release[:12], *deployment.flags]
     words += ["-m", deployment.note] if deployment.note else []
     return clean(f"nixfleet rollout start {shlex.join(words)}")
 

@@ -1,27 +1,23 @@
-"""Windows over a screen: confirm, menu, page of lines, the form of a deployment. Each gives back one value."""
+"""Windows over a screen: confirm, menu, page of lines. Each gives back one value."""
 
 import textwrap
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Self
 
 from textual import events, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
-from nixfleet.errors import NixfleetError, UserError
+from nixfleet.errors import NixfleetError
 from nixfleet.model.text import clean
-from nixfleet.model.views import ReleaseView
 from nixfleet.tui.confirm import Confirm
-from nixfleet.tui.intents import Scene
-from nixfleet.tui.preview import Filled, filled, read_form
-from nixfleet.tui.view.preview import preview_lines, shortened
-from nixfleet.tui.view.text import Line, Span, fit, joined, reflow
+from nixfleet.tui.view.preview import shortened
+from nixfleet.tui.view.text import Line, Span, fit
 from nixfleet.tui.widgets.answer import Answer
 from nixfleet.tui.widgets.chrome import LinesPanel
 from nixfleet.tui.widgets.lines import LineView
@@ -216,133 +212,3 @@ class PageDialog(ModalScreen[None]):
     def action_give_up(self) -> None:
         """Close."""
         self.dismiss()
-
-
-class DeployDialog(ModalScreen[Filled | None]):
-    """The form of a deployment; what it would do stands under it and follows what is typed."""
-
-    BINDINGS = GIVE_UP
-
-    FIELDS = (
-        ("release", "Release", ""),
-        ("on", "Devices", "names, or tag=value; empty: all it has a line for"),
-        ("waves", "Waves", "such as 1 10% 100%; empty: by the size of the fleet"),
-        ("soak", "Soak", "such as 10m; empty: 5m"),
-        ("note", "Note", "ticket or reason"),
-    )
-
-    def __init__(
-        self, scene: Scene, release: ReleaseView, on: str, read: Callable[[str], Awaitable[ReleaseView]]
-    ) -> None:
-        """Begin with this very release, shown by its name, and with the devices `on`, as one would type them."""
-        super().__init__()
-        self._store, self._now = scene.store, scene.now
-        self._chosen = release
-        self._first = {"release": release.name, "on": on}
-        self._read = read
-        self._filled: Filled | None = None
-        self._filleded: dict[str, str] = {}
-        """The texts that the preview is of."""
-        self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
-        self._releases: dict[str, ReleaseView] = {}
-
-    @classmethod
-    def on(cls, scene: Scene, read: Callable[[str], Awaitable[ReleaseView]]) -> Self:
-        """Fill it in for what is chosen: the release, else the newest one, and the devices unless it is all."""
-        releases = scene.store.releases
-        newest = max(releases.values(), key=lambda release: release.index)
-        first = releases.get(scene.release, newest)
-        devices = scene.device_views()
-        names = " ".join(clean(device.name) for device in devices) if len(devices) < len(scene.store.devices) else ""
-        return cls(scene, first, names, read)
-
-    def compose(self) -> ComposeResult:
-        """Lay out fields, preview and keys."""
-        with Vertical(classes="dialog -form") as box:
-            box.border_title = "Deploy"
-            for name, label, hint in self.FIELDS:
-                with Horizontal(classes="form-row"):
-                    yield LinesPanel(_label(label), id=f"label-{name}")
-                    yield Answer(self._first.get(name, ""), id=f"form-{name}", placeholder=hint, compact=True)
-            yield LinesPanel(
-                lambda cells: [(), *(part for line in self._said for part in reflow(line, cells))], id="form-preview"
-            )
-            yield LinesPanel(self._keys, id="form-keys")
-
-    def on_mount(self) -> None:
-        """Work out the first preview."""
-        self.query_one("#form-on", Input).focus()
-        self._work_out()
-
-    def on_resize(self) -> None:
-        """Give up the lines between the fields where there is no room for them."""
-        self.set_class(self.app.size.height < ROOMY_ROWS, "-short")
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Work it out again."""
-        event.stop()
-        self._work_out()
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Go on to the question, if there is something to ask, and about what stands in the fields by now."""
-        event.stop()
-        if self._texts() != self._filleded:
-            self._work_out()
-        elif self._filled is not None:
-            self.dismiss(self._filled)
-
-    def action_give_up(self) -> None:
-        """Deploy nothing."""
-        self.dismiss(None)
-
-    @work(exclusive=True, exit_on_error=False, group="preview")
-    async def _work_out(self) -> None:
-        """Read the release when it is another one, and say what would happen."""
-        texts = self._filleded = self._texts()
-        self._filled = None
-        try:
-            release = await self._release(texts["release"].strip())
-            ids = {
-                clean(device.name): device.id for device in self._store.devices.values() if device.state != "retired"
-            }
-            wanted = read_form(release.id, texts["on"], texts["waves"], texts["soak"], texts["note"], ids)
-            self._filled = filled(release, wanted, self._store.devices.values())
-            self._said = (*self._which(release), *preview_lines(self._filled.shown, self._now))
-        except NixfleetError as error:
-            self._said = ((Span(clean(str(error)), "bad"),),)
-        self.query_one("#form-preview", LinesPanel).redraw(layout=True)
-        self.query_one("#form-keys", LinesPanel).redraw()
-
-    def _texts(self) -> dict[str, str]:
-        return {name: self.query_one(f"#form-{name}", Input).value for name, _, _ in self.FIELDS}
-
-    async def _release(self, name: str) -> ReleaseView:
-        """Read the release of this name or id: the chosen one while its name stands there, else the newest."""
-        found = [release for release in self._store.releases.values() if name in {release.name, release.id}]
-        if not found:
-            raise UserError(f"no release is called {name!r}")
-        meant = self._chosen if name == self._chosen.name else max(found, key=lambda release: release.index)
-        if meant.id not in self._releases:
-            self._releases[meant.id] = await self._read(meant.id)
-        return self._releases[meant.id]
-
-    def _which(self, release: ReleaseView) -> tuple[Line, ...]:
-        """Say which release it is where a newer one has the same name."""
-        newer = any(one.name == release.name and one.index > release.index for one in self._store.releases.values())
-        return ((Span(f"this is {release.id[:8]}; a newer release has the same name", "warn"),),) if newer else ()
-
-    def _keys(self, cells: int) -> list[Line]:
-        possible = self._filled is not None
-        keys = joined(
-            (
-                (Span("enter", "accent" if possible else "dim"), Span(" go on", "plain" if possible else "dim")),
-                (Span("↑ ↓", "accent"), Span(" field")),
-                (Span("esc ^c", "accent"), Span(" no")),
-            ),
-            "    ",
-        )
-        return [(), fit(keys, cells)]
-
-
-def _label(label: str) -> Callable[[int], list[Line]]:
-    return lambda _: [(Span(label, "dim"),)]
