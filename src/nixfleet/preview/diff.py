@@ -2,17 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
 from nixfleet.model.ids import store_name
 from nixfleet.preview.closures import Closure, Known, Shelf
 from nixfleet.preview.packages import package_of
+from nixfleet.preview.parts import PARTS, Part
+from nixfleet.preview.parts import changed as part_changed
+from nixfleet.preview.parts import versions as part_versions
 
-Part = Literal["kernel", "initrd", "modules", "systemd"]
-PARTS: Final[tuple[Part, ...]] = ("kernel", "initrd", "modules", "systemd")
-"""What only a reboot replaces whole; NixOS itself compares the first three (switch-to-configuration)."""
 _NO_KERNEL: Final = ("linux-firmware", "linux-headers", "linux-pam")
 
 
@@ -137,18 +137,11 @@ def reboot_reasons(booted: str, new: str, known: Known) -> tuple[str, ...] | Non
     if before is None or after is None:
         return None
     return tuple(
-        _reason(part, before.get(part, frozenset()), after[part])
+        part_changed(part, before.get(part, frozenset()), after[part])
         for part in PARTS
         if after.get(part) and before.get(part, frozenset()) != after[part]
     )
 
 
-def _reason(part: Part, before: frozenset[str], after: frozenset[str]) -> str:
-    olds, news = "/".join(_versions(before)), "/".join(_versions(after))
-    if not olds or olds == news:
-        return f"{part} {'rebuilt' if before else 'new'}"
-    return f"{part} {olds} → {news}"
-
-
 def _part_version(system: str, part: Part, known: Known) -> str:
-    return "/".join(_versions((parts_of(system, known) or {}).get(part, ())))
+    return part_versions((parts_of(system, known) or {}).get(part, ()))
