@@ -16,7 +16,7 @@ import msgspec
 from msgspec.structs import replace
 from tests.agent.made_up import Machine, MadeUpStore, Silent
 
-from nixfleet.agent import machine
+from nixfleet.agent import machine, moves
 from nixfleet.agent.guard import Guard
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.runner import Runner, Store
@@ -87,13 +87,13 @@ def rows() -> set[Row]:
         update = replace(
             Update(phase=phase, offer=offer, give_up_s=0, boot_id=""), **dict(zip(marks, values, strict=True))
         )
-        found |= {(phase, type(effect).__name__) for effect in machine.work(update, State(update=update))}
+        found |= {(phase, type(effect).__name__) for effect in moves.work(update, State(update=update))}
     return found
 
 
 def row_of(state: State) -> Row | None:
     """Say in which row of the table a state is; None before and between updates."""
-    effects = machine.work(state.update, state) if state.update is not None else []
+    effects = moves.work(state.update, state) if state.update is not None else []
     return (state.update.phase, type(effects[0]).__name__) if state.update is not None and effects else None
 
 

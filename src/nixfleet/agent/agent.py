@@ -7,6 +7,7 @@ a coordinator, a network or a cache misbehaves.
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 
 from nixfleet.agent import facts, health, preflight
 from nixfleet.agent.ahead import Ahead
@@ -25,6 +26,7 @@ from nixfleet.agent.update import (
     Event,
     Offer,
     Ready,
+    Reboot,
     Restarted,
     Stage,
     State,
@@ -39,6 +41,8 @@ from nixfleet.model.wire import Sync
 log = logging.getLogger("nixfleet.agent")
 
 CONTACT_S = 5.0
+TELL_S = 10.0
+"""So long a reboot waits until the coordinator knows of it."""
 
 
 class Agent:
@@ -150,7 +154,9 @@ class Agent:
         undone, lines = self._runner.undone(update) if update is not None else ("", ())
         undone = undone or (UNDONE if self._parts.rescue else "")
         current = host.current_system()
-        self.service.start(Restarted(boot_id=host.boot_id(), current=current, undone=undone, lines=lines))
+        booted = host.booted_system()
+        told = Restarted(boot_id=host.boot_id(), current=current, booted=booted, undone=undone, lines=lines)
+        self.service.start(told)
         self._settle(self.service.state)
 
     async def _end(self, running: Sequence[asyncio.Task[object]] | Sequence[asyncio.Task[None]]) -> None:
@@ -200,6 +206,8 @@ class Agent:
     async def _perform(self, effect: Effect) -> Event | None:
         if isinstance(effect, Contact):
             return await self._contact(effect.offer)
+        if isinstance(effect, Reboot) and not effect.back and (not_now := await self._may_reboot(effect.offer)):
+            return not_now
         answer = await self._runner.perform(effect)
         if isinstance(effect, Stage) and isinstance(answer, Ready):
             return await self._ask_once_more(effect.offer, answer)
@@ -207,15 +215,29 @@ class Agent:
 
     async def _ask_once_more(self, offer: Offer, ready: Ready) -> Event:
         """Sync again right before the switch: revoked meanwhile? (trust.md, What a device does, 6)."""
+        return await self._sync_before(offer, "the switch") or self.desk.still(offer) or ready
+
+    async def _sync_before(self, offer: Offer, what: str) -> Trouble | None:
         try:
             await self.link.sync()
         except NixfleetError as error:
             # `none` does without a coordinator that is silent, never without one that shows another log.
             if offer.contact != "none" or not isinstance(error, Unreachable):
-                return Trouble(cause=Cause.NETWORK, reason=f"no sync before the switch: {error}", later=True)
+                return Trouble(cause=Cause.NETWORK, reason=f"no sync before {what}: {error}", later=True)
         if self.link.trouble:
             return Trouble(cause=Cause.NETWORK, reason=self.link.trouble, later=True)
-        return self.desk.still(offer) or ready
+        return None
+
+    async def _may_reboot(self, offer: Offer) -> Event | None:
+        """Sync, judge once more and tell where it stands, before the machine goes down; None: it may."""
+        if trouble := await self._sync_before(offer, "the reboot"):
+            return trouble
+        not_now = self.desk.still(offer, reboot=True)
+        if not_now is None:
+            with suppress(NixfleetError, TimeoutError):
+                async with asyncio.timeout(TELL_S):
+                    await self._reporter.deliver()
+        return not_now
 
     async def _contact(self, offer: Offer) -> Event:
         """Try for a full signed sync over a new connection, until it works or the machine gives up."""

@@ -35,6 +35,8 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str
     wall_s: int
     orphan_s: int
+    clock_late: bool = False
+    """Its own clock is behind the log: then `wall_s` stands still, and is no time of day."""
 
 
 class Proceed(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,23 @@ def still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> 
         by_log = _still(log, msgspec.structs.replace(me, wall_s=log.last_time), state, offer, lines)
         return verdict if isinstance(by_log, Withdrawn) else Held(reason=verdict.reason)
     return verdict
+
+
+def still_boots(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> Held | Withdrawn | None:
+    """Judge the reboot of an update that is set for the next boot: as the switch, but by its own policy. None: go on.
+
+    A reboot at once may be out of the window that the switch was in; one within a window takes a clock that is known to
+    be right, for nobody may be there to see a machine go down at noon.
+    """
+    one = log.rollouts.get(Digest(offer.rollout))
+    if offer.reboot == "in_window" and me.clock_late:
+        waits = Held(reason="its clock is behind the log, so whether its window is open is not known")
+        verdict = still(log, me, state, offer, lines)
+        return verdict if isinstance(verdict, Withdrawn) else waits
+    verdict = still(log, me, state, offer, lines)
+    closed = _window(one.statement, me, log) if one is not None else None
+    only_window = isinstance(verdict, Held) and closed is not None and verdict.reason == closed.reason
+    return None if only_window and offer.reboot == "now" else verdict
 
 
 def _still(log: logs.State, me: Me, state: State, offer: Offer, lines: Lines) -> Held | Withdrawn | None:
@@ -268,6 +287,8 @@ def _limits(statement: Rollout, me: Me, epoch: int, one: RolloutState, run: int)
         run=run,
         path="",
         verb="boot" if statement.mode == "boot" else "switch",
+        reboot=statement.reboot,
+        accept_no_fallback=activation.no_fallback,
         confirm_s=activation.confirm_s,
         contact=activation.contact,
         leave=activation.leave,

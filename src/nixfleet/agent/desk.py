@@ -150,17 +150,19 @@ class Desk:
     def _reconsider(self) -> None:
         """Judge again an update that has changed nothing yet."""
         update = self._service.state.update
-        if update is None or update.phase not in BEFORE_SWITCH:
+        if update is None or update.phase not in BEFORE_SWITCH | {Phase.REBOOT_PENDING}:
             return
-        verdict = self.still(update.offer)
+        verdict = self.still(update.offer, reboot=update.phase is Phase.REBOOT_PENDING)
+        held = update.phase in {Phase.STAGED, Phase.REBOOT_PENDING} and update.retry_s is not None
         if isinstance(verdict, Withdrawn):
             self._service.feed(verdict)
-        elif verdict is None and update.phase is Phase.STAGED and update.retry_s is not None:
+        elif verdict is None and held:
             self._service.feed(Nudged())
 
-    def still(self, offer: Offer) -> Held | Withdrawn | None:
-        """Judge an update once more; None: go on."""
-        return decide.still(self._mirror.state, self._me(), self._service.state, offer, self._lines)
+    def still(self, offer: Offer, *, reboot: bool = False) -> Held | Withdrawn | None:
+        """Judge an update once more, or its `reboot`; None: go on."""
+        judge = decide.still_boots if reboot else decide.still
+        return judge(self._mirror.state, self._me(), self._service.state, offer, self._lines)
 
     async def _learn_line(self, need: NeedLine) -> bool:
         """Fetch this device's own line of a release, or that there is none, proven; False, with a note, without proof.
@@ -191,6 +193,7 @@ class Desk:
             device=self._parts.identity.device,
             timezone=facts.timezone(self._host),
             wall_s=self._link.wall(),
+            clock_late=self._parts.clock.wall() < self._mirror.state.last_time,
             orphan_s=self._parts.settings.orphan_s,
         )
 

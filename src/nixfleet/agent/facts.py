@@ -9,6 +9,7 @@ import socket
 from pathlib import PurePosixPath
 
 from nixfleet import __version__
+from nixfleet.agent import bootmenu
 from nixfleet.agent.host import Host
 from nixfleet.model.device import SHORT_CHARS, Facts
 
@@ -29,6 +30,7 @@ def gather(host: Host, nix_version: str) -> Facts:
         nix_version=_short(nix_version),
         agent_version=_short(__version__),
         machine_id=_short(host.machine_id()),
+        boot_fallback=bootmenu.kind_of(host),
         store_free_bytes=free_bytes,
         store_bytes=store_bytes,
         addresses=_local_addresses(host),

@@ -15,10 +15,11 @@ starts them afresh.
     verifying       digest, read the new system         staged · refused · failed
     staged          root both, sync again; arm guard    activating · confirmed (runs it already) · refused · failed
     activating      set profile, switch, or collect     checking · reboot-pending · reverting
-    reboot-pending  guard off; wait for another boot    checking · reverting
+    reboot-pending  guard off; reboot, or wait for one  checking · reverting
     checking        newly failed units, own checks      confirming · reverting
-    confirming      reach the coordinator; guard off    confirmed · reverting
-    reverting       profile back, switch back           reverted · failed
+    confirming      reach the coordinator; guard off;
+                    make what booted the boot default   confirmed · reverting
+    reverting       profile back, switch or boot back   reverted · failed
     confirmed       root the last three                 -
     reverted, failed, refused: let go of the closure    -
 """
@@ -27,26 +28,17 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from nixfleet.agent.history import attempt, kept_digest, kept_paths, remember, without
+from nixfleet.agent.booting import defaulting, elsewhere, pending, rebooting_back
+from nixfleet.agent.history import kept_digest, without
+from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back, to
 from nixfleet.agent.update import (
-    Activate,
-    Arm,
     Armed,
-    Check,
-    CheckDevice,
     Checked,
-    Contact,
     Contacted,
     Delivered,
-    Disarm,
     Disarmed,
-    Effect,
     Event,
-    Fetch,
-    GoBack,
     Held,
-    Keep,
-    Look,
     Looked,
     Nudged,
     Offer,
@@ -56,14 +48,11 @@ from nixfleet.agent.update import (
     Ready,
     Restarted,
     Result,
-    Stage,
     State,
     Switched,
     Tick,
-    Tidy,
     Trouble,
     Update,
-    Verify,
     Withdrawn,
 )
 from nixfleet.model.device import (
@@ -73,10 +62,7 @@ from nixfleet.model.device import (
     Phase,
     mends_itself,
 )
-from nixfleet.model.ids import store_name
 
-BACK_TRIES = 3
-"""How often going back is tried before the device is given up as failed."""
 AGAIN_MOST = 8
 """How often one run is begun again by itself."""
 RETRY_FIRST_S = 5
@@ -84,13 +70,10 @@ RETRY_MOST_S = 300
 HELD_RETRY_S = 60
 DISARM_RETRY_S = 5
 TIDY_RETRY_S = 60
-OUTBOX_ENTRIES = 64
 
 BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
 """Nothing is changed yet: the update can be dropped, superseded and retried without going back."""
 ENDED = frozenset({Phase.CONFIRMED, Phase.REVERTED, Phase.FAILED, Phase.REFUSED})
-
-Next = tuple[State, list[Effect]]
 
 
 def step(state: State, event: Event, now: int) -> Next:
@@ -107,48 +90,6 @@ def step(state: State, event: Event, now: int) -> Next:
             return (state, []) if update is None else _advance(state, update, event, now)
 
 
-def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one branch per state
-    """Say what a state does, on entry and again after a restart."""
-    offer = update.offer
-    match update.phase:
-        case Phase.OFFERED:
-            return [Look(offer=offer)]
-        case Phase.PREFLIGHT:
-            return [CheckDevice(offer=offer, previous=update.previous)]
-        case Phase.FETCHING:
-            return [Fetch(offer=offer)]
-        case Phase.VERIFYING:
-            return [Verify(offer=offer, previous=update.previous)]
-        case Phase.STAGED if update.arming:
-            return [Arm(offer=offer, previous=update.previous, number=update.number)]
-        case Phase.STAGED:
-            return [Stage(offer=offer, previous=update.previous)]
-        case Phase.ACTIVATING:
-            return [Activate(offer=offer, number=update.number)]
-        case Phase.CHECKING:
-            return [Check(offer=offer, baseline=update.baseline)]
-        case Phase.REBOOT_PENDING:
-            return [Disarm(offer=offer, number=update.number)]
-        case Phase.CONFIRMING if update.claiming:
-            return [Disarm(offer=offer, number=update.number)]
-        case Phase.CONFIRMING:
-            return [Contact(offer=offer)]
-        case Phase.REVERTING if update.settling:
-            return [Contact(offer=offer)]
-        case Phase.REVERTING:
-            number = update.number * BACK_TRIES + update.back_tries
-            return [GoBack(offer=offer, previous=update.previous, digest=update.previous_digest, number=number)]
-        case Phase.CONFIRMED:
-            return [Keep(offer=offer, paths=kept_paths(state))]
-        case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
-            lied = update.cause is Cause.UNTRUSTED and update.phase is Phase.FAILED
-            return [Tidy(offer=offer, delete=lied or update.foreign)]
-        case Phase.IDLE:
-            return []
-        case _:
-            assert_never(update.phase)
-
-
 def resume(state: State, event: Restarted, now: int) -> Next:
     """Say where each state goes on after a restart of the agent or of the machine."""
     update = state.update
@@ -157,12 +98,14 @@ def resume(state: State, event: Restarted, now: int) -> Next:
     offer, phase = update.offer, update.phase
     rebooted = update.boot_id != event.boot_id
     if phase in ENDED:
-        return _enter(state, replace(update, retry_s=None))
+        return enter(state, replace(update, retry_s=None))
     if rebooted:
         # The boot clock starts over, so every deadline does.
         update = replace(
             update,
             boot_id=event.boot_id,
+            rebooting=False,
+            retry_s=None,
             give_up_s=now + offer.timeout_s,
             confirm_by_s=now + offer.confirm_s,
             orphan_by_s=now + max(offer.orphan_s, offer.confirm_s),
@@ -172,17 +115,16 @@ def resume(state: State, event: Restarted, now: int) -> Next:
         # And what an older agent did not note of the way back is noted now.
         blank = not update.previous_digest and phase not in {Phase.OFFERED, Phase.PREFLIGHT}
         phase = Phase.OFFERED if rebooted or blank else phase
-        return _enter(state, replace(update, retry_s=None, arming=False, phase=phase))
+        return enter(state, replace(update, retry_s=None, arming=False, phase=phase))
     if event.undone and phase is not Phase.REVERTING:
-        return _go_back(state, replace(update, lines=event.lines or update.lines), Cause.HEALTH, event.undone)
+        return go_back(state, replace(update, lines=event.lines or update.lines), Cause.HEALTH, event.undone)
     if phase is Phase.REBOOT_PENDING and not rebooted:
-        return _enter(state, update)
-    if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and event.current != offer.path:
-        runs = store_name(event.current) or "an unknown system"
-        return _go_back(state, update, Cause.ACTIVATION, f"the device runs {runs} after a restart")
+        return enter(state, replace(update, retry_s=None))
+    if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and (why := elsewhere(update, event)):
+        return go_back(state, update, Cause.ACTIVATION, why)
     if phase is Phase.REBOOT_PENDING:
-        return _enter(state, _to(update, Phase.CHECKING))
-    return _enter(state, update)
+        return enter(state, to(update, Phase.CHECKING))
+    return enter(state, update)
 
 
 def wake_at(state: State) -> int | None:
@@ -225,7 +167,7 @@ def _offered(state: State, event: Offered, now: int) -> Next:
         if update.phase not in BEFORE_SWITCH:
             # A switch is never left half-way: the offer comes again when this one has ended.
             return state, []
-        state, _ = _end(state, update, Outcome.REFUSED, Cause.NONE, "a newer rollout took its place")
+        state, _ = end(state, update, Outcome.REFUSED, Cause.NONE, "a newer rollout took its place")
     same = update is not None and (update.offer.rollout, update.offer.run) == (offer.rollout, offer.run)
     started = Update(
         phase=Phase.OFFERED,
@@ -236,8 +178,8 @@ def _offered(state: State, event: Offered, now: int) -> Next:
     )
     state = replace(state, attempted=(offer.epoch, offer.index))
     if event.refusal:
-        return _end(state, started, Outcome.REFUSED, Cause.PREFLIGHT, event.refusal)
-    return _enter(state, started)
+        return end(state, started, Outcome.REFUSED, Cause.PREFLIGHT, event.refusal)
+    return enter(state, started)
 
 
 def _advance(state: State, update: Update, event: Event, now: int) -> Next:
@@ -253,9 +195,9 @@ def _advance(state: State, update: Update, event: Event, now: int) -> Next:
             return _confirming(state, update, event, now)
         case Phase.REVERTING:
             return _reverting(state, update, event, now)
-        case Phase.REBOOT_PENDING if isinstance(event, Overtaken):
-            return _go_back(state, update, Cause.HEALTH, event.reason)
-        case Phase.REBOOT_PENDING | Phase.IDLE:
+        case Phase.REBOOT_PENDING:
+            return pending(state, update, event, now)
+        case Phase.IDLE:
             return state, []
         case Phase.CONFIRMED | Phase.REVERTED | Phase.FAILED | Phase.REFUSED:
             return _ended(state, update, event, now)
@@ -269,41 +211,52 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
     phase = update.phase
     match event:
         case Withdrawn():
-            return _end(state, update, Outcome.REFUSED, Cause.NONE, event.reason)
+            return end(state, update, Outcome.REFUSED, Cause.NONE, event.reason)
         case Trouble():
             return _trouble(state, update, event, now)
         case Held() if phase is Phase.STAGED and not update.arming:
             held = replace(update, cause=Cause.NONE, reason=event.reason, retry_s=now + HELD_RETRY_S)
             return replace(state, update=held), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
-            return _enter(state, replace(update, retry_s=None))
+            return enter(state, replace(update, retry_s=None))
         case Nudged() if update.retry_s is not None:
-            return _enter(state, replace(update, retry_s=None))
+            return enter(state, replace(update, retry_s=None))
         case Looked() if phase is Phase.OFFERED:
-            looked = replace(_to(update, Phase.PREFLIGHT), previous=event.current, previous_digest="")
-            return _enter(state, looked)
+            looked = replace(to(update, Phase.PREFLIGHT), previous=event.current, previous_digest="")
+            return enter(state, looked)
         case Passed() if phase is Phase.PREFLIGHT:
-            return _enter(state, replace(_to(update, Phase.FETCHING), previous_digest=event.previous_digest))
+            return enter(state, replace(to(update, Phase.FETCHING), previous_digest=event.previous_digest))
         case Passed() if phase is Phase.FETCHING:
-            return _enter(state, _to(update, Phase.VERIFYING))
+            return enter(state, to(update, Phase.VERIFYING))
         case Passed() if phase is Phase.VERIFYING:
-            return _enter(state, _to(update, Phase.STAGED))
+            return enter(state, to(update, Phase.STAGED))
         case Ready() if phase is Phase.STAGED and not update.arming and event.in_place:
-            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "it ran this system already")
+            return end(state, update, Outcome.CONFIRMED, Cause.NONE, "it ran this system already")
         case Ready() if phase is Phase.STAGED and not update.arming:
-            return _enter(state, replace(_to(update, Phase.STAGED), baseline=event.baseline, arming=True))
+            return _ready(state, update, event)
         case Armed() if phase is Phase.STAGED and update.arming:
-            return _enter(state, _to(update, Phase.ACTIVATING))
+            return enter(state, to(update, Phase.ACTIVATING))
         case _:
             return state, []
+
+
+def _ready(state: State, update: Update, event: Ready) -> Next:
+    """Arm, unless it needs a reboot that nobody accepted where a boot that fails cannot fall back."""
+    offer = update.offer
+    wants = bool(event.reboot) and offer.reboot != "never"
+    if wants and event.fallback == "none" and not offer.accept_no_fallback:
+        why = f"needs a reboot ({', '.join(event.reboot)}), and a boot that fails cannot fall back here"
+        return end(state, update, Outcome.REFUSED, Cause.PREFLIGHT, f"{why}; --accept-no-fallback accepts that")
+    ready = replace(to(update, Phase.STAGED), baseline=event.baseline, arming=True)
+    return enter(state, replace(ready, reboot=event.reboot, fallback=event.fallback))
 
 
 def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
     """End, or try again later: a network gets better by itself, a wrong digest does not."""
     if event.refused:
-        return _end(state, update, Outcome.REFUSED, event.cause, event.reason, event.lines)
+        return end(state, update, Outcome.REFUSED, event.cause, event.reason, event.lines)
     if not event.later or now >= update.give_up_s:
-        return _end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
+        return end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
     pause_s = min(RETRY_FIRST_S * 2 ** min(update.tries, 10), RETRY_MOST_S)
     retry_s = min(now + pause_s, update.give_up_s)
     # What waits has to ask the log again: what was staged is no longer known to be wanted.
@@ -316,7 +269,7 @@ def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
 def _activating(state: State, update: Update, event: Event) -> Next:
     match event:
         case Trouble():
-            return _go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
+            return go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
         case Switched():
             pass
         case _:
@@ -324,11 +277,12 @@ def _activating(state: State, update: Update, event: Event) -> Next:
     update = replace(update, exit_code=event.exit_code, lines=event.lines)
     match event.result:
         case Result.DONE | Result.UNITS:
-            return _enter(state, _to(update, Phase.CHECKING))
+            return enter(state, to(update, Phase.CHECKING))
         case Result.REBOOT:
-            return _enter(state, _to(update, Phase.REBOOT_PENDING))
+            needs = f"needs a reboot ({', '.join(update.reboot) or 'the switch says so'})"
+            return enter(state, replace(to(update, Phase.REBOOT_PENDING), reason=needs[:SHORT_CHARS]))
         case Result.HALFWAY | Result.ELSEWHERE | Result.ERROR | Result.INTERRUPTED:
-            return _go_back(state, update, Cause.ACTIVATION, event.reason)
+            return go_back(state, update, Cause.ACTIVATION, event.reason)
         case _:
             assert_never(event.result)
 
@@ -336,19 +290,19 @@ def _activating(state: State, update: Update, event: Event) -> Next:
 def _checking(state: State, update: Update, event: Event, now: int) -> Next:
     match event:
         case Trouble():
-            return _go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
+            return go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
         case Checked() if event.problems:
-            return _go_back(state, replace(update, lines=event.lines), Cause.HEALTH, "; ".join(event.problems))
+            return go_back(state, replace(update, lines=event.lines), Cause.HEALTH, "; ".join(event.problems))
         case Checked() if update.offer.contact == "none":
-            return _claim(state, _to(update, Phase.CONFIRMING))
+            return _claim(state, to(update, Phase.CONFIRMING))
         case Checked():
             offer = update.offer
             waiting = replace(
-                _to(update, Phase.CONFIRMING),
+                to(update, Phase.CONFIRMING),
                 confirm_by_s=now + offer.confirm_s,
                 orphan_by_s=now + max(offer.orphan_s, offer.confirm_s),
             )
-            return _enter(state, waiting)
+            return enter(state, waiting)
         case _:
             return state, []
 
@@ -367,22 +321,26 @@ def _confirming(state: State, update: Update, event: Event, now: int) -> Next:
         case Tick() if now >= (wake_at(state) or 0):
             waited_s = offer.orphan_s if update.cache_answers else offer.confirm_s
             reason = f"no signed sync with the coordinator within {waited_s} s of the switch"
-            return _go_back(state, update, Cause.CONTACT, reason)
+            return go_back(state, update, Cause.CONTACT, reason)
         case _:
             return state, []
 
 
 def _claim(state: State, update: Update) -> Next:
     """Take the guard off first: once it is known that it will not act, and not before, the update has confirmed."""
-    return _enter(state, replace(update, claiming=True, retry_s=None))
+    return enter(state, replace(update, claiming=True, retry_s=None))
 
 
 def _claiming(state: State, update: Update, event: Event, now: int) -> Next:
+    if update.defaulting:
+        return defaulting(state, update, event, now)
     match event:
+        case Disarmed() if update.boots_once:
+            return enter(state, replace(update, defaulting=True, retry_s=None))
         case Disarmed():
-            return _end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
+            return end(state, update, Outcome.CONFIRMED, Cause.NONE, "")
         case Overtaken():
-            return _go_back(state, update, Cause.HEALTH, event.reason)
+            return go_back(state, update, Cause.HEALTH, event.reason)
         case Trouble():
             return replace(state, update=replace(update, retry_s=now + DISARM_RETRY_S)), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
@@ -392,24 +350,29 @@ def _claiming(state: State, update: Update, event: Event, now: int) -> Next:
 
 
 def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
+    if update.rebooting:
+        return rebooting_back(state, update, event, now)
     match event:
+        case Switched(result=Result.REBOOT) if not update.settling and update.back_tries + 1 < BACK_TRIES:
+            # The way back has its own kernel. Each boot counts as a try: one that never leads back ends, too.
+            return enter(state, replace(update, back_tries=update.back_tries + 1, rebooting=True))
         case Contacted(by="coordinator") if update.settling:
-            return _end(state, update, Outcome.REVERTED, update.cause, update.reason)
+            return end(state, update, Outcome.REVERTED, update.cause, update.reason)
         case Tick() if update.settling and now >= update.confirm_by_s:
-            return _end(state, update, Outcome.REVERTED, Cause.NETWORK, "coordinator outage")
+            return end(state, update, Outcome.REVERTED, Cause.NETWORK, "coordinator outage")
         case Switched(result=Result.DONE | Result.UNITS) if not update.settling:
             if update.cause is not Cause.CONTACT:
-                return _end(state, update, Outcome.REVERTED, update.cause, update.reason)
+                return end(state, update, Outcome.REVERTED, update.cause, update.reason)
             settling = replace(update, settling=True, confirm_by_s=now + update.offer.confirm_s)
-            return _enter(state, settling)
+            return enter(state, settling)
         case Switched() | Trouble() if not update.settling:
             tried = replace(update, back_tries=update.back_tries + 1)
             # Content that is not what ran, and could not be repaired, is never switched to.
             lost = isinstance(event, Trouble) and event.cause is Cause.UNTRUSTED
             if tried.back_tries < BACK_TRIES and not lost:
-                return _enter(state, tried)
+                return enter(state, tried)
             reason = f"could not go back ({event.reason}) after: {update.reason}"
-            return _end(state, tried, Outcome.FAILED, update.cause, reason)
+            return end(state, tried, Outcome.FAILED, update.cause, reason)
         case _:
             return state, []
 
@@ -420,43 +383,6 @@ def _ended(state: State, update: Update, event: Event, now: int) -> Next:
         case Trouble():
             return replace(state, update=replace(update, retry_s=now + TIDY_RETRY_S)), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
-            return _enter(state, replace(update, retry_s=None))
+            return enter(state, replace(update, retry_s=None))
         case _:
             return state, []
-
-
-def _to(update: Update, phase: Phase) -> Update:
-    return replace(
-        update, phase=phase, retry_s=None, tries=0, cause=Cause.NONE, reason="", arming=False, claiming=False
-    )
-
-
-def _enter(state: State, update: Update) -> Next:
-    state = replace(state, update=update)
-    return state, work(update, state)
-
-
-def _go_back(state: State, update: Update, cause: Cause, reason: str) -> Next:
-    back = replace(_to(update, Phase.REVERTING), cause=cause, reason=reason[:SHORT_CHARS])
-    return _enter(state, back)
-
-
-def _end(
-    state: State, update: Update, outcome: Outcome, cause: Cause, reason: str, lines: tuple[str, ...] | None = None
-) -> Next:
-    """End the update: its outcome enters the outbox in the same write as the state, hence exactly once."""
-    unproven = bool(update.offer.caches) and update.phase in {Phase.FETCHING, Phase.VERIFYING}
-    ended = replace(
-        _to(update, Phase(outcome.value)),
-        outcome=outcome,
-        cause=cause,
-        reason=reason[:SHORT_CHARS],
-        lines=update.lines if lines is None else lines,
-        settling=False,
-        # What is tried again soon stays: its digest covers all of the closure when it is complete.
-        foreign=unproven and cause not in {Cause.NETWORK, Cause.SPACE},
-    )
-    state = replace(state, outbox=(*state.outbox, attempt(ended))[-OUTBOX_ENTRIES:])
-    if outcome is Outcome.CONFIRMED:
-        state = remember(state, ended)
-    return _enter(state, ended)

@@ -18,7 +18,8 @@ from nixfleet.agent.guarding import Guarding, MakeGuarding
 from nixfleet.agent.health import Ran, Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
-from nixfleet.agent.machine import BACK_TRIES
+from nixfleet.agent.moves import BACK_TRIES
+from nixfleet.agent.rebooting import Rebooting
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.agent.tools import run_tool
@@ -36,9 +37,11 @@ from nixfleet.agent.update import (
     Keep,
     Look,
     Looked,
+    MakeDefault,
     Offer,
     Passed,
     Ready,
+    Reboot,
     Result,
     Stage,
     Switched,
@@ -154,6 +157,7 @@ class Runner:
         self._jobs = Path(settings.state_dir) / "jobs"
         self._guarding = make_guarding(host, settings)
         self._switcher = make_switcher(host, watcher.on_lines, self._told)
+        self._rebooting = Rebooting(host, run, self._switcher, lambda path: store.set_profile(path, host.profile()))
 
     async def perform(self, effect: Effect) -> Event | None:
         """Do what an effect says and answer; `Contact`, and the second half of `Stage`, are the link's."""
@@ -187,7 +191,11 @@ class Runner:
                     self._forward(effect.offer, effect.number), effect.offer, effect.previous
                 )
             case Activate():
-                return await self._activate(effect.offer, effect.number)
+                return await self._activate(effect)
+            case Reboot():
+                return await self._rebooting.reboot()
+            case MakeDefault():
+                return await self._rebooting.make_default(self._job(effect.offer, f"default-{effect.number}"), effect)
             case Disarm():
                 return await self._guarding.disarm(self._forward(effect.offer, effect.number))
             case Check():
@@ -350,13 +358,17 @@ class Runner:
         await self._store.add_root(path, host.gc_root("incoming"))
         await self._store.add_root(effect.previous, host.gc_root("previous"))
         in_place = path == host.current_system() == host.profile_system()
-        return Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
+        ready = Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
+        return ready if in_place else await self._rebooting.ready(effect.offer, effect.previous, ready)
 
-    async def _activate(self, offer: Offer, number: int) -> Event:
-        job = self._forward(offer, number)
+    async def _activate(self, effect: Activate) -> Event:
+        offer = effect.offer
+        job = self._forward(offer, effect.number)
+        if effect.once:
+            return await self._rebooting.set_once(job, effect)
         if not job.started:
             await self._store.set_profile(offer.path, self._host.profile())
-        return await self._switcher.run(job, offer, offer.path, offer.verb)
+        return await self._switcher.run(job, offer, offer.path, "boot" if effect.boots else offer.verb)
 
     async def _lost(self, effect: GoBack) -> str:
         """Say why the way back is not what ran, after one repair; an older agent's journal tells no digest."""
@@ -393,7 +405,9 @@ class Runner:
             # The guard has switched back; or what was never called has changed nothing but the profile.
             switched = Switched(result=Result.DONE)
         else:
-            switched = await self._switcher.run(job, offer, previous, "switch")
+            switched = await self._rebooting.back(job, effect)
+        if switched.result in {Result.DONE, Result.UNITS, Result.REBOOT}:
+            await self._rebooting.release(effect)
         if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
             generations = await self._store.generations(self._host.profile())
             bad = [one.number for one in generations if one.path == offer.path and not one.current]

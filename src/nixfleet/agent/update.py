@@ -31,6 +31,9 @@ class Offer(_Value, frozen=True, kw_only=True):
     nar_bytes: int = 0
     caches: tuple[CacheRef, ...] = ()
     verb: Literal["switch", "boot"] = "switch"
+    reboot: Literal["never", "in_window", "now"] = "never"
+    accept_no_fallback: bool = False
+    """A reboot is wanted even where a boot that fails cannot fall back."""
     confirm_s: int = 120
     contact: Literal["coordinator", "any", "none"] = "coordinator"
     leave: bool = False
@@ -58,6 +61,10 @@ class Update(_Value, frozen=True, kw_only=True):
     """Closure digest of `previous`, taken while it ran; none by an older agent."""
     baseline: tuple[str, ...] = ()
     """Units that had failed before the switch."""
+    reboot: tuple[str, ...] = ()
+    """What of it only a reboot brings; then it is set for the next boot, and never switched to."""
+    fallback: Literal["", "systemd-boot", "grub", "none"] = ""
+    """By which boot loader the machine falls back, should it not boot; empty by an older agent."""
     arming: bool = False
     """Staged and wanted; only the guard is missing."""
     confirm_by_s: int = 0
@@ -66,6 +73,10 @@ class Update(_Value, frozen=True, kw_only=True):
     back_tries: int = 0
     claiming: bool = False
     """All that confirming takes has come; the guard is being taken off."""
+    defaulting: bool = False
+    """Confirmed but for this: it is being made the boot default."""
+    rebooting: bool = False
+    """The machine is to go down now, or when its window opens: into the new system, or back into the previous one."""
     settling: bool = False
     """Went back for want of contact; waits to see whether the coordinator is silent here, too."""
     outcome: Outcome | None = None
@@ -80,6 +91,11 @@ class Update(_Value, frozen=True, kw_only=True):
     def held(self) -> bool:
         """Whether it is ready to switch and waits for people: for a resume, a window, the end of a hold."""
         return self.phase is Phase.STAGED and self.retry_s is not None and self.cause is Cause.NONE
+
+    @property
+    def boots_once(self) -> bool:
+        """Whether the boot loader boots it once, and the previous system from then on until it has confirmed."""
+        return bool(self.reboot) and self.fallback in {"systemd-boot", "grub"}
 
 
 class Confirmed(_Value, frozen=True, kw_only=True):
@@ -151,6 +167,8 @@ class Restarted(msgspec.Struct, frozen=True, kw_only=True):
 
     boot_id: str
     current: str
+    booted: str = ""
+    """The system that this boot began with."""
     undone: str = ""
     """Why this update was, or is to be, taken back without the agent that it brought; by the guard or the rescue."""
     lines: tuple[str, ...] = ()
@@ -182,6 +200,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """Staged, still wanted after another sync; `baseline` are the units that have failed already."""
 
     baseline: tuple[str, ...]
+    reboot: tuple[str, ...] = ()
+    """What of it only a reboot brings, or who wants one; nothing: it is switched to."""
+    fallback: Literal["", "systemd-boot", "grub", "none"] = ""
     in_place: bool = False
     """The offered system runs already and is the profile's: nothing to switch."""
 
@@ -322,6 +343,27 @@ class Activate(msgspec.Struct, frozen=True, kw_only=True):
 
     offer: Offer
     number: int = 0
+    boots: bool = False
+    """It is set for the next boot, and not switched to."""
+    once: str = ""
+    """For an update that needs a reboot: the system that stays the boot default, while the new one is booted once."""
+    fallback: Literal["", "systemd-boot", "grub", "none"] = ""
+
+
+class Reboot(msgspec.Struct, frozen=True, kw_only=True):
+    """Reboot the machine, if it may now, or to go `back`, which always may. Answers: Held, Withdrawn, Trouble."""
+
+    offer: Offer
+    back: bool = False
+
+
+class MakeDefault(msgspec.Struct, frozen=True, kw_only=True):
+    """Make a system that was booted once what is booted always. Answers: Switched, Trouble."""
+
+    offer: Offer
+    number: int
+    """Tells the tries apart."""
+    fallback: Literal["", "systemd-boot", "grub", "none"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -345,6 +387,7 @@ class GoBack(msgspec.Struct, frozen=True, kw_only=True):
     digest: str = ""
     number: int
     """Tells this run's tries of going back apart, over all its repeats."""
+    fallback: Literal["", "systemd-boot", "grub", "none"] = ""
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -361,4 +404,20 @@ class Tidy(msgspec.Struct, frozen=True, kw_only=True):
     delete: bool
 
 
-Effect = Look | CheckDevice | Fetch | Verify | Stage | Arm | Activate | Check | Contact | Disarm | GoBack | Keep | Tidy
+Effect = (
+    Look
+    | CheckDevice
+    | Fetch
+    | Verify
+    | Stage
+    | Arm
+    | Activate
+    | Reboot
+    | Check
+    | Contact
+    | Disarm
+    | MakeDefault
+    | GoBack
+    | Keep
+    | Tidy
+)

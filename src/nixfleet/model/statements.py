@@ -233,12 +233,14 @@ class Window(Wire, frozen=True, kw_only=True):
 
 
 class Activation(Wire, frozen=True, kw_only=True):
-    """How long a device may take to confirm, and whom it must reach to do so."""
+    """How long a device may take to confirm, whom it must reach to do so, and what is accepted of it."""
 
     confirm_s: Annotated[int, msgspec.Meta(ge=5, le=86_400)] = 120
     contact: Literal["coordinator", "any", "none"] = "coordinator"
     leave: bool = False
     rename: bool = False
+    no_fallback: bool = False
+    """Devices may be rebooted where a boot that fails cannot fall back."""
 
 
 class Rollout(Header, frozen=True, kw_only=True, tag_field="type", tag="rollout"):
