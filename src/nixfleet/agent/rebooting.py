@@ -39,7 +39,7 @@ class Rebooting:
         return Ready(baseline=ready.baseline, in_place=ready.in_place, reboot=needs, fallback=kind)
 
     async def set_once(self, job: Job, effect: Activate) -> Event:
-        """Have the previous system's own installer list the new one, and boot that once. Raises: UserError, NixError."""
+        """Have the previous system's installer list the new one, and boot that once. Raises: UserError, NixError."""
         offer, kind = effect.offer, effect.fallback or "none"
         if not job.started:
             await self._fallback.pin(kind, effect.once)
