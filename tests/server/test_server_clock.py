@@ -125,3 +125,53 @@ async def test_two_coordinators_share_one_clock(store: Store) -> None:
         await one.beat()
         await other.beat()
     assert (one.now().run_s, other.now().run_s) == (70, 70)
+
+
+@pytest.mark.parametrize("apart_s", [-3_600, -61, 61, 3_600])
+async def test_coordinators_whose_clocks_are_apart_move_one_running_time_on(store: Store, apart_s: int) -> None:
+    """Neither holds the other still: each second passes once, and nobody sees a gap in which agents could have left."""
+    wall, off = _Wall(), _Wall()
+    wall.now = off.now = 100_000
+    one, other = RunClock(store, wall), RunClock(store, off)
+    await one.start()
+    off.now += apart_s
+    await other.start()
+    for _ in range(20):
+        wall.now += BEAT_S
+        off.now += BEAT_S
+        await one.beat()
+        await other.beat()
+    assert (300, 300) == (one.now().run_s, other.now().run_s)
+    assert (RECONNECT_S, RECONNECT_S) == (one.reconnect_s, other.reconnect_s)
+
+
+async def test_who_slept_goes_on_from_the_coordinator_that_ran(store: Store) -> None:
+    """While one machine slept, the other's time passed: it holds for both, and the sleeper waits for its agents."""
+    wall, asleep = _Wall(), _Wall()
+    one, other = RunClock(store, wall), RunClock(store, asleep)
+    await one.start()
+    await other.start()
+    for _ in range(20):
+        wall.now += BEAT_S
+        await one.beat()
+    asleep.now = wall.now
+    await other.beat()
+    assert (300, 300 + RECONNECT_S) == (other.now().run_s, other.reconnect_s)
+    assert (300, RECONNECT_S) == (one.now().run_s, one.reconnect_s)
+
+
+async def test_who_starts_between_two_beats_of_another_catches_up(store: Store) -> None:
+    """A coordinator that cannot tell how long ago the last beat was is behind by less than a beat, and not for long."""
+    wall, off = _Wall(), _Wall()
+    wall.now = 100_000
+    off.now = 50_000
+    one, other = RunClock(store, wall), RunClock(store, off)
+    await one.start()
+    wall.now += 10
+    await other.start()
+    assert 0 == other.now().run_s
+    for clock in (wall, off):
+        clock.now += 5
+    await one.beat()
+    await other.beat()
+    assert (15, 15) == (one.now().run_s, other.now().run_s)

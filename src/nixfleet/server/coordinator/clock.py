@@ -1,6 +1,7 @@
 """The running clock: time is only time in which a coordinator ran (rollouts-and-agent.md, Rollout engine).
 
-A laptop that slept must not wake to a fleet that is overdue and a soak that passed.
+A laptop that slept must not wake to a fleet that is overdue and a soak that passed. Each coordinator measures by its
+own clock how much time has passed, and holds its own wall time against nobody else's: theirs may be minutes apart.
 """
 
 import asyncio
@@ -38,6 +39,9 @@ class RunClock:
         self._plans = store.plans
         self._wall = wall
         self._row = ClockRow(0, 0)
+        """What the store holds, as far as this coordinator knows: whoever beats next names it."""
+        self._mark = Clock(run_s=0, wall_s=0)
+        """The running time as of the newest beat, and what our own clock showed then."""
         self._latest = Clock(run_s=0, wall_s=0)
         self.reconnect_s = 0
         """Running-clock time until which nobody is overdue."""
@@ -49,8 +53,8 @@ class RunClock:
     def now(self) -> Clock:
         """Give both clocks; in a gap, running time stands still."""
         wall_s = self.wall_s()
-        passed_s = wall_s - self._row.beat_s
-        return Clock(wall_s=wall_s, run_s=self._row.run_s + (passed_s if 0 <= passed_s <= GAP_S else 0))
+        passed_s = wall_s - self._mark.wall_s
+        return Clock(wall_s=wall_s, run_s=self._mark.run_s + (passed_s if 0 <= passed_s <= GAP_S else 0))
 
     def gate_s(self) -> int:
         """Give unix seconds for gates: put back by less than a day, the clock goes on from where it was.
@@ -73,7 +77,9 @@ class RunClock:
                 await self._plans.beat(None, row)
             except Conflict:
                 row = await self._plans.clock() or row
-        self._row, self._latest = row, Clock(run_s=row.run_s, wall_s=row.beat_s)
+        # Nobody else can tell how long ago the last beat was: a quick restart loses no time.
+        self._row, self._mark = row, Clock(run_s=row.run_s, wall_s=row.beat_s)
+        self._latest = self._mark
         await self.beat()
         self.reconnect_s = self._row.run_s + RECONNECT_S
 
@@ -82,14 +88,25 @@ class RunClock:
         self.reconnect_s = self.now().run_s + RECONNECT_S
 
     async def beat(self) -> None:
-        """Write the running clock down; on losing the race, take the other coordinator's."""
+        """Write the running clock down; go on from another coordinator's where that is ahead.
+
+        All that run count the same time; who starts, or wakes, behind the others catches up with them here.
+        """
         now = self.now()
-        if now.wall_s - self._row.beat_s > GAP_S:
-            self.reconnect_s = now.run_s + RECONNECT_S
+        slept = now.wall_s - self._mark.wall_s > GAP_S
         self.gate_s()
+        row = await self._moved(self._row, now)
+        if row.run_s < now.run_s:
+            row = await self._moved(row, now)  # the other one is behind, and reads here what it lacks
+        self._row, self._mark = row, Clock(run_s=max(now.run_s, row.run_s), wall_s=now.wall_s)
+        if slept:
+            self.reconnect_s = self._mark.run_s + RECONNECT_S
+
+    async def _moved(self, held: ClockRow, now: Clock) -> ClockRow:
+        """Move the stored clock on from what it held, and give what it holds then."""
         fresh = ClockRow(now.run_s, now.wall_s)
         try:
-            await self._plans.beat(self._row, fresh)
+            await self._plans.beat(held, fresh)
         except Conflict:
             fresh = await self._plans.clock() or fresh
-        self._row = fresh
+        return fresh
