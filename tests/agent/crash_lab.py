@@ -8,16 +8,18 @@ import asyncio
 import itertools
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
+from tests.agent.bootlab import BootLab, Loader
 from tests.agent.made_up import Machine, MadeUpStore, Silent
 
 from nixfleet.agent import machine, moves
 from nixfleet.agent.guard import Guard
+from nixfleet.agent.health import Ran
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.runner import Runner, Store
 from nixfleet.agent.service import Clock, Service
@@ -59,6 +61,12 @@ class Scenario(msgspec.Struct, frozen=True):
     wrong_digests: int = 0
     agent: bool = True
     verb: str = "switch"
+    loader: Loader = "none"
+    reboot: str = "never"
+    """Who reboots: the agent, or (never) somebody."""
+    kernel: str = "6.1"
+    """That of the new system; the old one's is 6.1."""
+    boots: bool = True
 
 
 SCENARIOS = (
@@ -67,6 +75,10 @@ SCENARIOS = (
     Scenario("cuts itself off", "reverted", contact=("old",)),
     Scenario("lies", "failed", wrong_digests=99),
     Scenario("would leave", "refused", agent=False),
+    Scenario("reboots", "confirmed", loader="systemd-boot", reboot="now", kernel="6.2"),
+    Scenario("is booted by somebody", "confirmed", loader="grub", kernel="6.2"),
+    Scenario("does not boot", "reverted", loader="grub", reboot="now", kernel="6.2", boots=False),
+    Scenario("reboots and fails", "reverted", loader="systemd-boot", reboot="now", kernel="6.2", contact=("old",)),
 )
 
 
@@ -138,15 +150,17 @@ class Lab:
         self.machine = Machine(root)
         self.scenario = scenario
         self.fault = fault
-        self.old = self.machine.system("old")
+        self.loader = BootLab(self.machine, scenario.loader)
+        self.old = self.loader.system("old", "6.1")
         toml = None if scenario.agent else ""
-        self.new = self.machine.system("new", at="cache", code=scenario.code, agent_toml=toml)
+        self.new = self.loader.system("new", scenario.kernel, at="cache", code=scenario.code, agent_toml=toml)
         if not scenario.agent:
             (root / "cache" / Path(self.new).name / "etc/systemd/system/nixfleet-agent.service").unlink()
-        self.machine.boot(self.old)
+        self.loader.install(self.old)
         self.store = MadeUpStore(self.machine, wrong_digests=scenario.wrong_digests)
         verb = cast("Any", scenario.verb)
-        self.offer = replace(self.machine.offer(self.new), verb=verb, confirm_s=60, orphan_s=60)
+        policy = cast("Any", scenario.reboot)
+        self.offer = replace(self.machine.offer(self.new), verb=verb, reboot=policy, confirm_s=60, orphan_s=60)
         self.visited: dict[Row, int] = {}
         """Rows in order, each with the steps inside its effect."""
         self.outcomes: set[str] = set()
@@ -169,6 +183,7 @@ class Lab:
 
     def _step(self) -> None:
         """Note a step inside an effect; die after it, if it is the chosen one."""
+        self._judge_default()
         if self._inside is None:
             return
         self._steps += 1
@@ -176,7 +191,15 @@ class Lab:
         if self.fault is not None and self.fault.point == self._steps and self._hit("during", self._inside):
             raise Killed
 
+    def _judge_default(self) -> None:
+        """Where the boot loader falls back, no crash here may leave an unconfirmed system what is always booted."""
+        update = Journal(self.machine.state_dir).state.update
+        kept = update is not None and (update.defaulting or update.phase is Phase.CONFIRMED)
+        needs = self.scenario.loader != "none" and self.scenario.kernel != "6.1"
+        assert not needs or kept or self.loader.default() != self.new, f"{update} is booted for ever"
+
     def _before_write(self, before: State, after: State) -> None:
+        self._judge_default()
         row = row_of(after)
         if row is None or row == row_of(before):
             return
@@ -189,7 +212,7 @@ class Lab:
             raise Killed
 
     def _cut_power(self) -> None:
-        """End all that runs, and boot what the boot loader has: here, what the profile names."""
+        """End all that runs, and boot what the boot loader has."""
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -206,7 +229,25 @@ class Lab:
         self._boots += 1
         self.now = 5
         self.machine.write("/proc/sys/kernel/random/boot_id", f"boot-{self._boots}\n")
-        self.machine.boot(self.machine.host.profile_system())
+        path = self.loader.next()
+        if path == self.new and not self.scenario.boots:
+            path = self.loader.next()  # it hangs, and somebody or a watchdog resets it
+        for link in ("current-system", "booted-system"):
+            place = self.machine.root / "run" / link
+            place.unlink()
+            place.symlink_to(path)
+
+    async def _tool(self, argv: Sequence[str], timeout_s: float) -> Ran:
+        """Run a small command; a reboot ends the agent, too."""
+        if argv[0] != "reboot":
+            ran = await self.loader.run(argv, timeout_s)
+            self._step()
+            return ran
+        row = self._inside
+        if not self._hit("after the effect", row):
+            self._hit("after the effect, and stays away", row)
+        self.reboot()
+        raise Killed
 
     # The agent
 
@@ -239,6 +280,7 @@ class Lab:
             watcher=Silent(),
             cache_base=lambda: "http://coordinator.example",
             names=lambda: {"web-01"},
+            run=self._tool,
         )
         switcher = cast("Switcher", runner._switcher)
         start = switcher._start
@@ -255,7 +297,8 @@ class Lab:
         update = service.state.update
         undone, lines = runner.undone(update) if update is not None else ("", ())
         try:
-            told = Restarted(boot_id=host.boot_id(), current=host.current_system(), undone=undone, lines=lines)
+            current, booted = host.current_system(), host.booted_system()
+            told = Restarted(boot_id=host.boot_id(), current=current, booted=booted, undone=undone, lines=lines)
             service.start(told)
             self._changed_by(service.state, service.state)
             service.feed(Offered(offer=self.offer, boot_id=host.boot_id()))
@@ -283,7 +326,8 @@ class Lab:
             ended = update.phase in machine.ENDED and update.retry_s is None
             if ended and not service.state.outbox and (task is None or task.done()):
                 return True
-            if update.phase is Phase.REBOOT_PENDING and task is not None and task.done():
+            waits = update.phase is Phase.REBOOT_PENDING and not update.rebooting
+            if waits and task is not None and task.done():
                 self.reboot()
                 return False
             due = machine.wake_at(service.state)
@@ -352,4 +396,5 @@ class Lab:
             "confirmed": len(state.confirmed),
             "guarded": (self.machine.state_dir / "guard").exists(),
             "incoming": host.gc_root("incoming").is_symlink(),
+            "boots": (names[self.loader.default()], self.loader.told_once()),
         }

@@ -19,7 +19,9 @@ KINDS = ("before the write", "after the write", "after the effect", "fails", "ha
 ROWS = sorted(rows())
 PLAN = guarding.Guarding._plan
 GOES_BACK: set[tuple[str, Row]] = {
-    # What cannot be judged is not kept: the only cells that end otherwise than without the fault.
+    # What cannot be judged is not kept, nor what went down before it was the boot default: the only cells that end
+    # otherwise than without the fault.
+    ("power cut", (Phase.CONFIRMING, "MakeDefault")),
     ("fails", (Phase.ACTIVATING, "Activate")),
     ("fails", (Phase.CHECKING, "Check")),
     ("fails", (Phase.CONFIRMING, "Contact")),
@@ -64,6 +66,7 @@ def expected(scenario: Scenario) -> dict[str, object]:
         "confirmed": int(new),
         "guarded": False,
         "incoming": False,
+        "boots": ("new" if new else "old", ""),
     }
 
 
@@ -126,6 +129,7 @@ async def test_while_the_agent_is_dead_the_guard_takes_back_what_did_not_confirm
     assert lab.fault is None, "it never came to that"
     after = {Phase.ACTIVATING, Phase.CHECKING, Phase.CONFIRMING, Phase.REVERTING, Phase.REBOOT_PENDING}
     off = kind == "after the effect, and stays away" and row[1] in {"Disarm", "GoBack"}
+    off = off or row[1] in {"Reboot", "MakeDefault"}
     settling = row == (Phase.REVERTING, "Contact")
     assert lab.guarded == ((row[0] in after and not off and not settling) or _just_armed(row, kind))
     if lab.guarded and row[0] in after:

@@ -168,7 +168,11 @@ def read_order(said: Mapping[str, Any], now: int, word: Word = flag) -> Order:
             window=window,
             mode=said["mode"],
             reboot=reboot,
-            activation=Activation(confirm_s=_confirm(said["confirm_within"], word), contact=said["contact"]),
+            activation=Activation(
+                confirm_s=_confirm(said["confirm_within"], word),
+                contact=said["contact"],
+                no_fallback=said["accept_no_fallback"],
+            ),
             prefetch=said["prefetch"],
             not_before=not_before,
             not_after=not_after,
