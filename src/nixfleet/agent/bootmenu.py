@@ -54,8 +54,7 @@ def systemd_menu(text: str) -> tuple[Entry, ...]:
         for one in told if isinstance(told, list) else [told]:
             if isinstance(one, dict) and isinstance(one.get("id"), str):
                 options = one.get("options")
-                text_of = options if isinstance(options, str) else " ".join(map(str, options or ()))
-                found += _entry(one["id"], text_of)
+                found += _entry(one["id"], options if isinstance(options, str) else "")
     return tuple(found)
 
 
