@@ -28,7 +28,14 @@ async def told(root: Path, *, waits: str, failed: tuple[str, ...]) -> Report:
     link: Any = SimpleNamespace(send_report=send_report, signing_s=lambda: 1_800_000_000)
     service: Any = SimpleNamespace(state=State())
     reporter = Reporter(
-        parts, link, service, failed_units=failed_units, gather=Facts, waits=lambda: waits, key=lambda: parts.key
+        parts,
+        link,
+        service,
+        failed_units=failed_units,
+        gather=Facts,
+        waits=lambda: waits,
+        paused=lambda: None,
+        key=lambda: parts.key,
     )
     await reporter.deliver()
     return open_report(sent[0], parts.key.public, fleet=parts.identity.fleet, device=parts.identity.device)

@@ -53,6 +53,12 @@ _CASES: list[tuple[str, Course, tuple[Member, ...], list[Decision]]] = [
     ("past the gate", rollout(), _ONE, [_start(0)]),
     ("past the gate", rollout(clocks=_OPEN), _ONE, [_start(0, wave=2)]),
     ("while offline", rollout(clocks=_OPEN), members(1, online=False), [_start(0)]),
+    (
+        "while it is paused on the device",
+        rollout(clocks=_OPEN),
+        members(1, paused_until_wall_s=NOON_S + 5_000),
+        [_start(0)],
+    ),
     ("while held", rollout(clocks=_OPEN), members(1, held_until_wall_s=NOON_S + 5_000), [_start(0)]),
     ("outside its window", rollout(clocks=_OPEN, window=_NIGHT), _ONE, [_start(0)]),
     ("2 in flight, 1 allowed", rollout(clocks=_OPEN, max_in_flight=1), members(2), [_start(0), _start(1)]),

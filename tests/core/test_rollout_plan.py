@@ -381,6 +381,39 @@ def test_nobody_waits_for_a_held_device_and_it_starts_when_the_hold_ends() -> No
     assert [member(1).device] == _started(fleet.tick(8_999))
 
 
+def test_a_device_that_root_has_paused_is_waited_for_like_one_that_is_offline() -> None:
+    """It is not started; after the timeout its wave goes on without it; when the pause ends it is started."""
+    end_s = NOON_S + 9_000
+    paused = member(1, paused_until_wall_s=end_s, pause_reason="moving")
+    fleet = Fleet(rollout(), (member(0), paused))
+    decisions = fleet.tick()
+    assert r.PausedThere(until_wall_s=end_s, why="moving") == waiting(decisions)[paused.device]
+    assert ["Open", "Start", "Await"] == sorted(_moves(decisions), key=["Open", "Start", "Await"].index)
+    fleet.confirm(member(0).device)
+    assert [] == _moves(fleet.tick(3_599))
+    assert 1 == next_wake(fleet.state, fleet.members, fleet.now)
+    assert "Finish" in _moves(fleet.tick(1))
+    assert r.PausedThere(until_wall_s=end_s, why="moving") == waiting(fleet.tick())[paused.device]
+    assert 5_400 == next_wake(fleet.state, fleet.members, fleet.now)
+    assert [paused.device] == _started(fleet.tick(5_400))
+
+
+def test_a_pause_after_the_start_makes_nobody_overdue() -> None:
+    """It gives its place to the next one, its wave waits for it, it counts as no failure, and confirms in the end."""
+    fleet = Fleet(rollout(max_in_flight=1), members(2))
+    (first,) = _started(fleet.tick())
+    fleet.change(first, phase=Phase.STAGED, paused_until_wall_s=NOON_S + 9_000)
+    decisions = fleet.tick(3_600)
+    assert [Parked(device=first, run=1)] == [each for each in decisions if isinstance(each, Parked | Overdue)]
+    (second,) = _started(decisions)
+    fleet.confirm(second)
+    assert [] == _moves(fleet.tick(1))
+    fleet.change(first, paused_until_wall_s=None)
+    assert [] == _moves(fleet.tick(10_000))
+    fleet.confirm(first)
+    assert "Finish" in _moves(fleet.tick(1))
+
+
 def test_a_retired_device_leaves_every_count() -> None:
     """A wave does not wait for who left, and its failure no longer halts."""
     fleet = Fleet(rollout(), members(2))

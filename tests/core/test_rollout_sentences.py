@@ -51,6 +51,16 @@ _GOLDEN: list[tuple[str | int | None, Reason, str]] = [
     ("d", r.HeldUntil(until_wall_s=1_764_072_000), "kiosk-7 waits: held until 2025-11-25 12:00 UTC"),
     (
         "d",
+        r.PausedThere(until_wall_s=1_764_072_000, why="moving the rack"),
+        "kiosk-7 waits: paused on the device itself until 2025-11-25 12:00 UTC: moving the rack",
+    ),
+    (
+        "d",
+        r.PausedThere(until_wall_s=1_764_072_000),
+        "kiosk-7 waits: paused on the device itself until 2025-11-25 12:00 UTC",
+    ),
+    (
+        "d",
         r.OutsideWindow(opens_wall_s=1_764_104_400, zone="Europe/Berlin"),
         "kiosk-7 waits: outside its window until 22:00 Europe/Berlin",
     ),

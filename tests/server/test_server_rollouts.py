@@ -11,7 +11,7 @@ from tests.factories import device_id, store_path
 from tests.server.harness import DEADLINE_S, Rig, rig, until
 
 from nixfleet.client.api import Client
-from nixfleet.model.device import Attempt, Cause, Outcome, Phase
+from nixfleet.model.device import Attempt, Cause, LocalPause, Outcome, Phase
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.model.views import RolloutDetail, RolloutView
@@ -341,6 +341,49 @@ async def test_held_device_waits_in_words(tmp_path: Path) -> None:
         await _begin(one, admin, "web-01")
         view = await until(lambda: admin.device("web-01"), lambda view: "held until" in view.waits)
         assert (view.state, view.release) == ("held", "a")
+
+
+async def test_a_device_that_root_has_paused_says_so_wherever_it_is_looked_for(tmp_path: Path) -> None:
+    """Its signed word shows in its view, its status and its rollout; it is started once it says that it is over."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        await _online(one, "web-01")
+        until_s = int(one.now) + 3_600
+        async with one.client("web-01") as device:
+            await device.report(one.report("web-01", paused=LocalPause(until=until_s, reason="moving \x1b[1mthe rack")))
+        rollout = await _begin(one, admin, "web-01")
+        view = await until(lambda: admin.device("web-01"), lambda view: "paused on the device" in view.waits)
+        assert (until_s, "moving the rack", "paused") == (view.paused_until, view.pause_reason, status_of(view))
+        (member,) = (await admin.rollout(rollout)).members
+        assert "paused-there" == (member.why or {})["reason"]
+        async with one.client("web-01") as device:
+            assert () == (await device.sync(0)).gates
+            await device.report(one.report("web-01"))
+        assert [rollout] == [gate.rollout for gate in await _gated(one, "web-01")]
+        assert (await admin.device("web-01")).paused_until is None
+
+
+async def test_a_device_that_runs_another_system_than_it_confirmed_has_drifted(tmp_path: Path) -> None:
+    """A local switch shows as drift, and no longer once the system that it confirmed runs again."""
+    async with rig(tmp_path / "data", "web-01") as one, one.client("admin") as admin:
+        await _online(one, "web-01")
+        first = await _begin(one, admin, "web-01")
+        await _gated(one, "web-01")
+        done = Attempt(
+            rollout=first,
+            run=1,
+            phase=Phase.CONFIRMED,
+            outcome=Outcome.CONFIRMED,
+            path=store_path("web-01-new"),
+        )
+        for system, word, drifted in (
+            ("web-01-new", "ok", False),
+            ("own", "drifted", True),
+            ("web-01-new", "ok", False),
+        ):
+            async with one.client("web-01") as device:
+                await device.report(one.report("web-01", attempt=done, system=store_path(system)))
+            view = await admin.device("web-01")
+            assert (drifted, word) == (view.drifted, status_of(view))
 
 
 async def test_unauthorised_or_cancelled_rollout_supersedes_nothing(tmp_path: Path) -> None:

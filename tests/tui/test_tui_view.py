@@ -31,6 +31,17 @@ from nixfleet.tui.view.text import Span
 FOREIGN = st.text(max_size=80)
 
 
+def test_a_device_that_root_has_paused_shows_until_when_and_why() -> None:
+    """In its row and at the head of its page; what was written there cannot steer the terminal."""
+    paused = msgspec.structs.replace(
+        device("nas-01", "nas", "oslo"), paused_until=NOW + 3_600, pause_reason="moving \x1b[31mthe rack"
+    )
+    expected = f"by root there until {devices.when(NOW + 3_600)}: moving the rack"
+    assert "paused" == status_of(paused)
+    assert expected == "".join(span.text for span in devices.phrase(paused, 80))
+    assert expected in [text.plain((line,)) for line in devices.headline(paused, NOW, 100)]
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

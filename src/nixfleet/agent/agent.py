@@ -91,6 +91,7 @@ class Agent:
             failed_units=lambda: health.failed_units(parts.host, self._runner.run_tool),
             gather=self._facts,
             waits=lambda: self.desk.waits or (STANDS_IN if parts.rescue else ""),
+            paused=lambda: self.desk.paused,
             key=lambda: self._member.key,
         )
         self._ahead = Ahead(self._runner)
@@ -143,6 +144,12 @@ class Agent:
     def stop(self) -> None:
         """End cleanly; a switch that runs goes on, and its end is collected by the next start."""
         self._stop.set()
+
+    def look(self) -> None:
+        """Look again at what somebody may have done on the device: a pause, or another system that runs."""
+        self.desk.consider_soon()
+        if self._host.current_system() != self._reporter.told_system:
+            self._reporter.want()
 
     async def _start(self) -> None:
         try:

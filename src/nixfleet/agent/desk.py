@@ -8,17 +8,19 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 
-from nixfleet.agent import decide, facts
+from nixfleet.agent import decide, facts, pausing
 from nixfleet.agent.ahead import SPREAD_S, Ahead
 from nixfleet.agent.decide import Me, NeedLine, Proceed, Wait
 from nixfleet.agent.link import Link, backoff_s, jittered
 from nixfleet.agent.machine import BEFORE_SWITCH, ENDED
 from nixfleet.agent.member import RETIRED, Member, Parts, note_waits
+from nixfleet.agent.pausing import Pause
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Held, Nudged, Offer, Offered, Withdrawn
 from nixfleet.errors import NixfleetError, Untrusted
-from nixfleet.model.device import Phase
+from nixfleet.model.device import LocalPause, Phase
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import TargetLine, Targets
 from nixfleet.model.wire import LineAnswer, Sync
@@ -43,6 +45,9 @@ class Desk:
         self._ahead = ahead
         self.waits = ""
         """Why nothing begins; empty when nothing is wanted."""
+        self.paused: LocalPause | None = None
+        """What reports say of the pause that root has set here, as last looked at."""
+        self._pause: Pause | None = None
         self._noted = False
         self._parts, self._mirror, self._host = parts, parts.mirror, parts.host
         self._member, self._link, self._service, self._tell = member, link, service, tell
@@ -100,11 +105,14 @@ class Desk:
             if self._link.trouble:
                 self.note(self._link.trouble)
                 return
+            pause = self._look_at_pause()
             self._reconsider()
             decision = await self._decide()
             if decision is None:
                 return
             log.debug("decided: %s", decision)
+            if pause is not None:
+                decision = _paused(decision, pause[0], self._link.wall() + pause[1])
             if isinstance(decision, Proceed):
                 await self._ahead.close()
                 self._link.void = ""
@@ -112,7 +120,8 @@ class Desk:
                 boot_id = self._host.boot_id()
                 self._service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
             else:
-                if decision.ahead is not None or not self._under_way():
+                # What is downloaded ahead is not dropped for a pause, and goes on; nothing further begins.
+                if pause is None and (decision.ahead is not None or not self._under_way()):
                     await self._ahead.want(decision.ahead)
                 self.note(decision.reason or self._link.void)
                 self._look_again(decision.until_s)
@@ -162,7 +171,22 @@ class Desk:
     def still(self, offer: Offer, *, reboot: bool = False) -> Held | Withdrawn | None:
         """Judge an update once more, or its `reboot`; None: go on."""
         judge = decide.still_boots if reboot else decide.still
-        return judge(self._mirror.state, self._me(), self._service.state, offer, self._lines)
+        verdict = judge(self._mirror.state, self._me(), self._service.state, offer, self._lines)
+        pause = self._look_at_pause()
+        return Held(reason=pause[0].words) if verdict is None and pause is not None else verdict
+
+    def _look_at_pause(self) -> tuple[Pause, int] | None:
+        """Give the pause in force and how long it lasts; tell when one began, changed or ended."""
+        pause = pausing.current(Path(self._parts.settings.state_dir), self._host, self._parts.clock)
+        held = pause[0] if pause is not None else None
+        if held != self._pause:
+            self._pause = held
+            self.paused = None
+            if pause is not None:
+                self.paused = LocalPause(until=self._link.signing_s() + pause[1], reason=pause[0].reason)
+            log.info("%s", held.words if held is not None else "the pause is over")
+            self._tell()
+        return pause
 
     async def _learn_line(self, need: NeedLine) -> bool:
         """Fetch this device's own line of a release, or that there is none, proven; False, with a note, without proof.
@@ -224,6 +248,13 @@ class Desk:
             task = asyncio.create_task(self.consider(), name="consider")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+
+def _paused(decision: Proceed | Wait, pause: Pause, end_s: int) -> Wait:
+    """Let nothing begin during a pause, and look again when it ends."""
+    if isinstance(decision, Proceed):
+        return Wait(reason=pause.words, until_s=end_s)
+    return Wait(reason=decision.reason, until_s=end_s if decision.until_s is None else min(decision.until_s, end_s))
 
 
 def _proven(told: LineAnswer, targets: Targets | None, device: str) -> TargetLine | None:

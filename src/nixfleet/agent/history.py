@@ -36,6 +36,14 @@ def kept_digest(state: State, path: str) -> str:
     return ""
 
 
+def drift(state: State, system: str) -> str:
+    """Name the system that this device confirmed last, where another one runs by somebody's hand; else nothing."""
+    update = state.update
+    at_rest = update is None or update.outcome is not None
+    last = state.confirmed[-1].path if state.confirmed else ""
+    return last if at_rest and system and last not in {"", system} else ""
+
+
 def kept_paths(state: State) -> tuple[str, ...]:
     """List the systems to keep, newest confirmed first, without repeats."""
     newest = dict.fromkeys(one.path for one in reversed(state.confirmed))

@@ -16,17 +16,17 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
-from nixfleet.agent import errands
+from nixfleet.agent import errands, pausing, status
 from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
-from nixfleet.agent.journal import Journal, Record, load
+from nixfleet.agent.journal import Journal, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.memory import give_back
 from nixfleet.agent.mounts import VOLATILE, filesystem_of
@@ -37,6 +37,7 @@ from nixfleet.client.logfile import known_state
 from nixfleet.client.mirror import Mirror
 from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
 from nixfleet.model.device import JoinToken
+from nixfleet.model.typed import parse_date, parse_duration
 from nixfleet.nix import Nix
 from nixfleet.trust import token as tokens
 
@@ -52,6 +53,10 @@ def main(argv: Sequence[str]) -> int:
         match arguments.command:
             case "status":
                 return _status(settings, as_json=arguments.json)
+            case "pause":
+                return _pause(settings, arguments)
+            case "resume":
+                return _resume(settings)
             case "check":
                 return _check(settings)
             case "join":
@@ -81,12 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--config", type=Path, default=configs.DEFAULT_FILE, help="default: %(default)s")
     shared.add_argument("--state-dir", help="where the journal and the copy of the log are")
     shared.add_argument("--verbose", action="store_true", help="say more on standard error")
-    commands = parser.add_subparsers(dest="command", metavar="run|status|check|join|rekey")
+    commands = parser.add_subparsers(dest="command", metavar="run|status|check|pause|resume|join|rekey")
     run = commands.add_parser("run", parents=[shared], help="follow the log and bring updates (the default)")
     run.add_argument("--rescue", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--once", action="store_true", help="sync once, bring what is wanted to its end, and exit")
     status = commands.add_parser("status", parents=[shared], help="say where this device stands, without the network")
     status.add_argument("--json", action="store_true", help="as JSON")
+    pause = commands.add_parser("pause", parents=[shared], help="let no update begin on this device for a while")
+    length = pause.add_mutually_exclusive_group(required=True)
+    length.add_argument("--for", dest="span", metavar="2h", help="for how long, at most 7d")
+    length.add_argument("--until", metavar="DATE", help="until a date and time, as 2027-01-31T18:00 (local time)")
+    pause.add_argument("--reason", default="", metavar="TEXT", help="why; admins see it")
+    commands.add_parser("resume", parents=[shared], help="end a pause: updates begin again")
     commands.add_parser("check", parents=[shared], help="check the settings, the key and the state folder")
     join = commands.add_parser("join", parents=[shared], help="join a fleet by a token, the agent being stopped")
     join.add_argument("token", nargs="?", metavar="TOKEN", help="a file with the token, - for standard input, or it")
@@ -173,7 +184,7 @@ def _parts(settings: Settings, host: Host, folder: Path, given: JoinToken | None
         settings=identities.effective(settings, found),
         host=host,
         store=Nix(options=options),
-        clock=Clock(wall=_wall_s, boot=_boot_s),
+        clock=_clock(),
         identity=found,
         key=key,
         token=token,
@@ -216,7 +227,11 @@ async def _serve(parts: Parts, *, once: bool) -> int:
     )
     if once:
         return 0 if await agent.run_once() else 1
-    await agent.run()
+    looking = asyncio.create_task(pausing.watch(Path(parts.settings.state_dir), parts.host, agent.look), name="look")
+    try:
+        await agent.run()
+    finally:
+        looking.cancel()
     log.info("ends, so that the agent of the system that runs now takes over" if agent.replaced else "ends")
     return 0
 
@@ -251,45 +266,27 @@ def _only_one(folder: Path) -> Iterator[None]:
 
 def _status(settings: Settings, *, as_json: bool) -> int:
     """Say where this device stands, from the state folder alone."""
-    folder = Path(settings.state_dir)
-    found = load(folder / "identity.json", identities.Identity)
-    if found is None:
-        raise UserError(f"{folder}: this device has not joined a fleet yet; has the agent run?")
-    record = load(folder / "journal.json", Record) or Record()
-    host, update = Host(), record.state.update
-    told: dict[str, Any] = {
-        "device": found.device,
-        "fleet": found.fleet,
-        "key": _fingerprint(host, found),
-        "system": host.current_system(),
-        "booted": host.booted_system(),
-        "phase": update.phase if update is not None else "idle",
-        "waits": _read(folder / "waits"),
-        "update": update,
-        "undelivered": record.state.outbox,
-        "confirmed": record.state.confirmed[-5:],
-    }
-    if as_json:
-        print(json.dumps(msgspec.to_builtins(told)))
-        return 0
-    print(f"device   {found.device} of fleet {found.fleet[:12]}")
-    print("key      " + (told["key"] or "unreadable; 'nixfleet agent check' says why"))
-    print(f"system   {told['system'] or 'unknown'}")
-    end = f" ({update.cause.value}): {update.reason}" if update is not None and update.reason else ""
-    what = f" {update.offer.path}" if update is not None else ""
-    print(f"phase    {told['phase']}{what}{end}")
-    print(f"waits    {told['waits'] or 'for nothing'}")
-    for one in record.state.outbox:
-        print(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}")
+    told, lines = status.look(settings, Host(), _clock())
+    print(json.dumps(told) if as_json else "\n".join(lines))
     return 0
 
 
-def _fingerprint(host: Host, found: Identity) -> str:
-    """Give the key that this device is known by, as an admin compares it; empty when it cannot be read."""
-    try:
-        return identities.read_key(host, found).public.fingerprint
-    except UserError:
-        return ""
+def _pause(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Let no update begin for a while, whether the agent runs or not."""
+    clock = _clock()
+    for_s = parse_duration(arguments.span) if arguments.span else parse_date(arguments.until) - clock.wall()
+    if for_s < 1:
+        raise UserError("a pause ends in the future; write --for 2h, or a later --until")
+    pause = pausing.begin(_state_folder(settings), Host(), clock, for_s=for_s, reason=arguments.reason)
+    print(f"{pause.words}; 'nixfleet agent resume' ends it")
+    return 0
+
+
+def _resume(settings: Settings) -> int:
+    """End a pause."""
+    there = pausing.end(_state_folder(settings))
+    print("updates begin again" if there else "it was not paused")
+    return 0
 
 
 def _check(settings: Settings) -> int:
@@ -310,11 +307,8 @@ def _check(settings: Settings) -> int:
     return 0
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()[:1_000]
-    except OSError:
-        return ""
+def _clock() -> Clock:
+    return Clock(wall=_wall_s, boot=_boot_s)
 
 
 def _wall_s() -> int:

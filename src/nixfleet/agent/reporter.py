@@ -17,7 +17,7 @@ from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
 from nixfleet.agent.update import Delivered, Offer
 from nixfleet.errors import NixfleetError, UserError
-from nixfleet.model.device import FORK, SHORT_CHARS, Attempt, Facts, Phase, Progress, Report
+from nixfleet.model.device import FORK, SHORT_CHARS, Attempt, Facts, LocalPause, Phase, Progress, Report
 from nixfleet.model.ids import PROTOCOL
 from nixfleet.model.wire import Signed
 from nixfleet.nix import Progress as Bytes
@@ -42,13 +42,17 @@ class Reporter:
         failed_units: Callable[[], Awaitable[tuple[str, ...]]],
         gather: Callable[[], Facts],
         waits: Callable[[], str],
+        paused: Callable[[], LocalPause | None],
         key: Callable[[], SecretKey],
     ) -> None:
-        """Prepare; `gather` gives the facts, `waits` says why nothing begins, `key` signs."""
+        """Prepare; `gather` gives the facts, `waits` and `paused` say why nothing begins, `key` signs."""
         self._parts, self._link, self._service = parts, link, service
         self._failed_units, self._gather, self._waits, self._key = failed_units, gather, waits, key
+        self._paused = paused
         self._wanted = asyncio.Event()
         self._told: Facts | None = None
+        self.told_system = ""
+        """The running system that the newest report names."""
 
     def want(self) -> None:
         """Ask for a report of the state at the next opportunity."""
@@ -97,6 +101,7 @@ class Reporter:
         waits = self._waits()
         # A fork first: nothing else that this device tells is as urgent.
         note = f"failed units: {', '.join(new)}" if new and not waits.startswith(FORK) else waits
+        self.told_system = host.current_system()
         report = Report(
             v=1,
             fleet=parts.identity.fleet,
@@ -106,12 +111,13 @@ class Reporter:
             log=parts.mirror.log_state,
             protocol=PROTOCOL,
             boot_id=host.boot_id(),
-            system=host.current_system()[:SHORT_CHARS],
+            system=self.told_system[:SHORT_CHARS],
             booted=host.booted_system()[:SHORT_CHARS],
             healthy=not new,
             note=note[:SHORT_CHARS],
             attempt=told,
             facts=None if _same(found, self._told) else found,
+            paused=self._paused(),
         )
         return sign_report(report, self._key())
 

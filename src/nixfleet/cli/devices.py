@@ -122,6 +122,7 @@ async def show(given: Globals, name: str) -> None:
             ("key", view.key),
             ("tags", tag_words(view.tags) or "none"),
             ("state", status_of(view)),
+            *([("paused", _pause(view))] if view.paused_until is not None else []),
             ("link", "online" if view.online else f"offline, seen {output.age(view.seen_at, time)}"),
             ("system", view.system or "unknown"),
             ("intended", view.intended or "nothing yet"),
@@ -149,6 +150,12 @@ async def show(given: Globals, name: str) -> None:
         say([line for line in changes_lines(changes, notes) if line.count is None or line.tone != "strong"])
     for line in view.lines:
         click.echo(f"  {clean(line)}")
+
+
+def _pause(view: DeviceView) -> str:
+    """Say until when root has paused updates on the device itself, and why."""
+    why = f": {clean(view.pause_reason)}" if view.pause_reason else ""
+    return f"by root on the device until {utc(view.paused_until or 0)}{why}"
 
 
 @device.command("logs")

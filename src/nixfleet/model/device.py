@@ -114,6 +114,13 @@ class Facts(Wire, frozen=True, kw_only=True):
     timezone: Short = ""
 
 
+class LocalPause(Wire, frozen=True, kw_only=True):
+    """A pause that root has set on the device itself; `until` by the device's clock."""
+
+    until: Seconds
+    reason: Short = ""
+
+
 class Report(Wire, frozen=True, kw_only=True):
     """The device-signed state of a device (namespace ``nixfleet-report-v1``); `seq` only ever grows."""
 
@@ -131,6 +138,8 @@ class Report(Wire, frozen=True, kw_only=True):
     note: Short = ""
     attempt: Attempt | None = None
     facts: Facts | None = None
+    paused: LocalPause | None = None
+    """No update begins there until it ends."""
 
     @property
     def forked(self) -> bool:

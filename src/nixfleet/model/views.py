@@ -37,6 +37,9 @@ class DeviceView(_View, frozen=True, kw_only=True):
     state: str
     version: int = 1
     held_until: int | None = None
+    paused_until: int | None = None
+    """Root has set a pause on the device itself: no update begins there before; `pause_reason` says why."""
+    pause_reason: str = ""
     online: bool = False
     link: str = ""
     seen_at: int = 0
@@ -54,6 +57,8 @@ class DeviceView(_View, frozen=True, kw_only=True):
     rollout: str = ""
     wave: int | None = None
     healthy: bool | None = None
+    drifted: bool = False
+    """It confirmed one system last and runs another, by somebody's hand."""
     boot_id: str = ""
     log_size: int = 0
     log_root: str = ""

@@ -18,6 +18,7 @@ Status = Literal[
     "drifted",
     "offline",
     "updating",
+    "paused",
     "waiting",
     "reboot",
     "held",
@@ -50,7 +51,8 @@ def status_of(device: DeviceView) -> Status:
         if device.state == "held":
             return "held"
     elif device.online and device.phase is not Phase.REBOOT_PENDING:
-        return "updating"
+        held_there = device.phase is Phase.STAGED and device.paused_until is not None
+        return "paused" if held_there else "updating"
     if not device.online:
         return "offline" if device.seen_at else "new"
     if device.phase is Phase.REBOOT_PENDING:
@@ -62,6 +64,10 @@ def _at_rest(device: DeviceView) -> Status:
     """Judge an online device that does nothing just now."""
     if device.healthy is False:
         return "unhealthy"
+    if device.drifted:
+        return "drifted"
+    if device.paused_until is not None:
+        return "paused"
     if device.waits:
         return "waiting"
     if not device.system:

@@ -11,6 +11,7 @@ from nixfleet.rollout.reasons import (
     Expired,
     NotBefore,
     OutsideWindow,
+    PausedThere,
     Reason,
     Superseded,
     UnknownZone,
@@ -36,6 +37,13 @@ def closed(rollout: Course, now: Clock) -> Reason | None:
     if now.wall_s < rollout.body.not_before:
         return NotBefore(not_before_wall_s=rollout.body.not_before)
     return None
+
+
+def paused_there(member: Member, now: Clock) -> PausedThere | None:
+    """Tell until when and why root lets no update begin on the device itself, or None."""
+    if member.paused_until_wall_s is None or now.wall_s >= member.paused_until_wall_s:
+        return None
+    return PausedThere(until_wall_s=member.paused_until_wall_s, why=member.pause_reason)
 
 
 class Gatekeeper:

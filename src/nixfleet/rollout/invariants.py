@@ -94,12 +94,24 @@ def _starts(
             yield f"run {start.run} of {start.device} is started again or is not the one wanted"
         if numbers.get(start.device) != start.wave or start.wave not in opened:
             yield f"{start.device} is started past the gate of its wave"
-        if not member.online:
-            yield f"{start.device} is started while offline"
-        if member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s:
-            yield f"{start.device} is started while held"
-        if not _window_open(rollout, member, now):
-            yield f"{start.device} is started outside its window"
+        yield from (f"{start.device} is started {how}" for how in _unfit(rollout, member, now))
+
+
+def _unfit(rollout: Course, member: Member, now: Clock) -> Iterator[str]:
+    """Say how a member cannot, or must not, begin now."""
+    if not member.online:
+        yield "while offline"
+    if member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s:
+        yield "while held"
+    if _paused(member, now):
+        yield "while it is paused on the device"
+    if not _window_open(rollout, member, now):
+        yield "outside its window"
+
+
+def _paused(member: Member, now: Clock) -> bool:
+    """Tell whether root has paused it on the device itself."""
+    return member.paused_until_wall_s is not None and now.wall_s < member.paused_until_wall_s
 
 
 def _window_open(rollout: Course, member: Member, now: Clock) -> bool:
@@ -218,7 +230,7 @@ def _settled(member: Member, rollout: Course, now: Clock) -> bool:
     held = member.held_until_wall_s is not None and now.wall_s < member.held_until_wall_s
     gave_up = member.waiting_s is not None and now.run_s - member.waiting_s >= rollout.body.device_timeout_s
     bad = any((member.path, member.kind) == (stop.path, stop.kind) for stop in rollout.stops)
-    return held or bad or (gave_up and not member.online)
+    return held or bad or (gave_up and (_paused(member, now) or not member.online))
 
 
 def _signed(rollout: Course, wave: int) -> Iterator[str]:

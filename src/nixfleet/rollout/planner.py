@@ -9,6 +9,10 @@ wave is open and so is its window) it gets an `Await` instead, once. After `devi
 holds up its wave (standing `AWAY`) and does not count as failed, for it says nothing about the release; whenever it
 comes back it is started. A device that went silent after its `Start` does count: the update may have silenced it.
 
+A device on which root has paused updates is treated like one that is offline: its turn is waited for no longer than
+`device_timeout_s`, and it is started when the pause ends. One that was started before its pause is `PARKED` when its
+time is over: the wave waits for it, and it counts neither as failed nor as overdue.
+
 A member that already runs what the rollout brings is started like any other: its agent finds nothing to do and
 confirms at once, and so its confirmation is as signed as everybody's.
 
@@ -45,7 +49,7 @@ from nixfleet.rollout.decisions import (
     Wait,
 )
 from nixfleet.rollout.fold import wave_states
-from nixfleet.rollout.gates import Gatekeeper, closed, soak
+from nixfleet.rollout.gates import Gatekeeper, closed, paused_there, soak
 from nixfleet.rollout.kinds import failing
 from nixfleet.rollout.lineup import places_in
 from nixfleet.rollout.reasons import (
@@ -59,6 +63,7 @@ from nixfleet.rollout.reasons import (
     NoPlace,
     Offline,
     Paused,
+    PausedThere,
     Reason,
     Soaking,
     TooManyFailed,
@@ -235,9 +240,9 @@ class _Planner:
         for place, where in enumerate(wave.where):
             if where is pending:
                 member = wave.member(place)
-                why = self.windows.reason(member) or (None if member.online else self._offline(member))
+                why = self.windows.reason(member) or self._absent(member)
                 if why is not None:
-                    if isinstance(why, Offline) and member.waiting_s is None:
+                    if isinstance(why, Offline | PausedThere) and member.waiting_s is None:
                         self.decisions.append(Await(device=member.device, run=member.run))
                     self.decisions.append(Wait(subject=member.device, why=why))
                 elif self.places > 0:
@@ -248,7 +253,7 @@ class _Planner:
                     crowded = True
             elif where is away:
                 member = wave.member(place)
-                self.decisions.append(Wait(subject=member.device, why=self._offline(member)))
+                self.decisions.append(Wait(subject=member.device, why=self._absent(member) or self._offline(member)))
             elif where is held:
                 member = wave.member(place)
                 until = HeldUntil(until_wall_s=member.held_until_wall_s or 0)
@@ -262,6 +267,10 @@ class _Planner:
         """Say what keeps a member whose system failed on others of its kind."""
         stop = self.stops[member.path, member.kind]
         return KindStopped(kind=stop.kind, path=stop.path, failed=stop.failed, tried=stop.tried)
+
+    def _absent(self, member: Member) -> Reason | None:
+        """Tell why a member could not begin though nothing here keeps it: root has paused it there, or it is away."""
+        return paused_there(member, self.now) or (None if member.online else self._offline(member))
 
     def _offline(self, member: Member) -> Offline:
         """Say for how long a member has been offline."""

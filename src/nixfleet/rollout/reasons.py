@@ -114,6 +114,13 @@ class HeldUntil(_Reason, frozen=True, kw_only=True):
     until_wall_s: int
 
 
+class PausedThere(_Reason, frozen=True, kw_only=True):
+    """Root has paused updates on the device itself."""
+
+    until_wall_s: int
+    why: str = ""
+
+
 class OutsideWindow(_Reason, frozen=True, kw_only=True):
     """The rollout's window is closed where the device is; `today`: it opens on the same calendar day there."""
 
@@ -179,6 +186,7 @@ Reason = (
     | NoPlace
     | Offline
     | HeldUntil
+    | PausedThere
     | OutsideWindow
     | UnknownZone
     | TooManyFailed
@@ -248,6 +256,9 @@ def clause(reason: Reason) -> str:  # noqa: C901 -- one case for each reason
             return "offline, never seen" if reason.ago_s is None else f"offline for {_span(reason.ago_s)}"
         case HeldUntil():
             return f"held until {utc(reason.until_wall_s)}"
+        case PausedThere():
+            why = f": {reason.why}" if reason.why else ""
+            return f"paused on the device itself until {utc(reason.until_wall_s)}{why}"
         case OutsideWindow():
             return f"outside its window until {_opening(reason)}"
         case UnknownZone():

@@ -22,11 +22,12 @@ class Standing(IntEnum):
     PENDING = auto()
     """Not started."""
     AWAY = auto()
-    """Not started, offline, and waited for longer than `device_timeout_s`: nobody waits for it any more."""
+    """Not started, offline or paused on the device, and waited for longer than `device_timeout_s`: nobody waits for it
+    any more."""
     IN_FLIGHT = auto()
     """Started, with a place, until an outcome or `device_timeout_s`."""
     PARKED = auto()
-    """Started, without a place, waiting for a reboot: neither failed nor done."""
+    """Started, without a place, waiting for a reboot or for the end of a pause there: neither failed nor done."""
     OVERDUE = auto()
     """Started, silent for `device_timeout_s`: counts as failed, may still confirm."""
     CONFIRMED = auto()
@@ -64,7 +65,11 @@ def standings(  # noqa: C901 -- one branch for each standing, in the hot loop
             where = Standing.HELD
         elif stops and (member.path, member.kind) in stops:
             where = Standing.STOPPED
-        elif member.online or member.waiting_s is None or run_s < deadline_s(member.waiting_s, rollout):
+        elif (
+            (member.online and (member.paused_until_wall_s is None or wall_s >= member.paused_until_wall_s))
+            or member.waiting_s is None
+            or run_s < deadline_s(member.waiting_s, rollout)
+        ):
             where = pending
         else:
             where = Standing.AWAY
@@ -91,7 +96,8 @@ def lapsed(member: Member, rollout: Course, now: Clock) -> Standing:
     """Tell what becomes of a member in flight now; it stays in flight until its time is over."""
     if now.run_s < deadline_s(member.offered_s or 0, rollout):
         return Standing.IN_FLIGHT
-    return Standing.PARKED if member.phase is Phase.REBOOT_PENDING else Standing.OVERDUE
+    paused = member.paused_until_wall_s is not None and now.wall_s < member.paused_until_wall_s
+    return Standing.PARKED if paused or member.phase is Phase.REBOOT_PENDING else Standing.OVERDUE
 
 
 def stop_limit(stop_at: StopAt, total: int) -> int:

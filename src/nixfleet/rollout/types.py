@@ -46,6 +46,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     tags: Tags
     active: bool = True
     held_until_wall_s: int | None = None
+    paused_until_wall_s: int | None = None
+    """Until when root lets no update begin on the device itself, and why: by its own signed word."""
+    pause_reason: str = ""
     late: bool = False
     """It matched only after the rollout's index: it belongs to the last wave."""
     online: bool = False

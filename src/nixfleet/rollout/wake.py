@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from nixfleet.rollout.fold import wave_states
-from nixfleet.rollout.gates import Gatekeeper, ask_from_s, closed, silence_ends_s
+from nixfleet.rollout.gates import Gatekeeper, ask_from_s, closed, paused_there, silence_ends_s
 from nixfleet.rollout.reasons import NotBefore, OutsideWindow
 from nixfleet.rollout.standing import Standing, deadline_s, halted, standings
 from nixfleet.rollout.types import Clock, Course, Member
@@ -32,11 +32,12 @@ def _delays(rollout: Course, members: Sequence[Member], now: Clock) -> Iterator[
                 yield deadline_s(member.offered_s or 0, rollout) - now.run_s
             case Standing.PENDING if moving:
                 pending = True
-                if not member.online and member.waiting_s is not None:
-                    yield deadline_s(member.waiting_s, rollout) - now.run_s
+                yield from _absences(member, rollout, now)
                 shut = windows.reason(member)
                 if isinstance(shut, OutsideWindow):
                     yield shut.opens_wall_s - now.wall_s
+            case Standing.AWAY if moving:
+                yield from _absences(member, rollout, now)
             case Standing.HELD if moving:
                 yield (member.held_until_wall_s or 0) - now.wall_s
             case _:
@@ -45,6 +46,15 @@ def _delays(rollout: Course, members: Sequence[Member], now: Clock) -> Iterator[
         yield from _soaks(rollout, now)
     if why is None and (pending or not rollout.finished):
         yield rollout.body.not_after + 1 - now.wall_s
+
+
+def _absences(member: Member, rollout: Course, now: Clock) -> Iterator[int]:
+    """Give the end of a pause on the device itself, and of the wait for one that is paused or away."""
+    shut = paused_there(member, now)
+    if (shut is not None or not member.online) and member.waiting_s is not None:
+        yield deadline_s(member.waiting_s, rollout) - now.run_s
+    if shut is not None:
+        yield shut.until_wall_s - now.wall_s
 
 
 def _soaks(rollout: Course, now: Clock) -> Iterator[int]:

@@ -9,7 +9,7 @@ from nixfleet.model.ids import Tags
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.server.coordinator.clock import RunClock
-from nixfleet.server.coordinator.live import Live, LiveDevices, phase_of
+from nixfleet.server.coordinator.live import Live, LiveDevices, paused_at, phase_of
 from nixfleet.server.coordinator.log import LogKeeper
 from nixfleet.server.coordinator.planner import Planner
 from nixfleet.server.coordinator.release_views import ReleaseViews
@@ -150,8 +150,13 @@ class DeviceViews:
         newer = live.under_way
         if attempt is not None and newer is not None and _try_of(newer, attempt) != (attempt.rollout, attempt.run):
             attempt = None
+        paused = paused_at(report, self._clock.wall_s())
+        confirmed = attempt.path if attempt is not None and attempt.outcome is Outcome.CONFIRMED else ""
         return msgspec.structs.replace(
             view,
+            paused_until=paused.until if paused is not None else None,
+            pause_reason=clean(paused.reason) if paused is not None else "",
+            drifted=confirmed not in {"", report.system},
             outcome=attempt.outcome if attempt else None,
             cause=attempt.cause.value if attempt and attempt.outcome not in {None, Outcome.CONFIRMED} else "",
             reason=clean(attempt.reason if attempt and attempt.reason else report.note),

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from nixfleet.model.device import Facts, Phase, Progress, Report
+from nixfleet.model.device import Facts, LocalPause, Phase, Progress, Report
 from nixfleet.model.text import clean
 from nixfleet.server.events import AgentHub
 from nixfleet.server.store import DeviceRow
@@ -150,3 +150,9 @@ def phase_of(live: Live) -> Phase:
         return progress.phase
     # Progress is sampled and may be late, and a long switch may have nothing to say: it never takes a report back.
     return attempt.phase if attempt.outcome is not None else max(attempt.phase, progress.phase, key=_ORDER.index)
+
+
+def paused_at(report: Report | None, now: int) -> LocalPause | None:
+    """Give the pause that root has set on a device, as long as it lasts."""
+    paused = report.paused if report is not None else None
+    return paused if paused is not None and now < paused.until else None

@@ -12,6 +12,7 @@ import msgspec
 from nixfleet.model.device import Attempt, Cause, Outcome, Phase
 from nixfleet.model.ids import Tags, matches
 from nixfleet.model.statements import Device
+from nixfleet.model.text import clean
 from nixfleet.rollout import (
     Clock,
     Counts,
@@ -27,7 +28,7 @@ from nixfleet.rollout import (
     kind_of,
     waves,
 )
-from nixfleet.server.coordinator.live import Live, phase_of
+from nixfleet.server.coordinator.live import Live, paused_at, phase_of
 from nixfleet.server.coordinator.releases import Systems
 from nixfleet.server.store import AttemptRow, RolloutRow
 from nixfleet.trust.replay.state import RolloutState
@@ -314,12 +315,15 @@ def _failed_by(one: Try, log_time: int) -> bool:
 def _member(device: Device, live: Live, one: Try | None, *, online: bool, now: Clock) -> Member:
     row = one.row if one else None
     told = one.told if one else None
+    paused = paused_at(live.report, now.wall_s)
     healthy_s = max((s for s in (row.healthy_s if row else None, live.healthy_s) if s is not None), default=None)
     return Member(
         device=device.device,
         name=device.name,
         tags=device.tags,
         held_until_wall_s=(device.until or 2**53) if device.state == "held" else None,
+        paused_until_wall_s=paused.until if paused is not None else None,
+        pause_reason=clean(paused.reason) if paused is not None else "",
         online=online,
         seen_s=max(0, now.run_s - max(0, now.wall_s - live.seen_at)) if live.seen_at else None,
         offered_s=row.offered_s if row else None,

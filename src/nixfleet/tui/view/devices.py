@@ -35,6 +35,7 @@ GLYPHS: Final[dict[Status, tuple[str, Role]]] = {
     "drifted": ("≠", "warn"),
     "offline": ("○", "dim"),
     "updating": ("◐", "busy"),
+    "paused": ("◇", "dim"),
     "waiting": ("◌", "plain"),
     "reboot": ("↻", "warn"),
     "held": ("‖", "dim"),
@@ -121,7 +122,7 @@ def phrase(device: DeviceView, cells: int) -> Line:
     status = status_of(device)
     if status == "updating":
         return _doing(device, cells)
-    if status in {"ok", "offline", "held", "new", "retired"}:
+    if status in {"ok", "offline", "held", "paused", "new", "retired"}:
         return (Span(clean(_quiet(device, status)), "dim"),)
     if status == "waiting":
         return (Span(why(device.waits), "bad" if device.reason.startswith(DISTRUST) else "dim"),)
@@ -169,7 +170,15 @@ def _quiet(device: DeviceView, status: Status) -> str:
         return "an update waits for it" if device.intended and device.intended != device.system else ""
     if status == "held":
         return f"until {when(device.held_until)[:10]}" if device.held_until else "takes no updates"
+    if status == "paused":
+        return paused_words(device)
     return "has not reported yet" if status == "new" else device.release
+
+
+def paused_words(device: DeviceView) -> str:
+    """Say until when root has paused updates on the device itself, and why."""
+    why = f": {device.pause_reason}" if device.pause_reason else ""
+    return f"by root there until {when(device.paused_until)}{why}" if device.paused_until is not None else ""
 
 
 def seen_cell(device: DeviceView, now: int) -> Line:
