@@ -263,7 +263,7 @@ def _plain(subject: DeviceView, name: str) -> str:
         "kernel": facts.kernel,
         "nixos": facts.nixos_version,
         "agent": facts.agent_version,
-        "fallback": facts.boot_fallback,
+        "fallback": subject.facts.boot_fallback if subject.facts else "",
     }[name]
 
 
