@@ -314,6 +314,8 @@ in
         serviceConfig = agentServiceConfig // {
           ExecStart = command [ "${cfg.agent.package}/bin/nixfleet" "agent" "run" ];
           Restart = "always";
+          # Else, from systemd 254 on, each single crash would be a failed unit, and start the rescue unit.
+          RestartMode = "direct";
           RestartSec = 5;
         };
       };
