@@ -77,9 +77,9 @@ class Site:
         )
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Agent]:
+    async def running(self, *, supervised: bool = False) -> AsyncIterator[Agent]:
         """Run an agent beside the test."""
-        agent = Agent(self.parts())
+        agent = Agent(replace(self.parts(), supervised=supervised))
         task = asyncio.create_task(agent.run())
         try:
             yield agent

@@ -251,19 +251,16 @@ async def test_the_agent_that_checks_stays_when_an_older_outcome_is_delivered(tm
     assert (False, Phase.CHECKING, ()) == (agent.replaced, phase(agent), agent.service.state.outbox)
 
 
-async def test_a_refused_system_that_is_left_at_once_leaves_its_agent_too(tmp_path: Path) -> None:
-    """What went back for another reason than contact gives way as well; the outcome is the next one's to deliver."""
+async def test_the_agent_of_the_system_that_was_gone_back_to_stays(tmp_path: Path) -> None:
+    """What went back at once runs under the agent that was there before: nobody else is waited for to report it."""
     site = Site(tmp_path)
     toml = f'state_dir = "{site.machine.state_dir}"\npoll_s = 2\n'
     bad = site.machine.system("bad", at="cache", code=2, agent_toml=toml)
-
-    async def deploy(_: Agent) -> None:
+    async with site.running(supervised=True) as agent:
         device = await site.member()
         site.server.open_gate(site.deploy(device, bad), device)
-
-    assert Phase.REVERTED is phase(await supervised(site, deploy))
-    async with site.running():
         await until(lambda: bool(site.server.outcomes()))
+    assert (False, site.old) == (agent.replaced, site.machine.host.current_system())
     assert ["reverted"] == [outcome for _, _, outcome in site.server.outcomes()]
 
 

@@ -53,6 +53,7 @@ class Agent:
         """The system that runs now has another agent, which has to finish the update."""
         self._parts = parts
         self._host = parts.host
+        self._born_in = parts.host.current_system()
         self._once = False
         self._stop = asyncio.Event()
         self._settled = asyncio.Event()
@@ -285,7 +286,9 @@ class Agent:
         back = old is not None and old.phase is Phase.REVERTING and not old.settling
         moved = ahead or (back and (new.settling or new.phase in ENDED))
         supervised = self._parts.supervised and not self._once
-        changes = self._parts.rescue or preflight.agent_changes(self._host, new.previous, new.offer.path)
+        # One that systemd started during a switch, or after a reboot, may be the right one already.
+        now = self._host.current_system()
+        changes = self._parts.rescue or preflight.agent_changes(self._host, self._born_in, now)
         return supervised and moved and changes
 
 
