@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Where the surroundings forbid bytecode, each start of a program would compile all of it again: tests start hundreds.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: run demo test check lint types imports format bench clean
+.PHONY: run demo test test-vm check lint types imports format bench clean
 
 run: $(VENV)/.run
 	@if [ -t 0 ] && [ -t 1 ]; then exec $(BIN)/nixfleet console $(ARGS); else echo 'the console needs a terminal'; fi
@@ -16,6 +16,12 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev system-packages bytecode
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+# Machines that a real systemd boots, with the agent as its unit: root, five minutes, and once a download. `-s` shows
+# their journals.
+test-vm: $(VENV)/.dev system-packages bytecode
+	@sh tests/system-packages.sh vm
+	$(BIN)/python -m pytest -m vm tests/vm $(ARGS)
 
 check: lint types imports
 

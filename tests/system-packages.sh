@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the Debian packages that the tests drive (or, with `venv`, just what makes a virtual environment).
+# Install the Debian packages that the tests drive (or, with `venv`, just what makes a virtual environment; with `vm`,
+# what makes and runs the machines of `make test-vm`).
 # Without root or apt it says what is missing and goes on: the tests that need it then skip, with a reason.
 set -eu
 need=
@@ -7,6 +8,9 @@ want() { command -v "$1" >/dev/null 2>&1 || [ -e "$1" ] || need="$need $2"; }
 
 if [ "${1:-}" = venv ]; then
   "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null || need="$need python3-venv"
+elif [ "${1:-}" = vm ]; then
+  want debootstrap debootstrap
+  want systemd-nspawn systemd-container
 else
   want nix-store nix-bin
   want /bin/busybox busybox-static
