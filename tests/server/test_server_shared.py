@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.factories import device_id
-from tests.server.harness import Rig, rig, twin
+from tests.server.harness import Rig, rig, twin, until
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Untrusted, UserError
@@ -125,3 +125,20 @@ async def test_what_nobody_appended_is_unknown_to_both(pair: tuple[Rig, Server])
             await stranger.report(one.report("web-09"))
         with pytest.raises((Refused, Untrusted)):
             await stranger.devices()
+
+
+@pytest.mark.parametrize("apart_s", [-250, 250])
+async def test_reports_are_followed_whatever_the_clocks_show(tmp_path: Path, postgres_url: str, apart_s: int) -> None:
+    """What a device told a coordinator whose clock is minutes off is seen by the other one, and the other way round."""
+    async with (
+        rig(tmp_path / "data", "web-01", "web-02", database_url=postgres_url) as one,
+        twin(one, tmp_path / "twin", wall=lambda: one.now + apart_s) as other,
+        one.client("admin") as admin,
+        one.client("admin", other.address) as elsewhere,
+        one.client("web-01", other.address) as there,
+        one.client("web-02") as here,
+    ):
+        await there.report(one.report("web-01", system="/run/there"))
+        await here.report(one.report("web-02", system="/run/here"))
+        await until(lambda: admin.device("web-01"), lambda view: view.system == "/run/there")
+        await until(lambda: elsewhere.device("web-02"), lambda view: view.system == "/run/here")

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,8 @@ async def test_reports_keep_the_highest_seq(store: Store) -> None:
     await store.status.save([Told(_device("a", 3)), Told(_device("b", 2))])
     rows = await store.status.devices()
     assert {row.device: row.seq for row in rows} == {"a": 5, "b": 2}
-    assert await store.status.devices(changed_after=10) == []
+    newest = max(row.changed_at for row in rows)
+    assert await store.status.devices(changed_after=newest) == []
 
 
 async def test_late_report_takes_nothing_back(store: Store) -> None:
@@ -101,9 +103,33 @@ async def test_first_outcome_time_and_offer_stay(store: Store) -> None:
     await store.status.save([Told(_device("a", 1), AttemptRow("r", "a", 1, b"done", 12, outcome_s=20, outcome_at=30))])
     await store.status.save([Told(_device("a", 2), AttemptRow("r", "a", 1, b"yes", 13, outcome_s=25, healthy_s=25))])
     want = AttemptRow("r", "a", 1, b"yes", 13, offered_s=7, offered_at=17, outcome_s=20, outcome_at=30, healthy_s=25)
-    assert await store.status.attempts(["r"]) == [want]
-    assert await store.status.history("a", 5) == [want]
-    assert await store.status.attempts(["r"], changed_after=13) == []
+    (held,) = await store.status.attempts(["r"])
+    assert replace(want, changed_at=held.changed_at) == held
+    assert await store.status.history("a", 5) == [held]
+    assert await store.status.attempts(["r"], changed_after=held.changed_at) == []
+
+
+async def test_postgresql_stamps_changes_by_its_own_clock(store: Store) -> None:
+    """Where coordinators with different clocks write, one clock says what changed after what; a file has one writer."""
+    start = AttemptRow("r", "a", 1, b"", 10, offered_s=7)
+    await store.plans.decide(RolloutRow("r", 0, b"1"), [start])
+    await store.status.save([Told(_device("a", 1), AttemptRow("r", "b", 1, b"done", 10))])
+    stamps = {row.changed_at for row in (*await store.status.devices(), *await store.status.attempts(["r"]))}
+    if store.shared:
+        now = await store.status.now_s()
+        assert now - 60 <= min(stamps) <= max(stamps) <= now
+    else:
+        assert {10} == stamps
+
+
+async def test_history_has_one_order_whatever_changed_at_once(store: Store) -> None:
+    """Tries that changed in the same second stand in the order of their runs, newest first, and then of rollouts."""
+    tries = [AttemptRow(rollout, "a", run, b"", 10) for rollout in ("q", "p", "r") for run in (1, 2)]
+    for number, row in enumerate(tries):
+        await store.plans.decide(RolloutRow(f"x{number}", 0, b"1"), [row])
+    rows = await store.status.history("a", 9)
+    assert sorted(rows, key=lambda row: (-row.changed_at, -row.run, row.rollout)) == rows
+    assert len(tries) == len(rows)
 
 
 async def test_seen_only_grows(store: Store) -> None:

@@ -46,7 +46,7 @@ STOP_S = 5
 FOLLOW_S = 0.25
 """How often other coordinators' work is looked for on a shared database."""
 FOLLOW_SLACK_S = 15
-"""How far the clocks of coordinators on one database may be apart."""
+"""How long after its stamp, by the database's clock, a row may become visible: no transaction takes longer."""
 
 
 class Coordinator:
@@ -96,6 +96,8 @@ class Coordinator:
         )
         self.restoring.lines_came = lambda: self.planner.log_changed((), everything=True)
         self.backups = DailyBackups(settings, self.clock.wall_s, lambda: self.log.name or self.log.fleet[:12])
+        self._loaded_s = 0
+        """When devices and tries were read from a shared database, by its clock; others' changes since are followed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
@@ -110,6 +112,8 @@ class Coordinator:
         await self.releases.look()
         await recognise(self.store, self.settings.data_dir)
         await self.restoring.load()
+        if self.store.shared:
+            self._loaded_s = await self.store.status.now_s()
         for device in self.live.load(await self.store.status.devices()):
             if (report := self.live.get(device).report) is not None:
                 self.twins.told_before(report)
@@ -336,12 +340,12 @@ class Coordinator:
 
     async def _follows(self) -> None:
         """Take up what other coordinators on the same database have written."""
-        since = self.wall_s()
+        since = self._loaded_s
         while not await waited(self._stopping, FOLLOW_S):
             try:
                 await self.restoring.follow()
                 await self.log.catch_up()
-                now = self.wall_s()
+                now = await self.store.status.now_s()
                 rows = await self.store.status.devices(since - FOLLOW_SLACK_S)
                 works = [work.id for work in self.planner.open()]
                 tries = await self.store.status.attempts(works, since - FOLLOW_SLACK_S)

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakSet
 
 import aiosqlite
-from sqlalchemy import Connection, Table, event, make_url, text
+from sqlalchemy import Connection, Table, event, literal_column, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -34,6 +34,7 @@ _IDENTITY = """
     SELECT pg_database.oid, pg_class.oid, pg_class.relfilenode FROM pg_database, pg_class
     WHERE datname = current_database() AND pg_class.oid = to_regclass('entries')
 """
+_NOW = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS bigint)"
 
 Insert = sqlite.Insert | postgresql.Insert
 
@@ -108,6 +109,16 @@ class Database:
     def insert(self, table: Table) -> Insert:
         """Make an insert that knows ``ON CONFLICT`` in this database's dialect."""
         return sqlite.insert(table) if self.sqlite else postgresql.insert(table)
+
+    def stamped(self, table: Table) -> Insert:
+        """Make an insert of rows that tell when they changed: by PostgreSQL's own clock, where many write by theirs."""
+        statement = self.insert(table)
+        return statement if self.sqlite else statement.values(changed_at=literal_column(_NOW))
+
+    async def now_s(self) -> int:
+        """Give unix seconds as PostgreSQL's own clock shows them."""
+        async with self.read() as connection:
+            return int((await connection.execute(select(literal_column(_NOW)))).scalar_one())
 
     def upsert(self, table: Table, *, keep: Sequence[str] = ()) -> Insert:
         """Make an insert that replaces the row of the same primary key, but for the columns in `keep`."""

@@ -47,7 +47,7 @@ class PlanTables:
 
     def _plan_tries(self) -> Insert:
         """Set the planner's clocks of a try and its kind of device, each once; what the device told of it stays."""
-        statement = self._db.insert(_attempts)
+        statement = self._db.stamped(_attempts)
         once = ("offered_s", "offered_at", "waiting_s", "overdue_s", "parked_s")
         clocks = {name: func.coalesce(_attempts.c[name], statement.excluded[name]) for name in once}
         return statement.on_conflict_do_update(

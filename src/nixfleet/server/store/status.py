@@ -71,7 +71,7 @@ class StatusTables:
         return {str(row.device): int(row.seq) for row in found}
 
     def _report(self) -> Insert:
-        statement = self._db.insert(_devices)
+        statement = self._db.stamped(_devices)
         return statement.on_conflict_do_update(
             index_elements=["device"],
             set_={name: statement.excluded[name] for name in _DEVICE_COLUMNS if name != "device"},
@@ -79,7 +79,7 @@ class StatusTables:
         )
 
     def _try(self) -> Insert:
-        statement = self._db.insert(_attempts)
+        statement = self._db.stamped(_attempts)
         told, fresh = _attempts.c, statement.excluded
         return statement.on_conflict_do_update(
             index_elements=["rollout", "device", "run"],
@@ -100,8 +100,12 @@ class StatusTables:
                 where = (_devices.c.device == device) & (_devices.c.seen_at < seen_at)
                 await connection.execute(update(_devices).where(where).values(seen_at=seen_at))
 
+    async def now_s(self) -> int:
+        """Give unix seconds by the clock that stamps what several coordinators write."""
+        return await self._db.now_s()
+
     async def devices(self, changed_after: int = -1) -> list[DeviceRow]:
-        """Read the devices whose row changed after a unix time."""
+        """Read the devices whose row changed after a time, in unix seconds of the clock that stamped it (`now_s`)."""
         query = select(_devices).where(_devices.c.changed_at > changed_after)
         async with self._db.read() as connection:
             return [DeviceRow(*row) for row in await connection.execute(query)]
@@ -119,7 +123,7 @@ class StatusTables:
             return [DeviceRow(*row) for row in await connection.execute(query)]
 
     async def attempts(self, rollouts: Sequence[str], changed_after: int = -1) -> list[AttemptRow]:
-        """Read all tries of these rollouts that changed after a unix time."""
+        """Read all tries of these rollouts that changed after a time, as `devices`."""
         found: list[AttemptRow] = []
         async with self._db.read() as connection:
             for rollout in rollouts:
@@ -130,7 +134,8 @@ class StatusTables:
     async def history(self, device: str, limit: int) -> list[AttemptRow]:
         """Read a device's newest tries, newest first."""
         query = select(_attempts).where(_attempts.c.device == device)
-        query = query.order_by(_attempts.c.changed_at.desc(), _attempts.c.run.desc()).limit(limit)
+        newest = (_attempts.c.changed_at.desc(), _attempts.c.run.desc(), _attempts.c.rollout)
+        query = query.order_by(*newest).limit(limit)
         async with self._db.read() as connection:
             return [_attempt(row) for row in await connection.execute(query)]
 
