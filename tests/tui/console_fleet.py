@@ -242,7 +242,7 @@ def fleet_rollouts() -> list[RolloutView]:
             eta_s=1_500,
             waits="wave 2 of 3 is under way: 2 of 7 confirmed, 4 under way, 1 offline for 3 hours",
             waves=(
-                wave(1, "1", "passed", 1, confirmed=1, opened_at=NOW - 1_370),
+                wave(1, "1", "passed", 1, confirmed=1, opened_at=NOW - 1_370, done_at=NOW - 1_010, passed_at=NOW - 700),
                 wave(
                     2,
                     "10%",
@@ -296,6 +296,7 @@ def fleet_rollouts() -> list[RolloutView]:
             confirmed=5,
             failed=1,
             max_in_flight=2,
+            started_at=NOW - 8 * 86_400 - 7_320,
             finished_at=NOW - 8 * 86_400,
             principal="oncall",
             by=fingerprint("oncall"),

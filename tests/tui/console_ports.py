@@ -307,9 +307,9 @@ class FakeActs:
         """Note a rollback."""
         return self._do("roll_back", rollout)
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
         """Note a control."""
-        return self._do(verb, rollout, wave)
+        return self._do(verb, rollout, *([devices] if devices else [wave]))
 
     async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:
         """Note an enrolment."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.tui.console_fleet import NOW
@@ -21,10 +22,10 @@ class SigningActs(FakeActs):
         super().__init__()
         self._signer = signer
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
         """Sign, and note a control."""
         await asyncio.to_thread(self._signer.sign, "nixfleet-control-v1", b"{}")
-        return await super().control(rollout, verb, wave=wave)
+        return await super().control(rollout, verb, wave=wave, devices=devices)
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import pytest
@@ -46,10 +46,10 @@ class SigningActs(FakeActs):
         super().__init__()
         self._signer = signer
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
         """Sign, and note a control."""
         await asyncio.to_thread(self._signer.sign, "nixfleet-control-v1", b"{}")
-        return await super().control(rollout, verb, wave=wave)
+        return await super().control(rollout, verb, wave=wave, devices=devices)
 
 
 class Screen:

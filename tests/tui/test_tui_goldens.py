@@ -21,6 +21,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "device-facts": ("j", "enter", "i"),
     "rollouts": ("2",),
     "rollout": ("2", "j", "enter"),
+    "timeline": ("2", "j", "enter", "t"),
     "rollout-halted": ("2", "enter"),
     "enroll": ("3",),
     "enroll-taken": ("3", "A"),

@@ -88,6 +88,13 @@ async def test_every_mutation_is_refused_to_who_may_only_read(action: str) -> No
         ("rollouts.retry", {"rollout": ROLLOUT}, "nothing has failed"),
         ("rollout.advance", {"rollout": ROLLOUT}, "wave 3 opens by itself"),
         ("rollout.lift", {"rollout": ROLLOUT}, "stopped for no kind"),
+        ("rollout.retry_these", {"rollout": HALTED}, "no device is chosen"),
+        (
+            "rollout.retry_these",
+            {"rollout": ROLLOUT, "members": (device_id("kiosk-berlin-03"), device_id("kiosk-berlin-01"))},
+            "kiosk-berlin-01 has confirmed it",
+        ),
+        ("rollout.retry_these", {"rollout": DONE, "members": (device_id("nas-oslo-01"),)}, "the rollout is finished"),
         ("rollouts.roll_back", {"rollout": HALTED}, "no device has confirmed it"),
         ("rollouts.pause", {}, "no rollout is chosen"),
         ("devices.retire", {"devices": (device_id("nas-oslo-01"), device_id("nas-oslo-02"))}, "one device at a time"),
@@ -108,6 +115,13 @@ CASES: list[tuple[str, dict[str, object], str, tuple[object, ...], str]] = [
     ("rollout.advance", {"rollout": SIGNED}, "yes", ("advance", SIGNED, 3), "nixfleet rollout advance"),
     ("rollout.lift", {"rollout": SIGNED}, "yes", ("resume", SIGNED, None), "nixfleet rollout resume"),
     ("rollout.retry", {"rollout": HALTED}, "count", ("retry", HALTED, None), "nixfleet rollout retry"),
+    (
+        "rollout.retry_these",
+        {"rollout": HALTED, "members": (device_id("web-berlin-01"),)},
+        "count",
+        ("retry", HALTED, (device_id("web-berlin-01"),)),
+        f"nixfleet rollout retry {HALTED[:8]} web-berlin-01",
+    ),
     ("rollout.cancel", {"rollout": ROLLOUT}, "yes", ("cancel", ROLLOUT, None), "nixfleet rollout cancel"),
     ("rollout.roll_back", {"rollout": DONE}, "count", ("roll_back", DONE), "nixfleet rollout rollback"),
     (

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -61,10 +62,10 @@ class SigningActs(FakeActs):
         super().__init__()
         self._signer = signer
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
         """Sign, and note a control."""
         await asyncio.to_thread(self._signer.sign, "nixfleet-control-v1", b"{}")
-        return await super().control(rollout, verb, wave=wave)
+        return await super().control(rollout, verb, wave=wave, devices=devices)
 
 
 def shows(driven: Driven, *words: str) -> bool:

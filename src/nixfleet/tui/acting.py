@@ -120,10 +120,10 @@ class AdminActs:
         acted = await self._admin.rollback(rollout, RolloutWishes(), note=note or None, draft=draft)
         return _said("The rollback is signed", acted)
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
-        """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
-        devices: Literal["failed"] | None = "failed" if verb == "retry" else None
-        acted = await self._admin.control(rollout, verb, wave=wave, devices=devices)
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
+        """Pause, resume, advance, retry (these `devices`, or all that failed), or cancel a rollout."""
+        which: Literal["failed"] | Sequence[str] | None = (devices or "failed") if verb == "retry" else None
+        acted = await self._admin.control(rollout, verb, wave=wave, devices=which)
         return _said(f"{verb.capitalize()} is signed", acted)
 
     async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:

@@ -122,11 +122,13 @@ KEYS: Final[tuple[Key, ...]] = (
     _act("rollouts", "retry", "Retry what failed"),
     _act("rollouts", "lift", "Go on for kinds it stopped for"),
     _go("rollout", "open", "Open", "enter", "open_here", 1),
+    _go("rollout", "timeline", "Timeline", "t", "timeline", 5, "when each wave opened, was done and had soaked"),
     _go("rollout", "query", "Find", "slash", "ask('find')"),
     _act("rollout", "pause", "Pause", "P", 2),
     _act("rollout", "roll_back", "Roll back", "R", 3),
     _act("rollout", "cancel", "Cancel", "X", 4),
     _act("rollout", "advance", "Advance to the next wave", "A"),
+    _act("rollout", "retry_these", "Retry this one, or the marked", "T", 0, "devices that have no outcome, or failed"),
     _act("rollout", "retry", "Retry what failed"),
     _act("rollout", "lift", "Go on for kinds it stopped for"),
     _go("audit", "open", "Open", "enter", "open_here", 1),
@@ -165,7 +167,7 @@ KEYS: Final[tuple[Key, ...]] = (
     _act("right", "revoke", "Revoke", "X", 2, "for good: a grant or a key"),
     _go("right", "explain", "May they?", "e", "app.explain", 3, "what a key may do to a device, and by which chain"),
 )
-MARKING: Final = frozenset[Scope]({"devices", "enroll", "releases"})
+MARKING: Final = frozenset[Scope]({"devices", "enroll", "releases", "rollout"})
 """Where acts take more than one row; elsewhere a mark would mean nothing."""
 LISTS: Final = frozenset[Scope](
     {"devices", "rollouts", "rollout", "audit", "enroll", "releases", "access", "witnesses"}

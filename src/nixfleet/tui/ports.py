@@ -267,8 +267,8 @@ class Acts(Protocol):
         """Bring back the devices that confirmed a rollout."""
         ...
 
-    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None) -> str:
-        """Pause, resume, advance, retry the failed devices of, or cancel a rollout."""
+    async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
+        """Pause, resume, advance, retry (these `devices`, or all that failed), or cancel a rollout."""
         ...
 
     async def enroll(self, request: EnrollView, *, replace: bool = False) -> str:

@@ -35,6 +35,7 @@ _RIGHTS: Final[dict[Kind, Action]] = {
     "cancel": "control",
     "advance": "control",
     "retry": "control",
+    "retry_these": "control",
     "lift": "control",
     "approve": "enroll",
     "reject": "enroll",
@@ -89,7 +90,7 @@ def _impossible(kind: Kind, scene: Scene) -> str:
         case "revoke" | "sign":
             return access.refusal(kind, scene)
         case _:
-            return updates.refusal(kind, scene.rollout_view())
+            return updates.refusal(kind, scene.rollout_view(), scene.member_views())
 
 
 def plan(action: str, scene: Scene) -> Plan:

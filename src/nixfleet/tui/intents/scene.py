@@ -36,6 +36,8 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing may be signed on the log as it stands."""
     devices: tuple[str, ...] = ()
     rollout: str = ""
+    members: tuple[str, ...] = ()
+    """The devices that are chosen within the rollout."""
     requests: tuple[str, ...] = ()
     release: str = ""
     standing: Standing = Standing()
@@ -52,6 +54,10 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
             return self.store.rollouts.get(self.rollout)
         ids = {device.rollout for device in self.device_views()}
         return self.store.rollouts.get(ids.pop()) if len(ids) == 1 else None
+
+    def member_views(self) -> list[DeviceView]:
+        """Give the devices that are chosen within the rollout."""
+        return [found for key in self.members if (found := self.store.devices.get(key)) is not None]
 
     @property
     def target(self) -> str:

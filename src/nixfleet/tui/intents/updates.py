@@ -1,8 +1,10 @@
 """Rollouts: deploying, pausing, advancing, retrying, cancelling, rolling back."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Literal
 
+from nixfleet.model.device import Outcome
 from nixfleet.model.statements import Verb
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView, RolloutView, WaveView
@@ -15,7 +17,7 @@ from nixfleet.tui.view.preview import preview_lines
 from nixfleet.tui.view.rollouts import is_open, title
 from nixfleet.tui.view.text import Line, Span
 
-Kind = Literal["roll_back", "pause", "cancel", "advance", "retry", "lift"]
+Kind = Literal["roll_back", "pause", "cancel", "advance", "retry", "retry_these", "lift"]
 
 
 def plan(kind: Kind, scene: Scene) -> Plan:
@@ -25,7 +27,7 @@ def plan(kind: Kind, scene: Scene) -> Plan:
     devices = [device for device in scene.store.devices.values() if device.rollout == rollout.id]
     if kind == "roll_back":
         return _roll_back(scene, rollout, devices)
-    return _control(kind, rollout, devices)
+    return _control(kind, rollout, scene.member_views() if kind == "retry_these" else devices)
 
 
 def plan_deployment(scene: Scene, form: Filled) -> Plan:
@@ -56,7 +58,7 @@ def _start_line(scene: Scene, deployment: Deployment) -> str:
     return clean(f"nixfleet rollout start {shlex.join(words)}")
 
 
-def refusal(kind: Kind, rollout: RolloutView | None) -> str:
+def refusal(kind: Kind, rollout: RolloutView | None, members: Sequence[DeviceView] = ()) -> str:
     """Say why this cannot be done to the chosen rollout, or nothing."""
     if rollout is None:
         return "no rollout is chosen"
@@ -66,6 +68,9 @@ def refusal(kind: Kind, rollout: RolloutView | None) -> str:
         return f"the rollout is {rollout.state}"
     if kind == "retry":
         return unless(rollout.failed > 0, "nothing has failed")
+    if kind == "retry_these":
+        done = next((one for one in members if has_confirmed(one, rollout)), None)
+        return f"{clean(done.name)} has confirmed it" if done else unless(bool(members), "no device is chosen")
     if kind == "advance":
         wave = _next_wave(rollout)
         if wave is None:
@@ -74,6 +79,11 @@ def refusal(kind: Kind, rollout: RolloutView | None) -> str:
     if kind == "lift":
         return unless(bool(rollout.stops), "it has stopped for no kind of device")
     return ""
+
+
+def has_confirmed(device: DeviceView, rollout: RolloutView) -> bool:
+    """Tell whether a device has confirmed this very rollout."""
+    return device.rollout == rollout.id and device.outcome is Outcome.CONFIRMED
 
 
 def _next_wave(rollout: RolloutView) -> WaveView | None:
@@ -88,6 +98,7 @@ def _control(kind: Kind, rollout: RolloutView, devices: list[DeviceView]) -> Pla
             "Its gate has its signature then; it opens once the wave before has soaked.",
         ),
         "retry": ("retry", "The devices that failed try once more."),
+        "retry_these": ("retry", "It is tried once more there, whatever came of it before."),
         "pause": ("pause", "No further device starts; those under way finish."),
         "lift": ("resume", "It goes on for the kinds of device that it stopped for; what failed is not tried again."),
     }
@@ -101,13 +112,18 @@ def _control(kind: Kind, rollout: RolloutView, devices: list[DeviceView]) -> Pla
         name += f", wave {wave}"
     touched = devices if verb in {"advance", "retry", "resume"} else []
     number = f" {wave}" if wave is not None else ""
+    these = tuple(device.id for device in devices) if kind == "retry_these" else ()
+    named = "".join(f" {clean(device.name)}" for device in devices) if these else ""
+    told: list[Line] = [(Span(effect),)]
+    if verb == "retry" and rollout.state in {"halted", "paused"}:
+        told.append((Span(f"It is still {rollout.state}: nobody starts before it is resumed.", "warn"),))
     return Plan(
-        confirm=question(f"{verb.capitalize()} {name}?", touched, ((Span(effect),),), verb=verb),
+        confirm=question(f"{verb.capitalize()} {name}?", touched, told, verb=verb),
         steps=(
             Step(
                 call=f"POST /v1/log  control {verb} {rollout.id[:8]}",
-                cli=f"nixfleet rollout {verb} {rollout.id[:8]}{number}",
-                run=lambda acts: acts.control(rollout.id, verb, wave=wave),
+                cli=f"nixfleet rollout {verb} {rollout.id[:8]}{number}{named}",
+                run=lambda acts: acts.control(rollout.id, verb, wave=wave, devices=these),
             ),
         ),
     )

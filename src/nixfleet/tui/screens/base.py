@@ -126,6 +126,7 @@ class ConsoleScreen(Screen[None]):
         requests: tuple[str, ...] = (),
         release: str = "",
         right: str = "",
+        members: tuple[str, ...] = (),
     ) -> Scene:
         """Make a scene of what is chosen."""
         return Scene(
@@ -136,6 +137,7 @@ class ConsoleScreen(Screen[None]):
             distrust=distrust(self.desk.feed.check),
             devices=devices,
             rollout=rollout,
+            members=members,
             requests=requests,
             release=release,
             standing=self.desk.standing,

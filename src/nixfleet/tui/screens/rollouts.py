@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from nixfleet.errors import NixfleetError
 from nixfleet.model.device import Phase
 from nixfleet.model.views import DeviceView, MemberView, RolloutView
+from nixfleet.rollout.explaining import member_said
 from nixfleet.tui.columns import Column, age_column, text_column
 from nixfleet.tui.desk import Desk
 from nixfleet.tui.intents import Scene
@@ -17,8 +18,10 @@ from nixfleet.tui.keys import bindings
 from nixfleet.tui.screens.tables import TableScreen
 from nixfleet.tui.store import Changes
 from nixfleet.tui.view import rollouts as view
-from nixfleet.tui.view.text import Line, Span, plain
+from nixfleet.tui.view.text import Line, Span, plain, wrap
+from nixfleet.tui.view.timeline import timeline
 from nixfleet.tui.widgets.chrome import LinesPanel
+from nixfleet.tui.widgets.dialogs import PageDialog
 from nixfleet.tui.widgets.fleet_table import FleetTable
 
 COLUMNS: tuple[Column[RolloutView], ...] = (
@@ -33,6 +36,7 @@ COLUMNS: tuple[Column[RolloutView], ...] = (
     text_column("name", "release", view.title, cells=14, keep=10, role="strong", grow=1, most=28),
     Column(key="bar", title="devices", cells=18, keep=9, grow=1, most=26, draw=lambda r, c, _n: view.bar_cell(r, c)),
     Column(key="why", title="why", cells=18, keep=8, grow=6, draw=lambda r, _c, _n: view.reason(r)),
+    text_column("took", "took", view.took, cells=5, keep=6, sort=False),
     text_column("by", "by", lambda r: r.principal, cells=8, keep=6, grow=1, most=20),
     text_column("id", "id", lambda r: r.id[:8], cells=8, keep=5),
     age_column("age", lambda r: r.at, cells=4, keep=7),
@@ -128,6 +132,7 @@ class RolloutScreen(TableScreen[MemberView]):
         """Give the head with the waves, and the table of members."""
         yield LinesPanel(self._head, id="head")
         yield self.make_table()
+        yield LinesPanel(self._said, id="said")
 
     def make_table(self) -> FleetTable[MemberView]:
         """Make the table, those that failed first."""
@@ -151,14 +156,32 @@ class RolloutScreen(TableScreen[MemberView]):
             if device is not None:
                 self._members[key] = live_member(self._members[key], device, self._key)
         self.table.on_changes(changed, settle=settle)
+        if self.table.cursor in changed:
+            self.highlighted()
 
     def grow_older(self) -> None:
         """Draw the ages again."""
         self.query_one("#head", LinesPanel).redraw()
 
     def scene(self) -> Scene:
-        """Act on this rollout."""
-        return self.scene_of(rollout=self._key)
+        """Act on this rollout, or on its devices that are marked, or the one under the cursor."""
+        return self.scene_of(rollout=self._key, members=self.table.chosen if self.complete else ())
+
+    def highlighted(self) -> None:
+        """Say of the device that the cursor came to, in a sentence, why it stands where it stands."""
+        self.query_one("#said", LinesPanel).redraw(layout=True)
+
+    def action_timeline(self) -> None:
+        """Show the rollout's course in time."""
+        rollout = self.desk.store.rollouts.get(self._key)
+        if rollout is not None:
+            self.app.push_screen(PageDialog("Timeline (UTC)", timeline(rollout, self.desk.clock())))
+
+    def _said(self, cells: int) -> list[Line]:
+        member = self.table.record
+        if member is None:
+            return []
+        return [(Span(" "), *line) for line in wrap(member_said(member).said, cells - 2, "dim", most=2)]
 
     def copy_text(self) -> str:
         """Copy the head."""
@@ -183,6 +206,7 @@ class RolloutScreen(TableScreen[MemberView]):
         }
         self.table.empty = "It covers no device yet."
         self.table.reload()
+        self.highlighted()
 
     def _head(self, cells: int) -> list[Line]:
         rollout = self.desk.store.rollouts.get(self._key)

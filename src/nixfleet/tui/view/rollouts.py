@@ -75,8 +75,9 @@ def reason(rollout: RolloutView) -> Line:
     if rollout.stops:
         return (Span(clean(rollout.stops[0].said), "warn"),)
     if rollout.state == "finished":
-        stands = rollout.standing and rollout.joiners
-        return (Span("standing: devices that join get it" if stands else "", "dim"),)
+        failed = f"{failed_for(rollout)} failed" if rollout.causes else ""
+        stands = "standing: devices that join get it" if rollout.standing and rollout.joiners else ""
+        return (Span(" · ".join(filter(None, (failed, stands))), "dim"),)
     return (Span(clean(rollout.note), "dim"),)
 
 
@@ -103,10 +104,17 @@ def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
     )
 
 
+def took(rollout: RolloutView) -> str:
+    """Say how long a finished rollout took; nothing of others."""
+    if rollout.started_at is None or rollout.finished_at is None:
+        return ""
+    return age(max(0, rollout.finished_at - rollout.started_at))
+
+
 def ends(rollout: RolloutView) -> str:
     """Say how long it took, or may still take; nothing where nobody knows."""
-    if rollout.started_at is not None and rollout.finished_at is not None:
-        return f"took {age(max(0, rollout.finished_at - rollout.started_at))}"
+    if took(rollout):
+        return f"took {took(rollout)}"
     return "" if rollout.eta_s is None else f"about {age(rollout.eta_s)} left"
 
 
