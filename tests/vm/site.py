@@ -18,7 +18,6 @@ from tests.nix.cacheserver import CacheServer
 from tests.vm import debian, units
 from tests.vm.booted import Booted
 
-from nixfleet.client.acts import RolloutWishes
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
@@ -27,6 +26,7 @@ from nixfleet.model.ids import Tags
 from nixfleet.model.statements import Activation, CacheRef, Closure
 from nixfleet.model.views import DeviceView
 from nixfleet.nix import Nix
+from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
 from nixfleet.server.setup import create_fleet
