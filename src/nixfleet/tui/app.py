@@ -14,6 +14,7 @@ from textual.driver import Driver
 from textual.worker import Worker, WorkerState
 
 from nixfleet.errors import NixfleetError
+from nixfleet.tui.alarm import Halts, desktop_note, halted_words
 from nixfleet.tui.changing import Changing
 from nixfleet.tui.confirm import Confirm
 from nixfleet.tui.desk import Desk, Options
@@ -48,6 +49,7 @@ class ConsoleApp(Changing, inherit_bindings=False):
     def __init__(self, desk: Desk, driver_class: type[Driver] | None = None) -> None:
         super().__init__(desk, driver_class=driver_class)
         self._settled_at = 0.0
+        self._halts = Halts()
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = desk.options.theme
@@ -100,6 +102,7 @@ class ConsoleApp(Changing, inherit_bindings=False):
 
     def flush(self) -> None:
         """Draw what changed, unless paused or the terminal still has to take what was written before."""
+        self._ring()
         if self.desk.paused or self._busy or not self._open:
             return
         calm = isinstance(self.screen_stack[-1], ConsoleScreen)
@@ -116,6 +119,17 @@ class ConsoleApp(Changing, inherit_bindings=False):
     @property
     def _busy(self) -> bool:
         return isinstance(self._driver, PatientDriver) and self._driver.waiting_writes > 0
+
+    def _ring(self) -> None:
+        """Ring for each rollout that has halted since, also while the view is held still."""
+        if not self.desk.store.loaded:
+            return
+        for rollout in self._halts.fresh(self.desk.store.rollouts):
+            said = halted_words(rollout)
+            self.bell()
+            if self._driver is not None and not self._driver.is_headless:
+                self._driver.write(desktop_note(said))
+            self.notify(f"{said}.", severity="error", timeout=15)
 
     def _chrome(self) -> None:
         if self._open and not self._busy:
