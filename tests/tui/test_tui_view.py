@@ -19,11 +19,11 @@ from tests.tui.console_fleet import (
 
 from nixfleet.model.device import Outcome, Phase
 from nixfleet.model.text import clean
-from nixfleet.model.views import Transfer
+from nixfleet.model.views import FleetView, Transfer
 from nixfleet.query import STATUSES, status_of
 from nixfleet.tui.columns import GAP, Column, lay_out
 from nixfleet.tui.listing import Listing
-from nixfleet.tui.ports import LogCheck
+from nixfleet.tui.ports import Identity, LogCheck
 from nixfleet.tui.store import Store
 from nixfleet.tui.view import access, chrome, devices, joining, log, rollouts, text
 from nixfleet.tui.view.text import Span
@@ -324,3 +324,21 @@ def test_a_listing_kept_up_to_date_is_as_one_made_afresh(
     ranked = [held[key] for key in listing.ids]
     assert sorted((value for value in held.values() if value != 3), reverse=down) == ranked
     assert {key for key, value in held.items() if value != 3} == set(listing.ids)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"ok": 9, "offline": 2, "updating": 1, "reboot": 1, "waiting": 3}, ""),
+        ({"ok": 9, "failed": 1}, "1 needs you"),
+        ({"fork": 1, "cloned": 1, "refused": 1, "reverted": 1, "unhealthy": 1, "drifted": 995}, "1,000 need you"),
+    ],
+)
+def test_the_header_counts_who_needs_a_person(counts: dict[str, int], said: str) -> None:
+    """What passes by itself is none of it; nothing is said of nobody."""
+    made = chrome.Chrome(
+        fleet=FleetView(id="x", name="acme"), identity=Identity(principal="ops"), link=chrome.Link(state="live"),
+        check=LogCheck(), counts=counts, tabs=[], active="devices",  # type: ignore[arg-type] # the table above holds statuses
+    )  # fmt: skip
+    first = text.plain([chrome.header(made, NOW, 80)[0]])
+    assert (said in first, bool(said)) == (True, "need" in first)

@@ -19,6 +19,8 @@ FRESH: Final = frozenset[LinkState]({"live", "polling"})
 
 
 _WAY_OUT: Final = 3
+NEEDY: Final = STATUSES[: STATUSES.index("offline")]
+"""What does not pass by itself: a person has to look at it."""
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +81,9 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
         left.append((Span(clean(who.principal)), Span(f" {role}" if role else "", "dim")))
     if who.read_only:
         left.append((Span("READ-ONLY", "warn"),))
+    needy = sum(chrome.counts.get(status, 0) for status in NEEDY)
+    if needy:
+        left.append((Span(f"{thousands(needy)} {'needs' if needy == 1 else 'need'} you", "bad"),))
     if chrome.paused:
         left.append((Span("‖ paused", "warn"),))
     if fleet.root_keys == 1 and cells >= 100:
