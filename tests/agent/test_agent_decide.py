@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 from tests.factories import CACHE, DIGEST, T0, Fleet, device_id, fingerprint, key, principal, store_path, target_line
 
-from nixfleet.agent.decide import GATES_MOST, Decision, Me, NeedLine, Proceed, Wait, decide, still
+from nixfleet.agent.decide import GATES_MOST, Decision, Me, NeedLine, Proceed, Wait, decide, still, still_boots
 from nixfleet.agent.update import Confirmed, Held, Offer, State, Withdrawn
 from nixfleet.model.statements import Activation, LogKey, Rule, Statement, TargetLine, Wave, Window
 from nixfleet.trust.gate import Gate, sign_gate
@@ -333,6 +333,66 @@ def test_a_closed_window_waits_until_it_opens() -> None:
     assert world.still(offer) is None
     world.wall_s += 3_600
     assert Held(reason=decision.reason) == world.still(offer)
+
+
+def pending(**rollout: Any) -> tuple[World, Offer]:
+    """Give a device that has switched within its window, which is over, and waits for a reboot."""
+    window = Window(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), from_="22:00", to="23:00", tz="device")
+    world = World(window=window, **rollout)
+    decision = world.decide()
+    assert isinstance(decision, Wait)
+    assert decision.until_s is not None
+    world.wall_s = decision.until_s
+    offer = world.offer()
+    world.wall_s += 3_600
+    return world, offer
+
+
+def boots(world: World, offer: Offer, *, clock_late: bool = False) -> Held | Withdrawn | None:
+    """Judge the reboot of an update."""
+    me = replace(world.me(), clock_late=clock_late)
+    return still_boots(world.fleet.state, me, NEVER, offer, world.lines)
+
+
+def test_a_reboot_within_the_window_waits_for_the_next_one() -> None:
+    """In the device's own time zone; inside of it, it may."""
+    world, offer = pending(reboot="in_window")
+    assert Held(reason="outside its window (22:00 to 23:00 Europe/Berlin)") == boots(world, offer)
+    world.wall_s -= 1_800
+    assert boots(world, offer) is None
+
+
+def test_a_reboot_at_once_is_not_held_by_the_window_that_the_switch_was_in() -> None:
+    """But by a pause, as anything else."""
+    world, offer = pending(reboot="now")
+    assert boots(world, offer) is None
+    world.fleet.control(world.rollout, "pause", by="ops")
+    assert isinstance(boots(world, offer), Held)
+
+
+def test_a_clock_behind_the_log_opens_no_window() -> None:
+    """A battery that thinks it is 1970 would see the hour of the newest entry for ever."""
+    world, offer = pending(reboot="in_window")
+    world.wall_s -= 1_800
+    held = Held(reason="its clock is behind the log, so whether its window is open is not known")
+    assert held == boots(world, offer, clock_late=True)
+    world, offer = pending(reboot="now")
+    assert boots(world, offer, clock_late=True) is None
+
+
+@pytest.mark.parametrize("policy", ["in_window", "now"])
+def test_a_cancelled_rollout_reboots_nobody(policy: str) -> None:
+    """Whatever its clock says."""
+    world, offer = pending(reboot=policy)
+    world.fleet.control(world.rollout, "cancel", by="ops")
+    assert isinstance(boots(world, offer, clock_late=True), Withdrawn)
+
+
+def test_a_rollout_says_whether_a_reboot_without_a_fallback_is_accepted() -> None:
+    """By a field of its signed activation."""
+    assert World().offer().accept_no_fallback is False
+    offer = World(reboot="now", activation=Activation(no_fallback=True)).offer()
+    assert ("now", True) == (offer.reboot, offer.accept_no_fallback)
 
 
 def test_a_mode_that_this_agent_cannot_do_is_refused_not_ignored() -> None:

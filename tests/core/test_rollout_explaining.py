@@ -47,6 +47,10 @@ _FETCHING = {"phase": Phase.FETCHING, "transfer": Transfer(done_bytes=30, total_
             {"phase": Phase.REBOOT_PENDING},
             "nas-01 has it set for its next boot, and waits for a reboot",
         ),
+        (
+            {"phase": Phase.REBOOT_PENDING, "reason": "needs a reboot (kernel 6.1 → 6.2)"},
+            "nas-01 has it set for its next boot, and waits for a reboot: needs a reboot (kernel 6.1 → 6.2)",
+        ),
     ],
 )
 def test_a_device_is_explained_like_this(fields: dict[str, Any], said: str) -> None:

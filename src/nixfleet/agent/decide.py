@@ -118,12 +118,12 @@ def still_boots(log: logs.State, me: Me, state: State, offer: Offer, lines: Line
     A reboot at once may be out of the window that the switch was in; one within a window takes a clock that is known to
     be right, for nobody may be there to see a machine go down at noon.
     """
-    one = log.rollouts.get(Digest(offer.rollout))
-    if offer.reboot == "in_window" and me.clock_late:
-        waits = Held(reason="its clock is behind the log, so whether its window is open is not known")
-        verdict = still(log, me, state, offer, lines)
-        return verdict if isinstance(verdict, Withdrawn) else waits
     verdict = still(log, me, state, offer, lines)
+    if isinstance(verdict, Withdrawn):
+        return verdict
+    if offer.reboot == "in_window" and me.clock_late:
+        return Held(reason="its clock is behind the log, so whether its window is open is not known")
+    one = log.rollouts.get(Digest(offer.rollout))
     closed = _window(one.statement, me, log) if one is not None else None
     only_window = isinstance(verdict, Held) and closed is not None and verdict.reason == closed.reason
     return None if only_window and offer.reboot == "now" else verdict

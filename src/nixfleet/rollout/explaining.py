@@ -64,7 +64,8 @@ def _member(member: MemberView) -> str:
         return f"{name} is overdue: nothing came of it in time, it may still confirm"
     away = "" if member.online else ", and is offline"
     if member.phase is Phase.REBOOT_PENDING:
-        return f"{name} has it set for its next boot, and waits for a reboot{away}"
+        why = f": {member.reason}" if member.reason else ""
+        return f"{name} has it set for its next boot, and waits for a reboot{away}{why}"
     if member.phase is Phase.IDLE:
         return f"{name} waits: the coordinator is about to plan it"
     doing = f"{name} is {member.phase.value}"
