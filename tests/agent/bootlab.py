@@ -55,6 +55,8 @@ class BootLab:
         self.calls: list[str] = []
         self.broken: set[str] = set()
         """Verbs that fail."""
+        self.goes_down = False
+        """Whether the machine does as it is told, when it is told to reboot."""
         self.forgets = False
         """Whether the firmware says yes and keeps nothing."""
         machine.write("/boot/head", GRUB_HEAD)
@@ -109,9 +111,21 @@ class BootLab:
                 self._memory("" if self.forgets else f"next_entry={entry}\n")
             case ("grub-editenv", _, "unset", "next_entry"):
                 self._memory("")
+            case ("reboot",) if self.goes_down:
+                pass
             case _:
                 return Ran(None, ())
         return Ran(0, ())
+
+    def reboot(self, boot_id: str = "boot-2") -> str:
+        """Boot what it would boot next; give what runs then."""
+        path = self.next()
+        for link in ("current-system", "booted-system"):
+            place = self.machine.root / "run" / link
+            place.unlink()
+            place.symlink_to(path)
+        self.machine.write("/proc/sys/kernel/random/boot_id", f"{boot_id}\n")
+        return path
 
     def default(self) -> str:
         """Name the system that it boots when nobody says otherwise."""

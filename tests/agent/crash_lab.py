@@ -228,14 +228,9 @@ class Lab:
         """Start another boot, whose clock begins anew."""
         self._boots += 1
         self.now = 5
-        self.machine.write("/proc/sys/kernel/random/boot_id", f"boot-{self._boots}\n")
-        path = self.loader.next()
-        if path == self.new and not self.scenario.boots:
-            path = self.loader.next()  # it hangs, and somebody or a watchdog resets it
-        for link in ("current-system", "booted-system"):
-            place = self.machine.root / "run" / link
-            place.unlink()
-            place.symlink_to(path)
+        booted = self.loader.reboot(f"boot-{self._boots}")
+        if booted == self.new and not self.scenario.boots:
+            self.loader.reboot(f"boot-{self._boots}")  # it hangs, and somebody or a watchdog resets it
 
     async def _tool(self, argv: Sequence[str], timeout_s: float) -> Ran:
         """Run a small command; a reboot ends the agent, too."""

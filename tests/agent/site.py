@@ -13,8 +13,10 @@ from tests.factories import Fleet, key
 
 from nixfleet.agent import identity as identities
 from nixfleet.agent.agent import Agent
+from nixfleet.agent.health import Run
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.member import Parts
+from nixfleet.agent.runner import run_beside
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.mirror import Mirror
@@ -35,6 +37,7 @@ class Site:
         self.machine.boot(self.old)
         self.store = MadeUpStore(self.machine)
         self.boot_s = 100
+        self.run_tool: Run = run_beside
         self.settings = Settings(
             name="web-01",
             state_dir=str(self.machine.state_dir),
@@ -74,6 +77,7 @@ class Site:
             mirror=Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device),
             journal=Journal(folder),
             make_client=self.server.make_client,
+            run=self.run_tool,
         )
 
     @asynccontextmanager

@@ -125,6 +125,17 @@ def test_what_is_withdrawn_before_its_boot_is_taken_back(policy: str) -> None:
     assert (Outcome.REVERTED, "the rollout is cancelled") == (update_of(state).outcome, update_of(state).reason)
 
 
+def test_a_newer_rollout_takes_the_place_of_one_that_nobody_booted() -> None:
+    """Going back comes first; the newer offer begins when it comes again after that."""
+    state, effects = step(until_pending("never"), offered(replace(OFFER, index=6, rollout="ef" * 32)), 300)
+    assert isinstance(effects[0], GoBack)
+    assert ("a newer rollout took its place", OFFER.rollout) == (
+        update_of(state).reason,
+        update_of(state).offer.rollout,
+    )
+    assert (0, OFFER.index) == state.attempted
+
+
 def test_it_confirms_after_another_boot_into_it_as_the_boot_default() -> None:
     """Contact, the guard, then the boot default, and only then the outcome."""
     state, _ = step(until_pending(), booted(NEW), 10)

@@ -51,11 +51,9 @@ def pending(state: State, update: Update, event: Event, now: int) -> Next:
             return go_back(state, update, Cause.NONE, event.reason)
         case Disarmed() if not update.rebooting and update.reboot and update.offer.reboot != "never":
             return enter(state, replace(update, rebooting=True))
-        case Held() if update.rebooting:
-            why = f"needs a reboot ({', '.join(update.reboot)}): {event.reason}"
+        case Held() | Trouble():
+            why = f"needs a reboot ({', '.join(update.reboot) or 'the switch says so'}): {event.reason}"
             return replace(state, update=replace(update, reason=why[:SHORT_CHARS], retry_s=now + HELD_RETRY_S)), []
-        case Trouble():
-            return replace(state, update=replace(update, retry_s=now + HELD_RETRY_S)), []
         case Tick() if update.retry_s is not None and now >= update.retry_s:
             return enter(state, replace(update, retry_s=None))
         case Nudged() if update.retry_s is not None:

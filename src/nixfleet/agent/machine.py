@@ -70,6 +70,7 @@ RETRY_MOST_S = 300
 HELD_RETRY_S = 60
 DISARM_RETRY_S = 5
 TIDY_RETRY_S = 60
+REPLACED = "a newer rollout took its place"
 
 BEFORE_SWITCH = frozenset({Phase.OFFERED, Phase.PREFLIGHT, Phase.FETCHING, Phase.VERIFYING, Phase.STAGED})
 """Nothing is changed yet: the update can be dropped, superseded and retried without going back."""
@@ -164,10 +165,13 @@ def _offered(state: State, event: Offered, now: int) -> Next:
     if not fresh(state, offer):
         return state, []
     if busy and update is not None:
+        if update.phase is Phase.REBOOT_PENDING:
+            # It is taken back first, so that no boot brings it; then the offer comes again.
+            return go_back(state, update, Cause.NONE, REPLACED)
         if update.phase not in BEFORE_SWITCH:
             # A switch is never left half-way: the offer comes again when this one has ended.
             return state, []
-        state, _ = end(state, update, Outcome.REFUSED, Cause.NONE, "a newer rollout took its place")
+        state, _ = end(state, update, Outcome.REFUSED, Cause.NONE, REPLACED)
     same = update is not None and (update.offer.rollout, update.offer.run) == (offer.rollout, offer.run)
     started = Update(
         phase=Phase.OFFERED,
