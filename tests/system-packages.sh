@@ -22,6 +22,7 @@ else
   want less less
   want systemd-analyze systemd
   want /bin/kill procps
+  want /usr/sbin/grub-reboot grub2-common
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need="$need postgresql"
 fi
 
