@@ -152,11 +152,18 @@ async def test_a_local_switch_is_told_and_not_fought(tmp_path: Path) -> None:
 
 
 async def test_what_somebody_does_on_the_device_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause, its end, and another running system each call once, and nothing else does."""
+    """A pause and its end each call once; another system than was told does until that is told."""
     monkeypatch.setattr(pausing, "LOOK_S", 0.001)
     site, seen = Site(tmp_path), list[int]()
     site.machine.state_dir.mkdir(parents=True, exist_ok=True)
-    task = asyncio.create_task(pausing.watch(site.machine.state_dir, site.machine.host, lambda: seen.append(1)))
+    told = [""]
+
+    def look() -> None:
+        seen.append(1)
+        told[0] = site.machine.host.current_system()
+
+    watch = pausing.watch(site.machine.state_dir, site.machine.host, lambda: told[0], look)
+    task = asyncio.create_task(watch)
     await asyncio.sleep(0)
     acts: tuple[Callable[[], object], ...] = (
         lambda: _pause(site, 60),

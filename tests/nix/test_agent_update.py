@@ -1,6 +1,7 @@
 """The agent as a process on a NixOS-shaped device, with real Nix and a real coordinator: it ends right, once."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -25,6 +26,7 @@ from nixfleet.model.ids import Tags
 from nixfleet.model.statements import CacheRef, Closure
 from nixfleet.model.views import DeviceView
 from nixfleet.nix import Nix
+from nixfleet.query import status_of
 from nixfleet.rollout.asking import RolloutWishes
 from nixfleet.server.serve import Server
 from nixfleet.server.settings import ServerSettings
@@ -261,6 +263,41 @@ async def test_a_coordinator_that_restarts_during_an_update_changes_nothing(site
     site.device.unsteer("hold")
     assert (await site.outcome(rollout)).outcome == "confirmed"
     assert [("switch", b)] == site.device.switches()
+
+
+async def test_root_pauses_on_the_device_and_switches_by_hand(site: Site) -> None:
+    """A pause beside a running agent is told at once, holds an update, and ends; a local switch is drift, and stays.
+
+    Status says all of it on the device, also while the coordinator is gone.
+    """
+    a, b = site.systems.a, site.systems.b
+    site.agent()
+    await site.joined()
+    site.device.run(["nixfleet", "agent", "pause", "--for", "1h", "--reason", "moving the rack"])
+    await site.until(lambda view: view is not None and view.paused_until)
+    rollout = await site.deploy(b)
+    await site.until(lambda view: view is not None and "moving the rack" in view.waits)
+    view = await site.view()
+    assert view is not None
+    assert ("paused", "moving the rack") == (status_of(view), view.pause_reason)
+    site.device.run(["nixfleet", "agent", "resume"])
+    assert "confirmed" == (await site.outcome(rollout)).outcome
+    site.device.run(["nix-env", "--profile", "/nix/var/nix/profiles/system", "--set", a])
+    site.device.run([f"{a}/bin/switch-to-configuration", "switch"])
+    await site.until(lambda view: view is not None and view.drifted)
+    view = await site.view()
+    assert view is not None
+    assert ("drifted", a, b) == (status_of(view), view.system, view.intended)
+    await asyncio.to_thread(site.server.stop)
+    told = json.loads(site.device.run(["nixfleet", "agent", "status", "--json"]).stdout)
+    assert (True, b, a, "confirmed", None) == (
+        told["running"],
+        told["drifted_from"],
+        told["system"],
+        told["phase"],
+        told["paused_until"],
+    )
+    assert [("switch", b), ("switch", a)] == site.device.switches()
 
 
 async def test_a_cache_that_is_gone_for_a_while_delays_and_does_not_fail(site: Site) -> None:

@@ -149,8 +149,12 @@ class Agent:
     def look(self) -> None:
         """Look again at what somebody may have done on the device: a pause, or another system that runs."""
         self.desk.consider_soon()
-        if self._host.current_system() != self._reporter.told_system:
+        if self._host.current_system() != self.told_system():
             self._reporter.want()
+
+    def told_system(self) -> str:
+        """Name the running system as the newest report has it; empty before the first."""
+        return self._reporter.told_system
 
     async def _start(self) -> None:
         try:

@@ -227,7 +227,8 @@ async def _serve(parts: Parts, *, once: bool) -> int:
     )
     if once:
         return 0 if await agent.run_once() else 1
-    looking = asyncio.create_task(pausing.watch(Path(parts.settings.state_dir), parts.host, agent.look), name="look")
+    watch = pausing.watch(Path(parts.settings.state_dir), parts.host, agent.told_system, agent.look)
+    looking = asyncio.create_task(watch, name="look")
     try:
         await agent.run()
     finally:

@@ -102,20 +102,21 @@ def current(folder: Path, host: Host, clock: Clock) -> tuple[Pause, int] | None:
     return (pause, left) if left > 0 else None
 
 
-async def watch(folder: Path, host: Host, changed: Callable[[], None]) -> None:
-    """Call when a pause was set or ended, or another system runs, by somebody's hand; for ever."""
-    seen = _mark(folder, host)
+async def watch(folder: Path, host: Host, told: Callable[[], str], changed: Callable[[], None]) -> None:
+    """Call when a pause was set or ended, or another system runs than was `told`, by somebody's hand; for ever."""
+    seen = _mark(folder)
     while True:
         await asyncio.sleep(LOOK_S)
-        now = _mark(folder, host)
-        if now != seen:
+        now, system = _mark(folder), told()
+        # Against what was told, not against the last look: a switch there and back is quicker than that.
+        if now != seen or (system and host.current_system() != system):
             seen = now
             changed()
 
 
-def _mark(folder: Path, host: Host) -> tuple[str, int, int]:
+def _mark(folder: Path) -> tuple[int, int]:
     try:
         found = (folder / FILE).stat()
     except OSError:
-        return host.current_system(), 0, 0
-    return host.current_system(), found.st_mtime_ns, found.st_ino
+        return 0, 0
+    return found.st_mtime_ns, found.st_ino
