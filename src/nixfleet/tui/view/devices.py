@@ -178,7 +178,7 @@ def _quiet(device: DeviceView, status: Status) -> str:
 def paused_words(device: DeviceView) -> str:
     """Say until when root has paused updates on the device itself, and why."""
     why = f": {device.pause_reason}" if device.pause_reason else ""
-    return f"by root there until {when(device.paused_until)}{why}" if device.paused_until is not None else ""
+    return f"until {when(device.paused_until)}{why}" if device.paused_until is not None else ""
 
 
 def seen_cell(device: DeviceView, now: int) -> Line:
@@ -219,6 +219,8 @@ def headline(device: DeviceView, now: int, cells: int) -> list[Line]:
         return [*lines, fit(progress(device.transfer, cells), cells)]
     if status == "waiting":
         return [*lines, *wrap(device.waits, cells, "plain", most=4)]
+    if status == "paused":
+        return [*lines, *wrap(f"by root on the device, {paused_words(device)}", cells, "plain", most=4)]
     said = "".join(span.text for span in phrase(device, cells))
     if status in _ILL:
         return [*lines, *wrap(said, cells, "plain", most=4)]
