@@ -414,6 +414,23 @@ def test_a_pause_after_the_start_makes_nobody_overdue() -> None:
     assert "Finish" in _moves(fleet.tick(1))
 
 
+@pytest.mark.parametrize("waits", [{"phase": Phase.REBOOT_PENDING}, {"paused_until_wall_s": NOON_S + 99_000}])
+def test_one_that_waited_and_then_fell_silent_is_overdue_in_the_end(waits: dict[str, Any]) -> None:
+    """While it waits for a reboot or a pause's end it is parked however long; after that, silence has its time."""
+    fleet = Fleet(rollout(max_in_flight=1), members(1))
+    (one,) = _started(fleet.tick())
+    fleet.change(one, **waits)
+    assert ["Parked"] == _moves(fleet.tick(3_600))
+    fleet.change(one, online=False, seen_s=3_600)
+    assert [] == _moves(fleet.tick(50_000))
+    fleet.change(one, phase=Phase.CHECKING, paused_until_wall_s=None, seen_s=fleet.now.run_s)
+    assert [] == _moves(fleet.tick(3_599))
+    assert 1 == next_wake(fleet.state, fleet.members, fleet.now)
+    assert Overdue(device=one, run=1) in fleet.tick(1)
+    fleet.confirm(one)
+    assert Standing.CONFIRMED is standing(fleet.members[0], fleet.state, fleet.now)
+
+
 def test_a_retired_device_leaves_every_count() -> None:
     """A wave does not wait for who left, and its failure no longer halts."""
     fleet = Fleet(rollout(), members(2))

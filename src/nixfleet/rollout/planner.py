@@ -149,13 +149,15 @@ class _Planner:
 
     def _settle(self, wave: _Wave) -> None:
         """Count the places in use, and take them back from those whose time is over."""
-        in_flight = Standing.IN_FLIGHT  # looked up once: enum members are slow to reach on Python 3.11
-        if not wave.has(in_flight):
+        in_flight, parked = Standing.IN_FLIGHT, Standing.PARKED  # looked up once: slow to reach on Python 3.11
+        if not wave.has(in_flight, parked):
             return
         for place, (member, where) in enumerate(zip(wave.members, wave.where, strict=True)):
-            if where is not in_flight:
+            if where is not in_flight and where is not parked:
                 continue
             wave.where[place] = after = lapsed(member, self.rollout, self.now)
+            if after is parked and where is parked:
+                continue
             if after is in_flight:
                 self.places -= 1
             elif after is Standing.OVERDUE:

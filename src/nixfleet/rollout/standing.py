@@ -93,11 +93,23 @@ def is_awaited(member: Member) -> bool:
 
 
 def lapsed(member: Member, rollout: Course, now: Clock) -> Standing:
-    """Tell what becomes of a member in flight now; it stays in flight until its time is over."""
+    """Tell what becomes of a member in flight, or parked, now; it stays so until its time is over.
+
+    One that no longer waits for a reboot or for a pause's end, and has gone silent since, is not waited for for ever.
+    """
+    paused = member.paused_until_wall_s is not None and now.wall_s < member.paused_until_wall_s
+    waits = paused or member.phase is Phase.REBOOT_PENDING
+    if member.parked_s is not None:
+        silent = not member.online and now.run_s >= deadline_s(heard_s(member), rollout)
+        return Standing.OVERDUE if silent and not waits else Standing.PARKED
     if now.run_s < deadline_s(member.offered_s or 0, rollout):
         return Standing.IN_FLIGHT
-    paused = member.paused_until_wall_s is not None and now.wall_s < member.paused_until_wall_s
-    return Standing.PARKED if paused or member.phase is Phase.REBOOT_PENDING else Standing.OVERDUE
+    return Standing.PARKED if waits else Standing.OVERDUE
+
+
+def heard_s(member: Member) -> int:
+    """Give when a parked member was last heard of, or parked."""
+    return max(member.parked_s or 0, member.seen_s or 0)
 
 
 def stop_limit(stop_at: StopAt, total: int) -> int:

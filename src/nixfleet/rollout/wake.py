@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from nixfleet.rollout.fold import wave_states
 from nixfleet.rollout.gates import Gatekeeper, ask_from_s, closed, paused_there, silence_ends_s
 from nixfleet.rollout.reasons import NotBefore, OutsideWindow
-from nixfleet.rollout.standing import Standing, deadline_s, halted, standings
+from nixfleet.rollout.standing import Standing, deadline_s, halted, heard_s, standings
 from nixfleet.rollout.types import Clock, Course, Member
 
 
@@ -28,8 +28,10 @@ def _delays(rollout: Course, members: Sequence[Member], now: Clock) -> Iterator[
     pending = False
     for member, where in zip(members, standings(members, rollout, now), strict=True):
         match where:
-            case Standing.IN_FLIGHT:
-                yield deadline_s(member.offered_s or 0, rollout) - now.run_s
+            case Standing.IN_FLIGHT | Standing.PARKED:
+                since_s = member.offered_s or 0 if where is Standing.IN_FLIGHT else heard_s(member)
+                yield deadline_s(since_s, rollout) - now.run_s
+                yield (member.paused_until_wall_s or 0) - now.wall_s
             case Standing.PENDING if moving:
                 pending = True
                 yield from _absences(member, rollout, now)
