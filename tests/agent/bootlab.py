@@ -9,7 +9,7 @@ from typing import Literal
 from tests.agent.made_up import Machine
 
 from nixfleet.agent import bootmenu
-from nixfleet.agent.health import Ran
+from nixfleet.agent.units import Ran
 
 Loader = Literal["systemd-boot", "grub", "none"]
 INSTALL = """\

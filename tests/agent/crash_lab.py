@@ -19,12 +19,12 @@ from tests.agent.made_up import Machine, MadeUpStore, Silent
 
 from nixfleet.agent import machine, moves
 from nixfleet.agent.guard import Guard
-from nixfleet.agent.health import Ran
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.runner import Runner, Store
 from nixfleet.agent.service import Clock, Service
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.switching import Switcher
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import (
     Contact,
     Contacted,

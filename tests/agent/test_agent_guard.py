@@ -18,8 +18,8 @@ from tests.agent.workbench import Bench
 from nixfleet.agent import guard as guards
 from nixfleet.agent import guarding
 from nixfleet.agent.guard import NOT_BACK, NOT_CONFIRMED, Guard
-from nixfleet.agent.health import Ran
 from nixfleet.agent.runner import Runner
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import (
     Activate,
     Arm,

@@ -12,6 +12,7 @@ from tests.agent.steps import (
     OFFER,
     OLD,
     OLD_DIGEST,
+    READY,
     TO_ACTIVATING,
     TO_CONFIRMED,
     TO_CONFIRMING,
@@ -98,7 +99,7 @@ def test_each_way_a_switch_can_end_leads_somewhere_of_its_own(result: Result, ex
     state, effects = drive(*TO_ACTIVATING, Switched(result=result, exit_code=9, reason="why"))
     assert expected == phase(state)
     if expected is Phase.REVERTING:
-        assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)] == effects
+        assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, baseline=READY.baseline, number=0)] == effects
 
 
 def test_a_failed_switch_is_reported_as_reverted_with_its_reason_and_lines() -> None:
@@ -127,7 +128,7 @@ def test_going_back_is_tried_three_times_and_then_reported_as_failed() -> None:
     """A device that cannot go back says so instead of claiming that it did."""
     error = Switched(result=Result.ERROR, exit_code=1, reason="lock held")
     state, effects = drive(*TO_ACTIVATING, error, error)
-    assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=1)] == effects
+    assert [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, baseline=READY.baseline, number=1)] == effects
     state, _ = drive(error, error, state=state)
     assert (
         state.outbox[0].outcome,
@@ -192,7 +193,10 @@ def test_only_a_signed_sync_confirms_under_contact_coordinator() -> None:
     state, _ = step(state, Tick(), by)
     assert phase(state) == Phase.CONFIRMING
     state, effects = step(state, Tick(), orphan_by)
-    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)]) == (
+    assert (
+        Phase.REVERTING,
+        [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, baseline=READY.baseline, number=0)],
+    ) == (
         phase(state),
         effects,
     )
@@ -382,7 +386,10 @@ def test_a_device_that_boots_into_another_system_while_confirming_goes_back() ->
     """A crash into the old system must not be confirmed as the new one."""
     state, _ = drive(*TO_CONFIRMING)
     state, effects = step(state, Restarted(boot_id="boot-2", current=OLD), 3)
-    assert (Phase.REVERTING, [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)]) == (
+    assert (
+        Phase.REVERTING,
+        [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, baseline=READY.baseline, number=0)],
+    ) == (
         phase(state),
         effects,
     )

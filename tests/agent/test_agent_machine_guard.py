@@ -39,7 +39,7 @@ from nixfleet.model.device import Cause, Outcome, Phase
 
 ARMING: tuple[Event, ...] = (*TO_STAGED, READY)
 CLAIMING: tuple[Event, ...] = (*TO_CONFIRMING, COORDINATOR)
-BACK = [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, number=0)]
+BACK = [GoBack(offer=OFFER, previous=OLD, digest=OLD_DIGEST, baseline=READY.baseline, number=0)]
 WHY = "the new agent did not come back in time"
 DONE = Switched(result=Result.DONE)
 

@@ -206,7 +206,7 @@ async def test_own_checks_decide_and_name_what_is_wrong(bench: Bench) -> None:
     )
     offer = bench.machine.offer(bench.old)
     answer = await bench.runner(replace(bench.settings, checks=checks)).perform(Check(offer=offer, baseline=()))
-    expected = ("127.0.0.1:1 does not accept connections", "/bin/sh ended with 3: nope")
+    expected = ("127.0.0.1:1 does not accept connections: Connection refused", "/bin/sh ended with 3: nope")
     assert Checked(problems=expected) == answer
 
 

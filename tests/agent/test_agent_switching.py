@@ -16,9 +16,9 @@ from tests.agent.site import until
 from tests.agent.workbench import SYSTEMD_RUN, Bench, with_systemd
 
 from nixfleet.agent import switching, tools
-from nixfleet.agent.health import Ran
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.tools import run_detached
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import (
     Activate,
     GoBack,

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 
-from nixfleet.agent import facts, health, preflight
+from nixfleet.agent import facts, preflight, units
 from nixfleet.agent.ahead import Ahead
 from nixfleet.agent.desk import Desk
 from nixfleet.agent.link import Link, jittered
@@ -89,7 +89,7 @@ class Agent:
             parts,
             self.link,
             self.service,
-            failed_units=lambda: health.failed_units(parts.host, self._runner.run_tool),
+            failed_units=lambda: units.failed(parts.host, self._runner.run_tool),
             gather=self._facts,
             waits=lambda: self.desk.waits or (STANDS_IN if parts.rescue else ""),
             paused=lambda: self.desk.paused,
@@ -260,9 +260,8 @@ class Agent:
                 log.info("the coordinator is not reached yet: %s", error)
             else:
                 return Contacted(by="coordinator")
-            others = [cache.url for cache in offer.caches if cache.url.startswith("http")]
-            for url in others:
-                if await asyncio.to_thread(health.answers, f"{url.rstrip('/')}/nix-cache-info", CONTACT_S) == 200:
+            for url in self._runner.other_caches(offer):
+                if await self._parts.cache_answers(url, CONTACT_S):
                     self.service.feed(Contacted(by="cache"))
                     break
             await asyncio.sleep(jittered(CONTACT_S))

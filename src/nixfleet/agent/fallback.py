@@ -8,8 +8,8 @@ from typing import Final, assert_never
 
 from nixfleet.agent import bootmenu
 from nixfleet.agent.bootmenu import GRUB_MEMORY, GRUB_MENU, Kind
-from nixfleet.agent.health import Ran, Run
 from nixfleet.agent.host import Host
+from nixfleet.agent.units import Ran, Run
 from nixfleet.errors import UserError
 from nixfleet.model.ids import store_name
 

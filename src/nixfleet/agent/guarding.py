@@ -15,6 +15,7 @@ from nixfleet.agent.jobs import Job
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.switching import START_S, SWITCH_S
 from nixfleet.agent.tools import run_detached, run_tool
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import Armed, Disarmed, Event, Offer, Overtaken, Trouble
 from nixfleet.model.device import Cause
 
@@ -103,7 +104,7 @@ class Guarding:
             latest_s=START_S + SWITCH_S + health.most_s(checks) + waits_s + MARGIN_S,
         )
 
-    def _start(self, command: tuple[str, ...], name: str) -> health.Ran:
+    def _start(self, command: tuple[str, ...], name: str) -> Ran:
         """Start the guard where neither the agent's end nor the switch reaches it."""
         if not self._host.has_systemd():
             return run_detached(command, START_S)

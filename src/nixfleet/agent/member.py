@@ -6,25 +6,27 @@ statements. It must never give up, except where it runs once, nor join a second 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
 from nixfleet.agent import enroll, rekey
 from nixfleet.agent.guarding import Guarding, MakeGuarding
-from nixfleet.agent.health import Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.link import Link, NotAdmitted, backoff_s, jittered
 from nixfleet.agent.rescue import LastGood
-from nixfleet.agent.runner import Store, run_beside
+from nixfleet.agent.runner import Store
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.switching import MakeSwitcher, Switcher
+from nixfleet.agent.tools import run_beside
+from nixfleet.agent.units import Run
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
+from nixfleet.client.upstream import cache_answers
 from nixfleet.errors import Refused, UserError
 from nixfleet.model.device import CLONE, Facts, JoinToken
 from nixfleet.trust.sshsig import SecretKey
@@ -54,6 +56,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     mirror: Mirror
     journal: Journal
     make_client: Callable[..., Client] = Client
+    cache_answers: Callable[[str, float], Awaitable[bool]] = cache_answers
+    """Tells whether a binary cache answers at an address, in so many seconds."""
     run: Run = run_beside
     make_switcher: MakeSwitcher = Switcher
     make_guarding: MakeGuarding = Guarding

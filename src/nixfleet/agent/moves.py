@@ -77,7 +77,7 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
         case Phase.REVERTING:
             number = update.number * BACK_TRIES + update.back_tries
             back = GoBack(offer=offer, previous=update.previous, digest=update.previous_digest, number=number)
-            return [replace(back, fallback=update.fallback)]
+            return [replace(back, fallback=update.fallback, baseline=update.baseline)]
         case Phase.CONFIRMED:
             return [Keep(offer=offer, paths=kept_paths(state))]
         case Phase.REVERTED | Phase.FAILED | Phase.REFUSED:

@@ -10,10 +10,10 @@ from typing import Final
 
 from nixfleet.agent import reboots
 from nixfleet.agent.fallback import Fallback
-from nixfleet.agent.health import Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.switching import Switches
+from nixfleet.agent.units import Run
 from nixfleet.agent.update import Activate, Event, GoBack, MakeDefault, Offer, Ready, Result, Switched, Trouble
 from nixfleet.model.device import Cause
 

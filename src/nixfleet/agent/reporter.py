@@ -15,6 +15,7 @@ from nixfleet.agent.history import attempt
 from nixfleet.agent.link import Link, backoff_s
 from nixfleet.agent.member import Parts
 from nixfleet.agent.service import Service
+from nixfleet.agent.units import NO_ANSWER
 from nixfleet.agent.update import Delivered, Offer
 from nixfleet.errors import NixfleetError, UserError
 from nixfleet.model.device import FORK, SHORT_CHARS, Attempt, Facts, LocalPause, Phase, Progress, Report
@@ -39,7 +40,7 @@ class Reporter:
         link: Link,
         service: Service,
         *,
-        failed_units: Callable[[], Awaitable[tuple[str, ...]]],
+        failed_units: Callable[[], Awaitable[tuple[str, ...] | None]],
         gather: Callable[[], Facts],
         waits: Callable[[], str],
         paused: Callable[[], LocalPause | None],
@@ -97,10 +98,12 @@ class Reporter:
         """Say where the device stands, in a report that it signs."""
         parts, host, update = self._parts, self._parts.host, self._service.state.update
         baseline = update.baseline if update is not None else ()
-        new = [unit for unit in await self._failed_units() if unit not in baseline]
+        failed = await self._failed_units()
+        new = [unit for unit in failed or () if unit not in baseline]
         waits = self._waits()
         # A fork first: nothing else that this device tells is as urgent.
-        note = f"failed units: {', '.join(new)}" if new and not waits.startswith(FORK) else waits
+        ill = f"failed units: {', '.join(new)}" if new else NO_ANSWER if failed is None else ""
+        note = ill if ill and not waits.startswith(FORK) else waits
         self.told_system = host.current_system()
         report = Report(
             v=1,
@@ -113,7 +116,7 @@ class Reporter:
             boot_id=host.boot_id(),
             system=self.told_system[:SHORT_CHARS],
             booted=host.booted_system()[:SHORT_CHARS],
-            healthy=not new,
+            healthy=not ill,
             note=note[:SHORT_CHARS],
             attempt=told,
             facts=None if _same(found, self._told) else found,

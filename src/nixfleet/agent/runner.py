@@ -13,16 +13,16 @@ from typing import Protocol
 
 import msgspec
 
-from nixfleet.agent import arrivals, health, preflight
+from nixfleet.agent import arrivals, health, preflight, units
 from nixfleet.agent.guarding import Guarding, MakeGuarding
-from nixfleet.agent.health import Ran, Run
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.moves import BACK_TRIES
 from nixfleet.agent.rebooting import Rebooting
 from nixfleet.agent.settings import Settings
 from nixfleet.agent.switching import MakeSwitcher, Switcher
-from nixfleet.agent.tools import run_tool
+from nixfleet.agent.tools import run_beside
+from nixfleet.agent.units import Run
 from nixfleet.agent.update import (
     Activate,
     Arm,
@@ -119,11 +119,6 @@ class Watcher(Protocol):
 
     def on_lines(self, offer: Offer, lines: tuple[str, ...]) -> None:
         """Take new lines of an activation's output."""
-
-
-async def run_beside(argv: Sequence[str], timeout_s: float) -> Ran:
-    """Run a small command to its end beside the event loop; its output is bounded, and it never outlives its time."""
-    return await asyncio.to_thread(run_tool, tuple(argv), timeout_s)
 
 
 class Runner:
@@ -358,7 +353,12 @@ class Runner:
         await self._store.add_root(path, host.gc_root("incoming"))
         await self._store.add_root(effect.previous, host.gc_root("previous"))
         in_place = path == host.current_system() == host.profile_system()
-        ready = Ready(baseline=await health.failed_units(host, self.run_tool), in_place=in_place)
+        baseline = await units.failed(host, self.run_tool)
+        if baseline is None:
+            # Without it every unit that was broken before would count as broken by the update.
+            return Trouble(cause=Cause.INTERNAL, reason=units.NO_ANSWER, later=True)
+        await units.note_active(host, Path(self._settings.state_dir), self.run_tool)
+        ready = Ready(baseline=baseline, in_place=in_place)
         return ready if in_place else await self._rebooting.ready(effect.offer, effect.previous, ready)
 
     async def _activate(self, effect: Activate) -> Event:
@@ -388,9 +388,15 @@ class Runner:
     async def _go_back(self, effect: GoBack) -> Event:
         async with self._guarding.alone():
             event = await self._go_back_alone(effect)
-            if isinstance(event, Switched) and event.result in {Result.DONE, Result.UNITS}:
+            back = isinstance(event, Switched) and event.result in {Result.DONE, Result.UNITS}
+            if back:
                 self._guarding.take_off()
-            return event
+        if back:
+            folder = Path(self._settings.state_dir)
+            left = await units.start_again(self._host, folder, effect.baseline, self.run_tool)
+            if left:
+                log.error("back on the old system, and these units do not start again: %s", ", ".join(left))
+        return event
 
     async def _go_back_alone(self, effect: GoBack) -> Event:
         offer, previous = effect.offer, effect.previous
@@ -423,6 +429,7 @@ class Runner:
         await self._store.remove_root(self._host.gc_root("incoming"))
         await self.drop_ahead()
         arrivals.end(Path(self._settings.state_dir))
+        units.forget_active(Path(self._settings.state_dir))
 
     async def _tidy(self, effect: Tidy) -> None:
         await self._guarding.release()
@@ -446,6 +453,12 @@ class Runner:
         base = self._cache_base().rstrip("/")
         named = [Cache(f"{base}{one.url}" if one.url.startswith("/") else one.url, one.key) for one in offer.caches]
         return [*named, *self._own_caches()] if named else []
+
+    def other_caches(self, offer: Offer) -> list[str]:
+        """List the addresses where something else than the coordinator may show that the network works."""
+        base = self._cache_base().rstrip("/")
+        urls = dict.fromkeys([*(one.url for one in offer.caches), *(one.url for one in self._own_caches())])
+        return [url for url in urls if url.startswith(("http://", "https://")) and not url.startswith(f"{base}/")]
 
     def _own_caches(self) -> list[Cache]:
         return [Cache(one.url, one.key) for one in self._settings.caches]

@@ -8,11 +8,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
 from nixfleet.agent.preflight import SWITCH
 from nixfleet.agent.tools import end_group, run_detached, run_tool
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import Offer, Result, Switched
 
 SWITCH_S = 1_800.0

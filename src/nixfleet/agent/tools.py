@@ -3,14 +3,20 @@
 Nothing here decides what is run; a command never outlives its time, except one that is detached to outlive the agent.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 
-from nixfleet.agent.health import Ran
+from nixfleet.agent.units import Ran
 from nixfleet.model.text import clean_lines
 
 OUTPUT_BYTES = 256 << 10
+_CHUNK_BYTES = 64 << 10
+_REAP_S = 5.0
 # The first shell ends at once, so what it starts is nobody's child and never a zombie of ours.
 DETACH = '"$@" >/dev/null 2>&1 </dev/null &'
 
@@ -48,8 +54,58 @@ def run_tool(argv: tuple[str, ...], timeout_s: float) -> Ran:
         )
     except (OSError, subprocess.TimeoutExpired):
         return Ran(None, ())
-    lines = clean_lines(done.stdout[-OUTPUT_BYTES:].decode("utf-8", "replace"))
-    return Ran(done.returncode, tuple(line.rstrip() for line in lines if line.strip()))
+    return Ran(done.returncode, _lines(done.stdout[-OUTPUT_BYTES:]))
+
+
+async def run_beside(argv: Sequence[str], timeout_s: float) -> Ran:
+    """Run a small command beside the event loop, in a process group that is gone when its time is, or it, is over.
+
+    Its last output is kept, bounded, also of one that does not end in time.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except (OSError, ValueError):
+        return Ran(None, ())
+    assert process.stdout is not None
+    kept: deque[bytes] = deque(maxlen=max(1, OUTPUT_BYTES // _CHUNK_BYTES))
+    reader = asyncio.create_task(_collect(process.stdout, kept))
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await process.wait()
+    finally:
+        # One that has ended may have left something that holds its output open, which some Pythons wait for.
+        code = process.returncode
+        # What it left in the background may hold its output open for ever, and is not to outlive it.
+        _kill_group(process.pid)
+        await asyncio.wait([reader], timeout=_REAP_S)
+        reader.cancel()
+        if process.returncode is None:
+            await process.wait()
+    return Ran(code, _lines(b"".join(kept)[-OUTPUT_BYTES:]))
+
+
+async def _collect(stream: asyncio.StreamReader, kept: deque[bytes]) -> None:
+    while chunk := await stream.read(_CHUNK_BYTES):
+        # Small pieces are joined: the bound is one of bytes.
+        joined = kept.pop() + chunk if kept and len(kept[-1]) + len(chunk) <= _CHUNK_BYTES else chunk
+        kept.append(joined)
+
+
+def _lines(output: bytes) -> tuple[str, ...]:
+    lines = clean_lines(output.decode("utf-8", "replace"))
+    return tuple(line.rstrip() for line in lines if line.strip())
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
 
 
 def end_group(pid: int) -> None:

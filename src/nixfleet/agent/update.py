@@ -388,6 +388,8 @@ class GoBack(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     """Tells this run's tries of going back apart, over all its repeats."""
     fallback: Literal["", "systemd-boot", "grub", "none"] = ""
+    baseline: tuple[str, ...] = ()
+    """Units that had failed before the switch: they are not started again."""
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,8 +23,32 @@ BUILT_IN: Final = "/cache"
 """How the root's list names the coordinator's own cache."""
 _AT_ONCE: Final = 16
 _TIMEOUT_S: Final = 10.0
+_INFO_BYTES: Final = 4_096
 _LATER: Final = (408, 429)
 """Too slow, too many: it may have the path all the same."""
+
+
+async def cache_answers(url: str, timeout_s: float) -> bool:
+    """Tell whether a binary cache answers at an address, by way of the environment's proxy, as Nix would go.
+
+    Nothing is trusted of it. A page of whoever is in between, as a network's login, is no cache, whatever its status.
+    """
+    import httpx
+
+    place = f"{url.rstrip('/')}/nix-cache-info"
+    try:
+        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, trust_env=True) as http:
+            with translated(place):
+                async with http.stream("GET", place, follow_redirects=True) as answer:
+                    held = bytearray()
+                    async for chunk in answer.aiter_bytes():
+                        held += chunk
+                        if len(held) > _INFO_BYTES:
+                            return False
+    except (NixfleetError, TimeoutError, ValueError, OSError):
+        return False
+    # Nix asks for this line, too (nix-cache-info).
+    return answer.status_code == 200 and b"StoreDir: /nix/store" in held.splitlines()
 
 
 async def signed_upstream(nar_hashes: Mapping[str, str], caches: Sequence[CacheRef]) -> dict[str, CacheRef]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from nixfleet.agent.guarding import Guarding
-from nixfleet.agent.health import Ran
 from nixfleet.agent.host import Host
 from nixfleet.agent.jobs import Job
+from nixfleet.agent.units import Ran
 from nixfleet.agent.update import Armed, Disarmed, Event, Offer, Result, Switched
 from nixfleet.model.statements import Closure
 from nixfleet.nix import Cache, Fault, FaultKind, FetchLimits, MissingBytes, NixError, Progress
@@ -205,6 +205,8 @@ class SimMachine(Machine):
     async def run_tool(self, argv: Sequence[str], timeout_s: float) -> Ran:  # noqa: ARG002 - as a real one is called
         """Answer what an agent asks systemd: which units have failed, and what they said."""
         match argv[0], argv[1]:
+            case "systemctl", "list-units" if "--state=active" in argv:
+                return Ran(0, ())
             case "systemctl", "list-units":
                 return Ran(0, tuple(f"{unit} loaded failed failed" for unit in self.failed))
             case "journalctl", "--unit":
