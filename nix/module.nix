@@ -200,6 +200,7 @@ in
           rate_bytes_s = maybe types.ints.unsigned "Bytes a second a download may take; 0 for no limit.";
           stall_s = maybe span "Seconds without a byte before a download is tried again.";
           total_s = maybe span "Seconds a whole download may take.";
+          netrc_file = maybe place "File with the passwords of caches, outside of the Nix store; by default /etc/nix/netrc.";
         };
       };
       default = { };
@@ -285,6 +286,11 @@ in
         {
           assertion = cfg.agent.tokenFile == null || !lib.hasPrefix builtins.storeDir cfg.agent.tokenFile;
           message = "services.nixfleet.agent.tokenFile is in the Nix store, where everybody can read it.";
+        }
+        {
+          assertion =
+            cfg.agent.fetch.netrc_file == null || !lib.hasPrefix builtins.storeDir cfg.agent.fetch.netrc_file;
+          message = "services.nixfleet.agent.fetch.netrc_file is in the Nix store, where everybody can read it.";
         }
       ];
       # `nixfleet agent status` and `check`, for whoever is root on the device.

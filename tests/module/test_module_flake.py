@@ -151,7 +151,7 @@ EVERYTHING = """{ services.nixfleet.agent = {
     settle_s = 1;
   };
   orphanSeconds = 60; pollSeconds = 5; reportLines = false; volatileState = true;
-  fetch = { rate_bytes_s = 1; stall_s = 1; total_s = 1; };
+  fetch = { rate_bytes_s = 1; stall_s = 1; total_s = 1; netrc_file = "/etc/netrc"; };
 }; }"""
 EVERYTHING = (
     EVERYTHING.replace("HEX", "ab" * 32)

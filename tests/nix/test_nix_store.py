@@ -240,6 +240,41 @@ async def test_cache_that_refuses_is_unreachable(systems: Systems, fetch: Fetch,
     assert "503" in error.reason
 
 
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(status=(".narinfo", 500)),
+        Faults(status=("nix-cache-info", 503)),
+        Faults(status=("/nar/", 500)),
+        Faults(status=("/nar/", 404)),
+        Faults(cut_after_bytes=10_000),
+        Faults(auth="device:secret"),
+    ],
+)
+async def test_what_one_cache_does_not_give_comes_from_the_next(
+    systems: Systems, fetch: Fetch, cache_server: CacheServer, cache_folder: Path, faults: Faults
+) -> None:
+    """Caches are asked in order: one that errs, is cut off or locked keeps nobody from the others."""
+    with CacheServer(cache_folder, faults=faults) as first:
+        caches = [Cache(first.url, fetch.key), Cache(cache_server.url, fetch.key)]
+        limits = FetchLimits(whole_s=60, connect_s=5, stall_s=10, attempts=1)
+        await fetch.nix.realise(systems.a, caches=caches, root=fetch.root, on_progress=ignore, limits=limits)
+        assert first.requests
+    assert await fetch.nix.is_valid(systems.a)
+
+
+async def test_a_cache_with_a_password_gives_to_who_has_it(
+    systems: Systems, fetch: Fetch, cache_server: CacheServer, tmp_path: Path
+) -> None:
+    """The password is in a file that Nix is told of, never in an address, a command line or a log."""
+    cache_server.faults = Faults(auth="dev1:s3cret")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login dev1 password s3cret\n")
+    nix = Nix(store=fetch.nix.store, env=fetch.nix.env, options=(("netrc-file", str(tmp_path / "netrc")),))
+    caches = [Cache(cache_server.url, fetch.key)]
+    await nix.realise(systems.a, caches=caches, root=fetch.root, on_progress=ignore, limits=PATIENT)
+    assert await nix.is_valid(systems.a)
+
+
 async def test_cache_that_dies_midway_resumes(systems: Systems, fetch: Fetch, cache_server: CacheServer) -> None:
     """After a broken download the next one fetches the rest only."""
     cache_server.faults = Faults(die_after_bytes=1_200_000)

@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import msgspec
 
-from nixfleet.agent import errands, pausing, status
+from nixfleet.agent import checking, errands, pausing, status
 from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
@@ -29,12 +30,12 @@ from nixfleet.agent.identity import Identity
 from nixfleet.agent.journal import Journal, load
 from nixfleet.agent.member import Parts
 from nixfleet.agent.memory import give_back
-from nixfleet.agent.mounts import VOLATILE, filesystem_of
 from nixfleet.agent.rescue import LastGood
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
 from nixfleet.client.logfile import known_state
 from nixfleet.client.mirror import Mirror
+from nixfleet.client.upstream import cache_answers
 from nixfleet.errors import NixfleetError, Unreachable, Untrusted, UserError
 from nixfleet.model.device import JoinToken
 from nixfleet.model.typed import parse_date, parse_duration
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             case "resume":
                 return _resume(settings)
             case "check":
-                return _check(settings)
+                return checking.check(settings, as_json=arguments.json)
             case "join":
                 return _join(settings, arguments.token, replace=arguments.replace)
             case "rekey":
@@ -98,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument("--until", metavar="DATE", help="until a date and time, as 2027-01-31T18:00 (local time)")
     pause.add_argument("--reason", default="", metavar="TEXT", help="why; admins see it")
     commands.add_parser("resume", parents=[shared], help="end a pause: updates begin again")
-    commands.add_parser("check", parents=[shared], help="check the settings, the key and the state folder")
+    check = commands.add_parser("check", parents=[shared], help="check settings, state, units, own checks and contact")
+    check.add_argument("--json", action="store_true", help="as JSON")
     join = commands.add_parser("join", parents=[shared], help="join a fleet by a token, the agent being stopped")
     join.add_argument("token", nargs="?", metavar="TOKEN", help="a file with the token, - for standard input, or it")
     join.add_argument("--replace", action="store_true", help="become a new device, pinned anew, whatever it was")
@@ -179,7 +181,9 @@ def _parts(settings: Settings, host: Host, folder: Path, given: JoinToken | None
     mirror = _open_log(folder, found)
     rate = settings.fetch.rate_bytes_s
     # Nix counts in KiB a second; versions without the setting warn and go on.
-    options = (("download-speed", str(max(rate >> 10, 1))),) if rate else ()
+    speed = (("download-speed", str(max(rate >> 10, 1))),) if rate else ()
+    netrc = settings.fetch.netrc_file
+    options = (*speed, *((("netrc-file", netrc),) if netrc is not None else ()))
     return Parts(
         settings=identities.effective(settings, found),
         host=host,
@@ -191,6 +195,7 @@ def _parts(settings: Settings, host: Host, folder: Path, given: JoinToken | None
         mirror=mirror,
         journal=Journal(folder),
         supervised="INVOCATION_ID" in os.environ,
+        cache_answers=partial(cache_answers, netrc_file=netrc),
     )
 
 
@@ -287,24 +292,6 @@ def _resume(settings: Settings) -> int:
     """End a pause."""
     there = pausing.end(_state_folder(settings))
     print("updates begin again" if there else "it was not paused")
-    return 0
-
-
-def _check(settings: Settings) -> int:
-    """Check what the agent needs on this machine, changing nothing. Raises: the first thing that is wrong."""
-    host, folder = Host(), Path(settings.state_dir)
-    found = load(folder / "identity.json", identities.Identity)
-    if found is not None:
-        identities.read_key(host, found)
-        if (folder / "log").exists():
-            Mirror.open(folder / "log", found.fleet, pin=found.pin, device=found.device)
-    elif identities.read_token(host, settings) is None and (settings.fleet is None or settings.checkpoint is None):
-        raise UserError("no fleet is pinned: set token_file, or fleet and checkpoint (and urls), in agent.toml")
-    kind = filesystem_of(host, str(folder))
-    if kind in VOLATILE and not settings.volatile_state:
-        raise UserError(f"the state folder {folder} is on {kind}: a reboot would lose the way back")
-    version = asyncio.run(Nix().version())
-    print(f"ok: settings, {'identity, log, ' if found else ''}Nix {'.'.join(map(str, version))}")
     return 0
 
 

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -265,14 +266,29 @@ class Runner:
             await self._store.add_root(offer.path, root)
             return Passed()
         arrivals.begin(Path(self._settings.state_dir))
-        await self._store.realise(
-            offer.path,
-            caches=self._caches(offer),
-            root=root,
-            on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
-            limits=self._limits(offer),
-        )
+        try:
+            await self._store.realise(
+                offer.path,
+                caches=self._caches(offer),
+                root=root,
+                on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
+                limits=self._limits(offer),
+            )
+        except NixError as error:
+            if error.kind is FaultKind.no_space or self._store_is_full():
+                await self._give_space_back()
+            raise
         return Passed()
+
+    async def _give_space_back(self) -> None:
+        """Delete what this download brought, and no more: until the next try the device needs its disk itself.
+
+        Nix cannot write to its database on a full disk; a collection can begin all the same, and takes the rest of
+        the path that did not fit.
+        """
+        came = await asyncio.to_thread(arrivals.foreign, self._host, Path(self._settings.state_dir))
+        with suppress(NixError):
+            await self._store.delete(came)
 
     async def fetch_ahead(self, offer: Offer) -> Trouble | None:
         """Download, root and verify what an update will need, and touch nothing else; makes no room for it."""

@@ -82,11 +82,13 @@ class Checks(_Table, frozen=True, kw_only=True):
 
 
 class Fetching(_Table, frozen=True, kw_only=True):
-    """Limits of a download: bytes a second (0: none), seconds without a byte, seconds in all."""
+    """Limits of a download: bytes a second (0: none), seconds without a byte, seconds in all; and who it is for."""
 
     rate_bytes_s: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
     stall_s: Span = 30
     total_s: Span = 6 * 3_600
+    netrc_file: AbsolutePath | None = None
+    """A file with the passwords of caches (curl(1), --netrc-file); without it, Nix's own ``/etc/nix/netrc``."""
 
 
 class Settings(_Table, frozen=True, kw_only=True):

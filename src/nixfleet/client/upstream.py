@@ -6,6 +6,7 @@ It must never take a cache's word: only a narinfo that the listed key signed, wi
 from __future__ import annotations
 
 import asyncio
+from netrc import NetrcParseError
 from typing import TYPE_CHECKING, Final
 
 from nixfleet.client.faults import translated
@@ -28,16 +29,18 @@ _LATER: Final = (408, 429)
 """Too slow, too many: it may have the path all the same."""
 
 
-async def cache_answers(url: str, timeout_s: float) -> bool:
+async def cache_answers(url: str, timeout_s: float, netrc_file: str | None = None) -> bool:
     """Tell whether a binary cache answers at an address, by way of the environment's proxy, as Nix would go.
 
-    Nothing is trusted of it. A page of whoever is in between, as a network's login, is no cache, whatever its status.
+    `netrc_file` holds the passwords of caches. Nothing is trusted of it. A page of whoever is in between, as a
+    network's login, is no cache, whatever its status.
     """
     import httpx
 
     place = f"{url.rstrip('/')}/nix-cache-info"
     try:
-        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, trust_env=True) as http:
+        auth = httpx.NetRCAuth(netrc_file) if netrc_file is not None else None
+        async with asyncio.timeout(timeout_s), httpx.AsyncClient(timeout=timeout_s, auth=auth, trust_env=True) as http:
             with translated(place):
                 async with http.stream("GET", place, follow_redirects=True) as answer:
                     held = bytearray()
@@ -45,7 +48,7 @@ async def cache_answers(url: str, timeout_s: float) -> bool:
                         held += chunk
                         if len(held) > _INFO_BYTES:
                             return False
-    except (NixfleetError, TimeoutError, ValueError, OSError):
+    except (NixfleetError, TimeoutError, ValueError, OSError, NetrcParseError):
         return False
     # Nix asks for this line, too (nix-cache-info).
     return answer.status_code == 200 and b"StoreDir: /nix/store" in held.splitlines()

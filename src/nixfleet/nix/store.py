@@ -141,10 +141,32 @@ class Nix(msgspec.Struct, frozen=True):
     ) -> None:
         """Download what is missing of a closure from the named caches only, and root it at `root`.
 
+        A cache that errs is left out, and the others are asked once more: Nix, which is not to build what it cannot
+        fetch, ends with the first error of any (and 2.8 dies of an uncaught exception with `fallback`).
+
         Finished paths stay when it fails or is cancelled, so that the next try resumes. `on_progress` is called at
         most five times a second and once at the end. Raises: NixError, its `kind` telling trust from network.
         """
-        limits = limits or FetchLimits()
+        left = list(caches)
+        while True:
+            try:
+                await self._realise(path, left, root, on_progress, limits or FetchLimits())
+            except NixError as error:
+                errs = _at_fault(error, left)
+                if errs is None or len(left) == 1:
+                    raise
+                left.remove(errs)
+            else:
+                return
+
+    async def _realise(
+        self,
+        path: str,
+        caches: Sequence[Cache],
+        root: Path,
+        on_progress: Callable[[Progress], None],
+        limits: FetchLimits,
+    ) -> None:
         if check_store_path(path).endswith(".drv"):
             raise UserError(f"{path} is a recipe, not a system; a device never builds")
         options = (*self._options(), *commands.cache_options(caches, limits))
@@ -309,6 +331,17 @@ def _parsed(finished: Finished, parser: Callable[[Raw], T], raw: Raw) -> T:
     except (ValueError, UserError, msgspec.MsgspecError) as error:
         fault = Fault(FaultKind.other, f"{finished.argv[0]} printed something unexpected: {error}")
         raise NixError(finished.argv, finished.exit_code, finished.lines, fault) from None
+
+
+def _at_fault(error: NixError, caches: Sequence[Cache]) -> Cache | None:
+    """Name the cache that kept a download from going on; none when it is not one cache's fault, or it lied."""
+    if error.kind not in {FaultKind.unreachable, FaultKind.stalled, FaultKind.missing}:
+        return None
+    for line in reversed(error.lines):
+        for cache in caches:
+            if f"{cache.url.rstrip('/')}/" in line and ("error" in line or "unable to download" in line):
+                return cache
+    return None
 
 
 def _chunks(paths: Sequence[str]) -> list[Sequence[str]]:
