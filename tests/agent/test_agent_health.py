@@ -5,10 +5,12 @@ import asyncio
 import http.server
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from tests.agent.made_up import Machine
+from tests.answering import answering
 
 from nixfleet.agent import facts, health, probing, units
 from nixfleet.agent.settings import Checks, CommandCheck, HttpCheck, TcpCheck, UnitCheck
@@ -218,14 +220,14 @@ def test_a_command_that_cannot_be_started_is_a_failed_check(tmp_path: Path) -> N
 
 
 async def _dribbles(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Send an interim answer for ever, one byte at a time."""
-    try:
-        while await reader.read(1) and not writer.is_closing():
-            writer.write(b"H")
-            await writer.drain()
-        await reader.read()
-    finally:
-        writer.close()
+    """Send an answer that never ends, a byte now and then, until the other side goes."""
+    await reader.readuntil(b"\r\n\r\n")
+    while not reader.at_eof():
+        writer.write(b"H")
+        await writer.drain()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await reader.read(1)
 
 
 @pytest.mark.parametrize(
@@ -247,16 +249,15 @@ async def test_a_probe_reads_the_status_alone_and_says_why_there_is_none(
         await reader.readuntil(b"\r\n\r\n")
         writer.write(answer)
         writer.close()
+        await writer.wait_closed()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with answering(serve) as port:
         assert (status, why) == await probing.http_status(f"http://127.0.0.1:{port}/", 10)
 
 
 async def test_a_probe_ends_in_time_though_bytes_keep_coming() -> None:
     """The time is that of the whole probe, not of the silence between two bytes."""
-    async with await asyncio.start_server(_dribbles, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with answering(_dribbles) as port:
         assert (None, "no answer within 0.2 s") == await probing.http_status(f"http://127.0.0.1:{port}/", 0.2)
 
 

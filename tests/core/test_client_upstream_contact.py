@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.answering import answering
 
 from nixfleet.client.upstream import cache_answers
 
@@ -27,13 +28,13 @@ async def asked(reply: bytes, netrc: Path | None = None, password: bytes = b"") 
         await writer.drain()
         if silent:
             await reader.read()  # until the other side goes
+            return
         writer.close()
+        await writer.wait_closed()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        return await cache_answers(
-            f"http://127.0.0.1:{port}/", 0.3 if silent else 20, None if netrc is None else str(netrc)
-        )
+    async with answering(serve) as port:
+        file = None if netrc is None else str(netrc)
+        return await cache_answers(f"http://127.0.0.1:{port}/", 0.3 if silent else 20, file)
 
 
 @pytest.mark.parametrize(
