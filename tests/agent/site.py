@@ -13,12 +13,12 @@ from tests.factories import Fleet, key
 
 from nixfleet.agent import identity as identities
 from nixfleet.agent.agent import Agent
-from nixfleet.agent.health import Run
 from nixfleet.agent.journal import Journal
 from nixfleet.agent.member import Parts
-from nixfleet.agent.runner import run_beside
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.tools import run_beside
+from nixfleet.agent.units import Run
 from nixfleet.client.mirror import Mirror
 from nixfleet.model.device import JoinToken, Phase
 from nixfleet.model.statements import TargetLine

@@ -1,4 +1,4 @@
-"""``nixfleet agent check`` as a command: what an update would have to pass, run now, beside a coordinator or without."""
+"""``nixfleet agent check`` as a command: what an update would have to pass, run now, with a coordinator or without."""
 
 import json
 import sys

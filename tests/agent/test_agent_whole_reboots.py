@@ -74,11 +74,11 @@ async def test_a_reboot_waits_for_the_window_and_says_so(tmp_path: Path) -> None
     site, boot = site_with(tmp_path, "systemd-boot")
     new = boot.system("new", "6.2", at="cache")
     boot.goes_down = False
-    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
     async with site.running() as agent:
         device = await site.member()
         now_h = site.fleet.now // 3_600 % 24
-        window = Window(days=days, from_=f"{now_h:02}:00", to=f"{(now_h + 1) % 24:02}:00", tz="UTC")
+        hours = (f"{now_h:02}:00", f"{(now_h + 1) % 24:02}:00")
+        window = Window(days=("mon", "tue", "wed", "thu", "fri", "sat", "sun"), from_=hours[0], to=hours[1], tz="UTC")
         site.server.open_gate(site.deploy(device, new, reboot="in_window", window=window), device)
         await until(lambda: "reboot" in boot.calls)
     site.fleet.now += 3_600

@@ -10,7 +10,7 @@ from tests.agent.made_up import Machine
 
 from nixfleet.agent import bootmenu
 from nixfleet.agent.fallback import Fallback
-from nixfleet.agent.runner import run_beside
+from nixfleet.agent.tools import run_beside
 
 TOOLS = {name: shutil.which(name, path="/usr/bin:/usr/sbin") for name in ("grub-reboot", "grub-editenv")}
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not all(TOOLS.values()), reason="GRUB's tools ar
 
 def edit(machine: Machine, verb: str) -> str:
     """Run GRUB's own tool on its environment block."""
-    argv = [str(TOOLS["grub-editenv"]), machine.host.at(bootmenu.GRUB_MEMORY), verb]
+    argv = [str(TOOLS["grub-editenv"]), str(machine.host.at(bootmenu.GRUB_MEMORY)), verb]
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 

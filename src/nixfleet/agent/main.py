@@ -27,7 +27,7 @@ from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
 from nixfleet.agent.host import Host
 from nixfleet.agent.identity import Identity
-from nixfleet.agent.journal import Journal, load
+from nixfleet.agent.journal import Journal
 from nixfleet.agent.member import Parts
 from nixfleet.agent.memory import give_back
 from nixfleet.agent.rescue import LastGood
