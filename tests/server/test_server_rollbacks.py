@@ -3,14 +3,18 @@
 from pathlib import Path
 from typing import Any
 
-from tests.factories import device_id, store_path
+from tests.factories import device_id, fingerprint, store_path
 from tests.server.harness import Rig, rig, until
 
+from nixfleet.client.acts import Head, rollout_of
 from nixfleet.client.api import Client
+from nixfleet.client.previewing import rollback_wishes
 from nixfleet.model.device import Outcome
 from nixfleet.model.ids import Digest
 from nixfleet.model.statements import Wave
 from nixfleet.model.views import RolloutDetail
+from nixfleet.rollout.asking import RolloutWishes
+from nixfleet.rollout.waves import default_in_flight, default_waves
 
 CANARY = (Wave(members={"role": ("canary",)}), Wave(members="100%"))
 NAMES = ("web-01", "web-02")
@@ -130,3 +134,25 @@ async def test_a_failed_device_tries_to_go_back_again_when_it_is_asked_to(tmp_pa
         async with one.client("web-01") as device:
             await device.report(done)
         await until(lambda: admin.rollout(back), lambda said: said.rollout.state == "finished")
+
+
+async def test_the_defaults_of_a_rollback_are_for_those_that_go_back(tmp_path: Path) -> None:
+    """Of 22 devices two confirmed: one goes back first, then the other, as in any rollout of two."""
+    names = [f"web-{number:02}" for number in range(22)]
+    async with rig(tmp_path / "data", *names) as one, one.client("admin") as admin:
+        release, lines = one.fleet.release("a", {name: f"{name}-new" for name in names})
+        assert lines is not None
+        await one.send(admin, lines.texts)
+        rollout = one.fleet.rollout(release, waves=(Wave(members="100%"),))
+        await one.send(admin)
+        for name in names[:2]:
+            await admin.report(one.outcome(name, rollout, Outcome.CONFIRMED))
+        await until(lambda: admin.rollout(rollout), lambda detail: detail.rollout.confirmed == 2)
+        state = one.fleet.state
+        wishes = await rollback_wishes(admin, state, rollout, RolloutWishes())
+        nobody = await rollback_wishes(admin, state, rollout, RolloutWishes(select={"env": ("lab",)}))
+    head = Head(one.fleet.fleet, fingerprint("admin"), int(one.now), one.fleet.log)
+    made = rollout_of(head, state, wishes, of=rollout)
+    assert (2, 0) == (wishes.count, nobody.count)
+    assert (default_waves(2), default_in_flight(2)) == (made.waves, made.max_in_flight)
+    assert default_waves(22) != made.waves

@@ -19,7 +19,7 @@ from nixfleet.cli.shaping import Shaped, plan_options
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
 from nixfleet.client.checks import check_lines, members_of
-from nixfleet.client.previewing import release_targets
+from nixfleet.client.previewing import release_targets, rollback_wishes
 from nixfleet.client.watch import Wait
 from nixfleet.errors import UserError
 from nixfleet.model.ids import Digest
@@ -262,12 +262,13 @@ async def rollback(given: Globals, rollout_id: str, dry_run: bool, watch: bool, 
         name = f"{release_name(fleet.state, digest)} ({digest[:12]})"
         if not (await fleet.client.rollout(digest)).rollout.confirmed:
             raise UserError(f"no device has confirmed rollout {digest[:12]}; there is nothing to take back")
-        draft = fleet.admin.draft(plan.wishes, of=digest, note=given.note)
+        wanted = await rollback_wishes(fleet.client, fleet.state, digest, plan.wishes)
+        draft = fleet.admin.draft(wanted, of=digest, note=given.note)
         if dry_run or (sys.stdin.isatty() and not given.yes):
             of = release_name(fleet.state, digest)
             await show_preview(given, previewer(given, fleet).rollback(of, digest, draft, drawn=not dry_run))
         if dry_run:
             return None
         confirm(given, f"Take back the rollout of {name}? Data is not rolled back.")
-        acted = await fleet.admin.rollback(digest, plan.wishes, note=given.note, draft=draft)
+        acted = await fleet.admin.rollback(digest, wanted, note=given.note, draft=draft)
         return await begun(given, fleet, acted, release="", wait=wait if watch else "none")

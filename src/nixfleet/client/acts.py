@@ -179,7 +179,8 @@ def rollout_of(
     """Build a rollout of a release, or one that takes back rollout `of`; exactly one, as digests. Raises: UserError."""
     kind: Literal["deploy", "rollback"] = "deploy" if release is not None else "rollback"
     select = wishes.select or {}
-    shape = shape_of(state, wishes, kind, set_size(state, select, release))
+    count = set_size(state, select, release) if wishes.count is None else wishes.count
+    shape = shape_of(state, wishes, kind, count)
     fault = unchecked_gate(shape.waves)
     if fault:
         raise UserError(fault)

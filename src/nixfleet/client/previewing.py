@@ -7,6 +7,7 @@ first preview comes at once, better ones follow as narinfos arrive.
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +20,7 @@ from nixfleet.client.narinfos import WALK_S, Walk
 from nixfleet.client.reports import newest_reports
 from nixfleet.errors import NixfleetError, Untrusted
 from nixfleet.model.device import Outcome
-from nixfleet.model.ids import Digest, Fingerprint, matches, store_name
+from nixfleet.model.ids import Digest, Fingerprint, Selector, matches, store_name
 from nixfleet.model.statements import CacheRef, Rollout
 from nixfleet.model.views import DeviceView, ReleaseLineView
 from nixfleet.model.wire import Signed
@@ -53,20 +54,32 @@ def _target(state: State, device: str, path: str, nar_bytes: int) -> Target:
     return Target(device=device, name=statement.name, tags=statement.tags, path=path, nar_bytes=nar_bytes)
 
 
+async def going_back(client: Client, state: State, of: Digest, select: Selector) -> list[str]:
+    """List the devices that a rollback of rollout `of` starts on: those that confirmed it. Raises: Unreachable."""
+    return [
+        one.device
+        for one in (await client.rollout(of)).members
+        if one.outcome is Outcome.CONFIRMED
+        and one.device in state.devices
+        and matches(select, state.devices[one.device].statement.tags)
+    ]
+
+
+async def rollback_wishes(client: Client, state: State, of: Digest, wishes: RolloutWishes) -> RolloutWishes:
+    """Make the defaults of a rollback for the devices that go back, not for all that it covers. Raises: Unreachable.
+
+    How many they are, the coordinator says; it opens the waves anyway, and the preview names the devices.
+    """
+    return replace(wishes, count=len(await going_back(client, state, of, wishes.select or {})))
+
+
 async def rollback_targets(client: Client, state: State, of: Digest, draft: Rollout) -> tuple[Target, ...]:
     """Give where each device that confirmed a rollout returns to, in the words that the device itself has signed.
 
     The path is empty where its newest report is of another update by now: only the device knows then. Raises:
     Unreachable.
     """
-    members = (await client.rollout(of)).members
-    ids = [
-        one.device
-        for one in members
-        if one.outcome is Outcome.CONFIRMED
-        and one.device in state.devices
-        and matches(draft.select, state.devices[one.device].statement.tags)
-    ]
+    ids = await going_back(client, state, of, draft.select)
     told = await newest_reports(client, state)
     return tuple(_target(state, one, _previous(state, of, one, told.get(one)), 0) for one in ids)
 

@@ -81,6 +81,8 @@ class RolloutWishes:
     prefetch: bool = False
     not_before: int = 0
     not_after: int | None = None
+    count: int | None = None
+    """For how many devices the defaults are made; None counts those that the log tells of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from nixfleet.client.checks import check_lines, check_request, members_of
 from nixfleet.client.enrolling import Wish, enroll_many, rekey
 from nixfleet.client.grants import grant
 from nixfleet.client.handing import GrantWishes, name_warning
-from nixfleet.client.previewing import Previewer, release_targets
+from nixfleet.client.previewing import Previewer, release_targets, rollback_wishes
 from nixfleet.errors import UserError
 from nixfleet.model.ids import DeviceId, Digest, Fingerprint
 from nixfleet.model.statements import ACTIONS, Rollout, Verb
@@ -92,7 +92,7 @@ class AdminActs:
         """Preview the way back from a rollout, as the devices that confirmed it have signed it."""
         state = self._admin.state
         of = find_rollout(state, rollout)
-        draft = self._admin.draft(RolloutWishes(), of=of)
+        draft = self._admin.draft(await rollback_wishes(self._client, state, of, RolloutWishes()), of=of)
         self._drafts[of] = None, draft
         release = state.releases.get(state.rollouts[of].names(state.rollouts) or Digest(""))
         name = release.statement.name if release is not None else ""
@@ -117,7 +117,14 @@ class AdminActs:
     async def roll_back(self, rollout: str, note: str, /) -> str:
         """Bring back the devices that confirmed a rollout, as it was previewed."""
         _, draft = self._drafts.pop(rollout, (None, None))
-        acted = await self._admin.rollback(rollout, RolloutWishes(), note=note or None, draft=draft)
+        if draft is None:
+            state = self._admin.state
+            wishes = await rollback_wishes(self._client, state, find_rollout(state, rollout), RolloutWishes())
+        else:  # as it was shown, whoever has confirmed meanwhile
+            wishes = RolloutWishes(
+                waves=draft.waves, max_in_flight=draft.max_in_flight, stop_at=draft.stop_at, soak_s=draft.soak_s
+            )
+        acted = await self._admin.rollback(rollout, wishes, note=note or None, draft=draft)
         return _said("The rollback is signed", acted)
 
     async def control(self, rollout: str, verb: Verb, *, wave: int | None = None, devices: Sequence[str] = ()) -> str:
