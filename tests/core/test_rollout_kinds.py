@@ -1,9 +1,10 @@
 """A system that fails on one kind of device: the rollout stops there first, and says so, while others go on."""
 
 import msgspec
+import pytest
 from tests.core.rollout_factories import Fleet, member, rollout
 
-from nixfleet.model.device import Cause, Outcome
+from nixfleet.model.device import Cause, Outcome, Phase
 from nixfleet.model.statements import StopAt, Wave
 from nixfleet.rollout import (
     Decision,
@@ -21,6 +22,7 @@ from nixfleet.rollout import (
     plan,
     status,
 )
+from nixfleet.rollout.kinds import failing
 
 PI, NUC = Kind(model="Raspberry Pi 4", kernel="6.6"), Kind(model="NUC", kernel="6.6")
 SYSTEM, OTHER = "/nix/store/a-nixos-system", "/nix/store/b-nixos-system"
@@ -228,3 +230,20 @@ def test_a_stop_is_kept_once_and_decided_once() -> None:
     assert [] == [each for each in again if isinstance(each, StopKind)]
     repeated = apply(fleet.state, fleet.members, [StopKind(stop=stop)], fleet.now)
     assert (fleet.state, fleet.members) == repeated
+
+
+@pytest.mark.parametrize(
+    ("phase", "stops"),
+    [
+        (Phase.IDLE, []),
+        (Phase.OFFERED, []),
+        (Phase.ACTIVATING, [Stop(path=SYSTEM, kind=PI, failed=2, tried=2)]),
+    ],
+)
+def test_who_ran_out_of_time_before_it_began_says_nothing_of_the_system(phase: Phase, stops: list[Stop]) -> None:
+    """A gate that looked too old, a damaged log, a silent agent: the system was not tried; amid its switch it was."""
+    late = [
+        msgspec.structs.replace(member(number, kind=PI, path=SYSTEM), offered_s=0, overdue_s=9, phase=phase)
+        for number in range(2)
+    ]
+    assert stops == failing(late, [])

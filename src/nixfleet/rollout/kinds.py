@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from nixfleet.model.device import Facts
+from nixfleet.model.device import Facts, Phase
 from nixfleet.model.text import clean
 from nixfleet.rollout.types import Kind, Member, Stop
 
 SEVERAL: Final = 2
 """So many failures of one system on one kind are no accident of one machine, if they are half of what it came to."""
 _CHARS: Final = 64
+_NOT_BEGUN: Final = frozenset({Phase.IDLE, Phase.OFFERED})
+"""A device is there until it tells of a try: its gate was too old for it, its log damaged, or it does not speak."""
 
 
 def kind_of(facts: Facts | None) -> Kind | None:
@@ -36,9 +38,10 @@ def failing(failed: Sequence[Member], confirmed: Iterable[Member]) -> list[Stop]
     """Find the systems that fail on a kind: at least two failures, and at least half of what it has come to there.
 
     `failed` are those that count against `stop_at`, in an order that does not change; who confirmed is only looked
-    at when somebody has failed twice.
+    at when somebody has failed twice. A device that ran out of time before it began has not tried the system.
     """
-    failures = Counter((member.path, member.kind) for member in failed if member.path and member.kind is not None)
+    tried = (member for member in failed if member.outcome is not None or member.phase not in _NOT_BEGUN)
+    failures = Counter((member.path, member.kind) for member in tried if member.path and member.kind is not None)
     several = {what: number for what, number in failures.items() if number >= SEVERAL}
     if not several:
         return []
