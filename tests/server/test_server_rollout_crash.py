@@ -118,6 +118,28 @@ async def test_who_dies_at_a_write_loses_nothing_and_starts_nobody_twice(
     assert {(device_id(name), 1): 1 for name in NAMES} == writes.starts
 
 
+async def test_a_start_whose_first_decision_is_not_stored_serves_and_tries_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The coordinator answers people and devices meanwhile, says what holds it up, and plans once the database can."""
+    writes = Writes(monkeypatch)
+    async with rig(tmp_path / "data", *NAMES) as one:
+        writes.dies_at = 0
+        async with one.client("admin") as admin:
+            rollout = await _begun(one, admin)
+        await asyncio.to_thread(one.server.stop)
+        caplog.clear()
+        one.server = one.make_server()
+        await asyncio.to_thread(one.server.start)
+        assert any("planning is put off: it died before the write" in text for text in caplog.messages)
+        async with one.client("admin") as admin:
+            assert [rollout] == [view.id for view in await admin.rollouts()]
+        writes.dies_at = None
+        await _poll(one, *NAMES)
+        detail = await _finish(one, rollout)
+    assert 3 == detail.rollout.confirmed
+
+
 async def test_two_coordinators_start_each_device_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ) -> None:

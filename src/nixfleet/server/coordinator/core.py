@@ -119,7 +119,7 @@ class Coordinator:
                 self.twins.told_before(report)
         await self.people.load()
         await self.clock.start()
-        await self.planner.tick()
+        await self.planner.begin()
         self._spawn(self.planner.run())
         self._spawn(self._beats())
         self._spawn(self._backs_up())

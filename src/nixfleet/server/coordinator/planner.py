@@ -142,15 +142,18 @@ class Planner:
         """Plan until `stop`; a failing database is tried again."""
         while not self._stopped:
             began = time.monotonic()
-            delay_s: float
-            try:
-                delay_s = await self.tick()
-            except NixfleetError as error:
-                _log.warning("planning is put off: %s", error)
-                delay_s = 1.0
-                self._renew = True
+            delay_s = await self.begin()
             await waited(self._urgent, min(1.0, _REST * (time.monotonic() - began)))
             await waited(self._news, delay_s)
+
+    async def begin(self) -> float:
+        """Plan once, as `tick` does; what the database does not take is planned anew in a second."""
+        try:
+            return await self.tick()
+        except NixfleetError as error:
+            _log.warning("planning is put off: %s", error)
+            self._renew = True
+            return 1.0
 
     def stop(self) -> None:
         """End `run` after the pass under way: nothing is torn down in the middle of a transaction."""
