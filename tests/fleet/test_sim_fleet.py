@@ -1,11 +1,13 @@
 """Whole made-up fleets: real agents and a real coordinator come to the end that scenario and seed tell."""
 
+import socket
 from collections.abc import Iterator
 
 import msgspec
 import pytest
 
 from nixfleet.model.device import Outcome, Phase
+from nixfleet.sim import fleet as sim_fleet
 from nixfleet.sim.fleet import Fleet
 from nixfleet.sim.scenario import Scenario, checked
 
@@ -147,3 +149,14 @@ def test_nothing_is_left_of_a_fleet_that_was_stopped() -> None:
         folder = fleet.folder
         assert folder.is_dir()
     assert not folder.exists()
+
+
+def test_a_port_that_another_program_took_meanwhile_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fleet is founded anew at the next free port: its root names the address."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as found:
+        ports = [taken.getsockname()[1], found.getsockname()[1]]
+        found.close()
+        monkeypatch.setattr(sim_fleet, "_free_port", iter(ports).__next__)
+        with Fleet(scenario(rollout=[]), 1, speed=SPEED) as fleet:
+            assert f"http://127.0.0.1:{ports[1]}" == fleet.address
+            assert (fleet.address,) == fleet.ask(lambda client: client.fleet()).urls

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from nixfleet.sim.home import LOCK, PREFIX, home, reap
+from nixfleet.sim.home import LOCK, PREFIX, UNLOCKED_S, home, reap
 
 HOLDER = Path(__file__).with_name("fleet_holder.py")
 LIMIT_S = 150
+
+
+def _reap(place: Path) -> None:
+    reap(place, place.stat().st_mtime)
 
 
 @pytest.fixture
@@ -86,15 +90,26 @@ def test_a_fleet_ends_by_sigterm(holder: subprocess.Popen[str], tmp_path: Path) 
 def test_what_a_killed_fleet_left_is_removed_by_the_next(holder: subprocess.Popen[str], tmp_path: Path) -> None:
     """A fleet that is killed outright leaves its folder; the next one to begin there removes it."""
     folder, child = told(holder)
-    reap(tmp_path)
+    _reap(tmp_path)
     assert folder.is_dir()
     os.kill(child, signal.SIGKILL)
 
     def reaped() -> bool:
-        reap(tmp_path)  # the kernel lets go of the lock with the last thread, a moment after the kill
+        _reap(tmp_path)  # the kernel lets go of the lock with the last thread, a moment after the kill
         return not folder.exists()
 
     until(reaped, "the folder is removed")
+
+
+def test_a_folder_whose_maker_was_killed_before_its_lock_is_removed(tmp_path: Path) -> None:
+    """One without a lock is left alone for a minute, for it may only just be made, and removed after that."""
+    left = tmp_path / f"{PREFIX}left"
+    left.mkdir()
+    made_s = left.stat().st_mtime
+    reap(tmp_path, made_s + UNLOCKED_S)
+    assert left.exists()
+    reap(tmp_path, made_s + UNLOCKED_S + 1)
+    assert not left.exists()
 
 
 def test_a_folder_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -107,7 +122,7 @@ def test_a_folder_in_use_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     with home() as first, home() as second:
         assert first.is_dir()
         assert second.is_dir()
-        reap(tmp_path)
+        _reap(tmp_path)
         assert first.is_dir()
     assert not first.exists()
     assert (tmp_path / "precious" / LOCK).exists()
@@ -127,5 +142,5 @@ def test_a_folder_that_went_while_it_was_looked_at_is_no_fault(tmp_path: Path) -
     left = tmp_path / f"{PREFIX}left"
     left.mkdir()
     (left / LOCK).touch()
-    reap(Listed(tmp_path))
+    _reap(Listed(tmp_path))
     assert not left.exists()

@@ -12,6 +12,7 @@ network. Methods may be called from any thread but those two. It must never outl
 
 import asyncio
 import logging
+import shutil
 import socket
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from nixfleet.agent import memory
 from nixfleet.client.admin import Admin
 from nixfleet.client.api import Client
 from nixfleet.client.mirror import Mirror
-from nixfleet.errors import Unreachable
+from nixfleet.errors import Unreachable, UserError
 from nixfleet.model.ids import Digest
 from nixfleet.model.views import DeviceView, RolloutDetail
 from nixfleet.server.cache import NARINFOS
@@ -49,6 +50,8 @@ CALL_S = 300.0
 STARTED_AT_ONCE = 40
 REMEMBERED = 2_000
 LOOK_REAL_S = 0.02
+PORTS = 5
+"""So many free ports are tried: between finding one and listening on it, another program may take it."""
 
 
 class Fleet:
@@ -105,19 +108,31 @@ class Fleet:
         # and none collects the garbage of all.
         memory.share()
         sshsig.remember(REMEMBERED + 4 * self.scenario.count)
-        self.address = f"http://127.0.0.1:{_free_port()}"
-        data = self.folder / "coordinator"
         self._cache_key = CacheKey.generate(f"{self.scenario.name}-1")
-        now = self.clock.wall_s()
-        self.id = founding.found(data, self.scenario.name, self.address, self.key, self._cache_key, now)
-        self._server = self._new_server()
-        self._server.start()
+        self._found()
         self._open.callback(self.stop_coordinator)
         served()
         self._loop = self._open.enter_context(loop_thread(self.clock, "nixfleet-devices"))
         self._call(self._prepare())
         self._open.callback(lambda: self._call(self._end()))
         self._tasks.append(asyncio.run_coroutine_threadsafe(self._live(), self._loop))
+
+    def _found(self) -> None:
+        """Begin the fleet and serve it at a free port; one that somebody else has taken meanwhile is left to them."""
+        data, left = self.folder / "coordinator", PORTS
+        while True:
+            self.address = f"http://127.0.0.1:{_free_port()}"
+            now, left = self.clock.wall_s(), left - 1
+            self.id = founding.found(data, self.scenario.name, self.address, self.key, self._cache_key, now)
+            self._server = self._new_server()
+            try:
+                self._server.start()
+            except UserError:
+                if not left:
+                    raise
+                shutil.rmtree(data)  # its root names the address
+            else:
+                return
 
     def stop(self) -> None:
         """Switch everything off, and remove its files. A repeat does nothing."""

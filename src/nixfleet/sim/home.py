@@ -14,6 +14,7 @@ from pathlib import Path
 
 PREFIX = "nixfleet-sim-"
 LOCK = "lock"
+UNLOCKED_S = 60
 FAST = Path("/dev/shm")  # noqa: S108 - a file system in memory; the folder in it is made by mkdtemp
 ROOM_BYTES = 2 << 30
 """Where so much is free in memory, the folder is there: a thousand agents write small files all the time."""
@@ -23,21 +24,28 @@ ROOM_BYTES = 2 << 30
 def home() -> Iterator[Path]:
     """Make a folder for as long as it is used; one that a killed simulation left is removed first."""
     place = _place()
-    reap(place)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     try:
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            reap(place, now_s=folder.stat().st_mtime)
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def reap(place: Path) -> None:
-    """Remove the folders of simulations that ended without doing so."""
+def reap(place: Path, now_s: float) -> None:
+    """Remove the folders of simulations that ended without doing so; `now_s` by the clock of the file system.
+
+    One without a lock is only just being made, or, after a minute, its maker was killed before it had one.
+    """
     for folder in place.glob(f"{PREFIX}*"):
         try:
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            if not (folder / LOCK).exists():
+                if folder.stat().st_mtime < now_s - UNLOCKED_S:
+                    shutil.rmtree(folder, ignore_errors=True)
                 continue
             with (folder / LOCK).open("r") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
