@@ -79,6 +79,8 @@ async def test_every_mutation_is_refused_to_who_may_only_read(action: str) -> No
     assert "read-only: auditors read" == reasons[0]
     assert reasons[1].startswith("your key has no right to ")
     assert "the coordinator is not connected" == reasons[2]
+    beginning = await scene(**chosen, live=False, identity=Identity())
+    assert reasons[2] == refusal(action, beginning), "nobody is told of rights before their key is known"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from tests.tui.console_fleet import HALTED, NOW, ROLLOUT, device_id, fleet_rollo
 from tests.tui.console_pilot import Driven, console
 
 from nixfleet.model.views import WaveView
+from nixfleet.tui.view.rollouts import wave_line
 from nixfleet.tui.view.text import plain, width
 from nixfleet.tui.view.timeline import timeline, wave_bar
 from nixfleet.tui.widgets.dialogs import ConfirmDialog
@@ -60,6 +62,13 @@ def test_the_timeline_tells_what_happened_in_order() -> None:
         "wave 2 opened",
     ] == told  # fmt: skip
     assert "+11m" in plain(timeline(made, NOW))
+
+
+def test_a_wave_does_not_say_its_number_twice() -> None:
+    """The coordinator's sentence names the wave; the row does so already, and has little room."""
+    waits = "wave 2 of 3 waits: wave 1 soaks for 6 more minutes"
+    drawn = plain([wave_line(msgspec.structs.replace(wave(), number=2, waits=waits), 110, count=3)])
+    assert drawn.rstrip().endswith("  wave 1 soaks for 6 more minutes")
 
 
 async def test_t_shows_the_timeline_and_the_foot_explains_the_device() -> None:

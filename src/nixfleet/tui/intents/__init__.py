@@ -60,10 +60,10 @@ def refusal(action: str, scene: Scene) -> str:
     right = _RIGHTS.get(kind)
     if scene.identity.read_only:
         return f"read-only: {scene.identity.read_only}"
+    if not scene.live:  # before rights: until there is a link, nobody knows whose key this is
+        return "the coordinator is not connected"
     if right is not None and right not in scene.identity.may:
         return f"your key has no right to {right}{_instead(scene)}"
-    if not scene.live:
-        return "the coordinator is not connected"
     if scene.distrust:
         return scene.distrust
     why = _impossible(kind, scene)

@@ -89,7 +89,7 @@ def wave_line(wave: WaveView, cells: int, *, count: int) -> Line:
     overdue = f"  {wave.overdue} overdue" if wave.overdue else ""
     who = "canary" if wave.number == 1 and count > 1 and wave.total == 1 else clean(wave.members)
     plain = {"open": "open", "done": "done", "passed": "done"}.get(wave.state, clean(wave.state))
-    said = " · ".join(filter(None, (eta_words(wave), clean(wave.waits) or plain)))
+    said = " · ".join(filter(None, (eta_words(wave), why(wave.waits) or plain)))
     return fit(
         (
             Span(f"wave {wave.number:<2} ", "strong"),
