@@ -51,7 +51,7 @@ COLUMNS: tuple[Column[DeviceView], ...] = (
         keep=7,
         grow=1,
         most=44,
-        draw=lambda d, c, _n: view.system_cell(d, c),
+        draw=view.system_cell,
         sort=lambda d: store_name(d.system),
     ),
     Column(

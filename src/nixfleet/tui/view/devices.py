@@ -6,6 +6,7 @@ from nixfleet.model.device import DISTRUST, FORK, Phase
 from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView, Transfer
 from nixfleet.query import STATUSES, Status, status_of
+from nixfleet.tui.view.systems import change_words, system_words
 from nixfleet.tui.view.text import (
     Line,
     Role,
@@ -18,7 +19,6 @@ from nixfleet.tui.view.text import (
     pairs,
     size,
     store_short,
-    system_change,
     system_short,
     trimmed,
     why,
@@ -191,13 +191,13 @@ def system_line(device: DeviceView) -> Line:
     return (Span(store_short(device.system)),) if device.system else ()
 
 
-def system_cell(device: DeviceView, cells: int) -> Line:
+def system_cell(device: DeviceView, cells: int, now: int) -> Line:
     """Name the system it runs, and the one it should run where that is another; loud where a person is needed."""
     if not device.system:
         return ()
     if device.intended in {"", device.system}:
-        return (Span(system_short(device.system), "warn" if status_of(device) == "drifted" else "dim"),)
-    old, new = system_change(device.system, device.intended, cells)
+        return (Span(system_words(device.system, now), "warn" if status_of(device) == "drifted" else "dim"),)
+    old, new = change_words(device.system, device.intended, cells)
     return (Span(old, "dim"), Span(" → ", "dim"), Span(new, "warn" if status_of(device) in _ILL else "plain"))
 
 
