@@ -18,6 +18,7 @@ from nixfleet.agent.pausing import MOST_S, Pause, left_s
 from nixfleet.agent.service import Clock
 from nixfleet.errors import UserError
 from nixfleet.model.device import LocalPause, Phase
+from nixfleet.model.ids import store_name
 from nixfleet.model.text import utc
 
 NOW_S = 1_800_000_000
@@ -36,7 +37,7 @@ def _run_system(site: Site, path: str) -> None:
     link.symlink_to(path)
 
 
-def _look(site: Site) -> tuple[dict[str, object], list[str]]:
+def _look(site: Site) -> tuple[dict[str, Any], list[str]]:
     clock = Clock(wall=lambda: site.fleet.now, boot=lambda: site.boot_s)
     return statuses.look(site.settings, site.machine.host, clock)
 
@@ -149,6 +150,24 @@ async def test_a_local_switch_is_told_and_not_fought(tmp_path: Path) -> None:
     said, lines = _look(site)
     assert (new, [f"switch {new}"]) == (said["drifted_from"], site.machine.switches())
     assert any(line.startswith(f"drifted  from {new}") for line in lines)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_status_says_how_the_last_updates_ended(tmp_path: Path) -> None:
+    """Delivered ones, too, newest first and with the reason; without their output, and without a network."""
+    site = Site(tmp_path)
+    bad = site.machine.system("bad", at="cache", code=2, before="echo snippet failed")
+    async with site.running() as agent:
+        device = await site.member()
+        rollout = site.deploy(device, bad)
+        site.server.open_gate(rollout, device)
+        await until(lambda: bool(site.server.outcomes()))
+        await until(lambda: not agent.service.state.outbox)
+    said, lines = _look(site)
+    assert ((), 1) == (said["undelivered"], len(said["outcomes"]))
+    expected = f"ended    reverted bad, rollout {rollout[:12]} run 1 (activation): the activation script failed"
+    assert expected.replace(" bad,", f" {store_name(bad)},") in lines
+    assert "         snippet failed" in lines
 
 
 async def test_what_somebody_does_on_the_device_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS, SHORT_CHARS, Attemp
 KEPT_SYSTEMS = 3
 HISTORY_ENTRIES = 64
 LEFT_ENTRIES = 4_096
+OUTCOMES_KEPT = 8
 
 
 def attempt(update: Update) -> Attempt:
@@ -34,6 +35,11 @@ def kept_digest(state: State, path: str) -> str:
         if one.previous == path and one.previous_digest:
             return one.previous_digest
     return ""
+
+
+def outcomes(state: State, told: Attempt) -> tuple[Attempt, ...]:
+    """Keep the last few outcomes for who asks on the device, delivered or not, without their output."""
+    return (*state.outcomes, replace(told, lines=()))[-OUTCOMES_KEPT:]
 
 
 def drift(state: State, system: str) -> str:

@@ -4,7 +4,7 @@ from typing import Final, assert_never
 
 from msgspec.structs import replace
 
-from nixfleet.agent.history import attempt, kept_paths, remember
+from nixfleet.agent.history import attempt, kept_paths, outcomes, remember
 from nixfleet.agent.update import (
     Activate,
     Arm,
@@ -132,7 +132,8 @@ def end(
         # What is tried again soon stays: its digest covers all of the closure when it is complete.
         foreign=unproven and cause not in {Cause.NETWORK, Cause.SPACE},
     )
-    state = replace(state, outbox=(*state.outbox, attempt(ended))[-OUTBOX_ENTRIES:])
+    told = attempt(ended)
+    state = replace(state, outbox=(*state.outbox, told)[-OUTBOX_ENTRIES:], outcomes=outcomes(state, told))
     if outcome is Outcome.CONFIRMED:
         state = remember(state, ended)
     return enter(state, ended)

@@ -18,8 +18,9 @@ from nixfleet.agent.journal import Record, load
 from nixfleet.agent.pausing import Pause
 from nixfleet.agent.service import Clock
 from nixfleet.agent.settings import Settings
-from nixfleet.agent.update import Confirmed, Update
+from nixfleet.agent.update import Update
 from nixfleet.errors import UserError
+from nixfleet.model.device import Attempt
 from nixfleet.model.ids import store_name
 from nixfleet.model.text import clean
 
@@ -52,6 +53,7 @@ def look(settings: Settings, host: Host, clock: Clock) -> tuple[dict[str, Any], 
         "drifted_from": drifted,
         "update": update,
         "undelivered": state.outbox,
+        "outcomes": state.outcomes,
         "confirmed": state.confirmed[-SHOWN:],
     }
     lines = [
@@ -63,7 +65,7 @@ def look(settings: Settings, host: Host, clock: Clock) -> tuple[dict[str, Any], 
         *_update_lines(update),
         f"waits    {_waits(waits, pause, update)}",
         *(f"untold   {one.outcome} of rollout {one.rollout[:12]} run {one.run}" for one in state.outbox),
-        *_confirmed_lines(state.confirmed),
+        *(f"ended    {_ended(one)}" for one in reversed(state.outcomes)),
     ]
     return msgspec.to_builtins(told), [clean(line) for line in lines]
 
@@ -94,9 +96,11 @@ def _update_lines(update: Update | None) -> list[str]:
     return [*lines, *(f"         {line}" for line in update.lines[-SHOWN:])]
 
 
-def _confirmed_lines(confirmed: tuple[Confirmed, ...]) -> list[str]:
-    newest = reversed(confirmed[-SHOWN:])
-    return [f"had      {store_name(one.path)}, by rollout {one.rollout[:12]}" for one in newest]
+def _ended(told: Attempt) -> str:
+    """Say how an update ended, and why where it did not confirm."""
+    outcome = told.outcome.value if told.outcome is not None else "unknown"
+    why = f" ({told.cause.value}): {told.reason}" if told.reason else ""
+    return f"{outcome} {store_name(told.path)}, rollout {told.rollout[:12]} run {told.run}{why}"
 
 
 def running(folder: Path, locks: Path = Path("/proc/locks")) -> bool:

@@ -121,6 +121,8 @@ class State(_Value, frozen=True, kw_only=True):
     """Paths confirmed here and then replaced by another confirmed one (trust.md, Back)."""
     outbox: tuple[Attempt, ...] = ()
     """Outcomes that the coordinator has not acknowledged, oldest first."""
+    outcomes: tuple[Attempt, ...] = ()
+    """The last few, acknowledged or not, newest last; without output."""
 
 
 class Result(StrEnum):
