@@ -115,7 +115,7 @@ async def test_a_system_that_takes_a_reboot_is_confirmed_once_it_was_booted(site
     site.tell("a reboot")
     assert ("confirmed", (new, new, new), new) == (attempt.outcome, machine.systems, machine.booted_system)
     assert first != machine.boot_id
-    assert [("switch", new)] == machine.switches()
+    assert [("boot", new)] == machine.switches()
 
 
 async def test_a_reboot_into_a_bad_system_is_taken_back(site: Site) -> None:

@@ -47,6 +47,7 @@ let
   '';
 
   kernel = run "linux-6.1.${toString kernelRev}" { } "mkdir -p $out/lib/modules; echo ${toString kernelRev} > $out/bzImage";
+  systemd = run "systemd-257-${initVersion}" { } "mkdir -p $out/lib/systemd; ln -s /usr/lib/systemd/systemd $out/lib/systemd/systemd";
   app = run "app-${toString version}.0" { } ''
     mkdir -p $out/bin
     printf '#!${shell}\n%s\n' ${if ailing then "'echo \"cannot open the till: no such device\" >&2; exit 1'" else "'exec sleep 1d'"} > $out/bin/app
@@ -76,15 +77,15 @@ let
   '';
 in
 run "nixos-system-web-01-25.05.${toString version}" {
-  inherit kernel sw etc;
+  inherit kernel systemd sw etc;
   switchToConfiguration = builtins.readFile ./switch-to-configuration.sh;
   activation = builtins.readFile ./activate.sh;
   stage2 = builtins.readFile ./init.sh;
   passAsFile = [ "switchToConfiguration" "activation" "stage2" ];
 } ''
-  mkdir -p $out/bin $out/specialisation $out/systemd
+  mkdir -p $out/bin $out/specialisation
   ln -s $kernel/bzImage $out/kernel; ln -s $kernel/bzImage $out/initrd; ln -s $kernel $out/kernel-modules
-  ln -s $etc/etc $out/etc; ln -s $sw $out/sw
+  ln -s $etc/etc $out/etc; ln -s $sw $out/sw; ln -s $systemd $out/systemd
   printf 'loglevel=4 rev=${toString kernelRev}' > $out/kernel-params
   printf '25.05.${toString version}' > $out/nixos-version
   printf '${system}' > $out/system
