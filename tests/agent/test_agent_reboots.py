@@ -75,6 +75,14 @@ def test_it_is_the_booted_system_that_counts_not_the_running_one(machine: Machin
     assert reasons(machine.host, old) == ()
 
 
+def test_where_nothing_says_what_was_booted_no_part_takes_a_reboot(machine: Machine) -> None:
+    """As in a container that was never booted."""
+    new = like_old(machine)
+    give(machine, new, "systemd", "6.2")
+    (machine.root / "run/booted-system").unlink()
+    assert reasons(machine.host, new) == ()
+
+
 def test_another_way_to_speak_to_init_takes_a_reboot(machine: Machine) -> None:
     """NixOS would end such a switch with exit code 100."""
     new = like_old(machine)

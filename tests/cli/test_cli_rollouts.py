@@ -230,7 +230,7 @@ def test_when_and_how_are_signed_as_they_were_said(served: Commands) -> None:
 
 
 def test_a_reboot_where_none_can_fall_back_must_be_accepted(served: Commands) -> None:
-    """A device whose boot loader cannot fall back is named, and nothing is signed until that is accepted."""
+    """A device whose boot loader cannot fall back is named, and nothing signed until that is accepted."""
     served.enroll("web-01")
     served.release("one", web_01="system-1")
     told = served("rollout", "start", "one").out.strip()
@@ -239,4 +239,6 @@ def test_a_reboot_where_none_can_fall_back_must_be_accepted(served: Commands) ->
     refused = served("rollout", "start", "one", "--reboot", "now", code=2)
     assert "1 device cannot fall back when a boot fails (web-01)" in refused.complaint
     assert before == entries(served)
-    served("rollout", "start", "one", "--reboot", "now", "--accept-no-fallback")
+    rollout = served("rollout", "start", "one", "--reboot", "now", "--accept-no-fallback").out.strip()
+    (entry,) = [one for one in served("audit", "list", "--json").json["entries"] if one["digest"] == rollout]
+    assert '"no_fallback":true' in served("audit", "show", str(entry["index"])).out.replace(" ", "")

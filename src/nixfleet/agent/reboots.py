@@ -1,6 +1,7 @@
 """Does a system take a reboot? Judged by the file trees of the booted, the running and the new system; nothing is run.
 
-It must never guess: what a system does not have (a container has no kernel) takes no reboot.
+It must never guess: what a system does not have (a container has no kernel) takes no reboot, nor does any part where
+nothing says what was booted.
 """
 
 import json
@@ -35,7 +36,7 @@ def reasons(host: Host, new: str) -> tuple[str, ...]:
     found = [
         changed(part, [before] if before else [], [after])
         for part in PARTS
-        if (after := _part(host, new, part)) and (before := _part(host, booted, part)) != after
+        if booted and (after := _part(host, new, part)) and (before := _part(host, booted, part)) != after
     ]
     old, said = (host.read(f"{system}/{_INTERFACE}", 200).strip() for system in (running, new))
     if old and said and old != said:
