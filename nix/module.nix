@@ -8,6 +8,7 @@ let
   cfg = config.services.nixfleet;
   toml = pkgs.formats.toml { };
 
+  agentDir = "/var/lib/nixfleet";
   coordinatorDir = "/var/lib/nixfleet-coordinator";
   coordinatorPort = lib.toInt (lib.last (lib.splitString ":" cfg.coordinator.listen));
   # An argument is handed on as it is: systemd would expand the % of an encoded socket path in a database URL.
@@ -70,18 +71,37 @@ let
     OOMPolicy = "continue";
     CacheDirectory = "nixfleet";
     CacheDirectoryMode = "0700";
+    # A folder that ReadWritePaths names has to be there; systemd-tmpfiles makes one that is elsewhere.
+    StateDirectory = mkIf (cfg.agent.stateDir == agentDir) "nixfleet";
+    StateDirectoryMode = "0700";
     UMask = "0077";
-    # As far as activation allows (the switch runs in a transient unit of its own) and Nix: with a /tmp or home
-    # folders of its own, garbage collection would take what links there keep; with a host name of its own, the
-    # agent would not see a change of it.
+    # The switch, the guard and a reboot run in units of their own, and so this one may do no more than the agent and
+    # Nix need: fetch, root, collect and delete in /nix, keep the state, tell the boot loader, ask systemd. What is not
+    # here would break that: garbage collection looks at what links in /tmp and home folders and at every process
+    # (PrivateTmp, ProtectHome=true, ProtectProc, CAP_SYS_PTRACE), Nix makes /nix/store writable in a mount namespace
+    # (CAP_SYS_ADMIN, RestrictNamespaces=mnt), boot entries are firmware variables (ProtectKernelTunables), immutable
+    # until they are written (CAP_LINUX_IMMUTABLE), the host name is watched (ProtectHostname), and disks are looked for
+    # in /dev (PrivateDevices).
+    NoNewPrivileges = true;
+    CapabilityBoundingSet = [
+      "CAP_CHOWN" "CAP_DAC_OVERRIDE" "CAP_DAC_READ_SEARCH" "CAP_FOWNER" "CAP_FSETID" "CAP_KILL" "CAP_LINUX_IMMUTABLE"
+      "CAP_SETGID" "CAP_SETUID" "CAP_SYS_ADMIN" "CAP_SYS_PTRACE" "CAP_SYS_RESOURCE"
+    ];
     LockPersonality = true;
     ProtectClock = true;
     ProtectControlGroups = true;
     ProtectHome = "read-only";
     ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectSystem = "strict";
+    ReadWritePaths = [ "/nix" "/tmp" "/var/tmp" cfg.agent.stateDir "-/boot" "-/efi" ];
     RestrictAddressFamilies = [ "AF_UNIX" "AF_INET" "AF_INET6" "AF_NETLINK" ];
+    RestrictNamespaces = "mnt";
     RestrictRealtime = true;
+    RestrictSUIDSGID = true;
     SystemCallArchitectures = "native";
+    SystemCallErrorNumber = "EPERM";
+    SystemCallFilter = [ "~@clock @cpu-emulation @debug @module @obsolete @raw-io @reboot @swap" ];
   };
 in
 {
@@ -141,7 +161,7 @@ in
     };
     stateDir = mkOption {
       type = place;
-      default = "/var/lib/nixfleet";
+      default = agentDir;
       description = "Where the agent keeps its journal and its copy of the log. It must survive a reboot.";
     };
     caches = mkOption {
@@ -293,6 +313,7 @@ in
           message = "services.nixfleet.agent.fetch.netrc_file is in the Nix store, where everybody can read it.";
         }
       ];
+      systemd.tmpfiles.rules = mkIf (cfg.agent.stateDir != agentDir) [ "d ${cfg.agent.stateDir} 0700 root root -" ];
       # `nixfleet agent status` and `check`, for whoever is root on the device.
       environment.systemPackages = [ cfg.agent.package ];
       # The agent refuses a system without this file: it would leave the fleet.

@@ -314,7 +314,7 @@ def test_the_module_refuses_unknown_and_mistyped_options(nix: dict[str, str], se
 @pytest.mark.parametrize(
     ("settings", "name", "exposure"),
     [
-        (of_agent(), "nixfleet-agent", 9.0),
+        (of_agent(), "nixfleet-agent", 5.0),
         (of_coordinator(), "nixfleet-coordinator", 2.0),
         (of_coordinator('listen = "0.0.0.0:80";'), "nixfleet-coordinator", 2.0),
     ],
@@ -336,6 +336,22 @@ def test_systemd_understands_the_units_and_finds_them_hardened(
     argv = ["systemd-analyze", "security", "--offline=true", f"--threshold={exposure * 10:.0f}", str(file)]
     judged = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
     assert 0 == judged.returncode, judged.stdout
+
+
+def test_the_agent_may_write_where_it_has_to_and_its_state_is_roots_alone(nix: dict[str, str]) -> None:
+    """Agent and rescue unit: no new privileges, no kernel, no clock; the state folder is there before they start."""
+    services = evaluate(nix, of_agent())["services"]
+    moved = evaluate(nix, of_agent('stateDir = "/srv/fleet";'))
+    kernels = {"CAP_SYS_MODULE", "CAP_SYS_TIME", "CAP_SYS_BOOT", "CAP_NET_ADMIN"}
+    for name in ("nixfleet-agent", "nixfleet-rescue"):
+        unit = services[name]["serviceConfig"]
+        assert (True, "strict", "mnt") == (unit["NoNewPrivileges"], unit["ProtectSystem"], unit["RestrictNamespaces"])
+        assert not kernels & set(unit["CapabilityBoundingSet"])
+        assert ("nixfleet", "0700", "0077") == (unit["StateDirectory"], unit["StateDirectoryMode"], unit["UMask"])
+        assert {"/nix", "/var/lib/nixfleet"} <= set(unit["ReadWritePaths"])
+        elsewhere = moved["services"][name]["serviceConfig"]
+        assert ("/srv/fleet" in elsewhere["ReadWritePaths"], "StateDirectory" in elsewhere) == (True, False)
+    assert ["d /srv/fleet 0700 root root -"] == moved["rules"]
 
 
 def unit_text(unit: dict[str, Any]) -> str:
