@@ -40,7 +40,7 @@ class Booted:
         self._low = low % 64 * 4
         self._debian = debian
         self._process: subprocess.Popen[bytes] | None = None
-        self._groups: list[Path] = []
+        self.groups: list[Path] = []
         self._make_root()
 
     @property
@@ -93,8 +93,8 @@ class Booted:
 
     def start(self, *, memory_bytes: int | None = None, cpu: float | None = None) -> None:
         """Boot, with no more memory and processor time than given, and wait until systemd has started all."""
-        self._groups = cgroups.make(self.name, memory_bytes=memory_bytes, cpu=cpu)
-        join = "".join(f'echo $$ >"{group}/cgroup.procs"\n' for group in self._groups)
+        self.groups = cgroups.make(self.name, memory_bytes=memory_bytes, cpu=cpu)
+        join = "".join(f'echo $$ >"{group}/cgroup.procs"\n' for group in self.groups)
         own = ["--quiet", "--register=no", "--keep-unit", f"--machine={self.name}", "--hostname=web-01"]
         place = [f"--directory={self.root}", f"--bind-ro={self._debian}/usr:/usr"]
         rest = ["--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe"]
@@ -224,7 +224,7 @@ class Booted:
             self._process = None
         for argv in (("link", "del", self._link), ("netns", "del", self.name)):
             subprocess.run(["ip", *argv], capture_output=True, check=False, timeout=10)
-        cgroups.remove(self._groups)
+        cgroups.remove(self.groups)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
