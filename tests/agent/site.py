@@ -38,6 +38,8 @@ class Site:
         self.store = MadeUpStore(self.machine)
         self.boot_s = 100
         self.run_tool: Run = run_beside
+        self.cache_is_there = False
+        """Whether a binary cache, other than the coordinator's, can be reached."""
         self.settings = Settings(
             name="web-01",
             state_dir=str(self.machine.state_dir),
@@ -78,7 +80,11 @@ class Site:
             journal=Journal(folder),
             make_client=self.server.make_client,
             run=self.run_tool,
+            cache_answers=self._cache_answers,
         )
+
+    async def _cache_answers(self, url: str, timeout_s: float) -> bool:  # noqa: ARG002 - as a real one is called
+        return self.cache_is_there
 
     @asynccontextmanager
     async def running(self, *, supervised: bool = False) -> AsyncIterator[Agent]:
