@@ -103,6 +103,11 @@ class NatLab:
         """Let packets pass again."""
         self._in_router("nft", "-f", "-", stdin=_PASS_RULES.format(inside=self._links[1]))
 
+    def swallow_ends(self) -> None:
+        """Let what ends a connection from the coordinator's side vanish: the device holds half of one, in silence."""
+        rule = f'insert rule ip filter forwarded iifname "{self._links[2]}" tcp flags & (fin | rst) != 0 drop'
+        self._in_router("nft", "-f", "-", stdin=rule)
+
     def close(self) -> None:
         """Take the networks down; links go with their namespaces."""
         for name in self._namespaces():

@@ -45,14 +45,22 @@ TAGS: Tags = {"env": "prod"}
 class Site:
     """A coordinator in this process, an admin's client, one device with a token, and its cache."""
 
-    def __init__(self, folder: Path, device: Device, systems: Systems, cache: CacheServer, cache_key: CacheKey) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: Device,
+        systems: Systems,
+        cache: CacheServer,
+        cache_key: CacheKey,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.folder = folder
         self.device = device
         self.systems = systems
         self.cache = cache
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.listen = f"127.0.0.1:{probe.getsockname()[1]}"
+            probe.bind((host, 0))
+            self.listen = f"{host}:{probe.getsockname()[1]}"
         caches = (CacheRef(url=cache.url, key=cache_key.public),)
         self.fleet = Fleet(at=int(time.time()), urls=(f"http://{self.listen}",), caches=caches)
         leaf, payload = self.fleet.entries[0]
