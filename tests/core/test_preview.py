@@ -112,6 +112,14 @@ def test_who_is_away_full_stuck_or_there_already() -> None:
     assert [0] == [one.download_bytes for one in shown.devices if one.same]
 
 
+def test_who_is_away_is_named_in_a_stable_order() -> None:
+    """Who went last comes first; a second more or less makes no order, the names do."""
+    seen = {"beta": NOW - 11, "alpha": NOW - 12, "old": NOW - 7_200, "gamma": NOW - 10}
+    shown = made(asked(*seen), *(view(name, online=False, seen_at=at) for name, at in seen.items()))
+    named = "alpha (<1m), beta (<1m), gamma (<1m), old (2h)"
+    assert f"4  not connected, and get it when they are back: {named}" in words(shown)
+
+
 def test_what_no_cache_knows_is_a_bound_and_said() -> None:
     """An unknown system: its signed size bounds the disk, the reboot is open; one that is known in part bounds too."""
     shown = made(asked("a"), view("a"), known={})

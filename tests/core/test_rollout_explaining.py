@@ -28,6 +28,9 @@ _FETCHING = {"phase": Phase.FETCHING, "transfer": Transfer(done_bytes=30, total_
         ({"outcome": Outcome.FAILED, "reason": "no space"}, "nas-01 failed: no space"),
         ({"outcome": Outcome.REFUSED, "reason": "would leave the fleet"}, "nas-01 refused: would leave the fleet"),
         ({"outcome": Outcome.REVERTED}, "nas-01 went back: it gave no reason"),
+        ({"outcome": Outcome.REVERTED, "reason": "went back: sshd failed"}, "nas-01 went back: sshd failed"),
+        ({"outcome": Outcome.REVERTED, "reason": "went back:"}, "nas-01 went back: it gave no reason"),
+        ({"outcome": Outcome.FAILED, "reason": "failed: no space"}, "nas-01 failed: no space"),
         ({"waits": "nas-01 waits: offline for 2 days"}, "nas-01 waits: offline for 2 days"),
         (
             {"waits": "nas-01 waits: held", "transfer": Transfer(done_bytes=1, total_bytes=4, ahead=True)},

@@ -194,7 +194,9 @@ def _space(changing: Sequence[DevicePreview]) -> Iterator[Said]:
 
 
 def _away(devices: Sequence[DevicePreview], now: int) -> Iterator[Said]:
-    away = sorted((one for one in devices if not one.online), key=lambda one: (-one.seen_at, one.name))
+    """Name who is not connected, since when: who went last comes first, within a minute by name."""
+    minutes = {one.device: max(0, now - one.seen_at) // 60 for one in devices if not one.online}
+    away = sorted((one for one in devices if not one.online), key=lambda one: (minutes[one.device], one.name))
     if away:
         names = [f"{one.name} ({age(max(0, now - one.seen_at)) if one.seen_at else 'never seen'})" for one in away]
         yield Said(len(away), f"not connected, and get it when they are back: {_names(names)}", "warn")

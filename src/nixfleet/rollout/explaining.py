@@ -53,9 +53,9 @@ def _member(member: MemberView) -> str:
         case Outcome.CONFIRMED:
             return f"{name} has it: confirmed"
         case Outcome.FAILED | Outcome.REFUSED:
-            return f"{name} {member.outcome.value}: {member.reason or 'it gave no reason'}"
+            return _ended(name, member.outcome.value, member.reason)
         case Outcome.REVERTED:
-            return f"{name} went back: {member.reason or 'it gave no reason'}"
+            return _ended(name, "went back", member.reason)
         case None:
             pass
     if member.waits:
@@ -72,6 +72,11 @@ def _member(member: MemberView) -> str:
     if member.transfer is not None and member.transfer.total_bytes:
         doing += f", {min(100, 100 * member.transfer.done_bytes // member.transfer.total_bytes)} % fetched"
     return f"{doing}{away}{f': {member.reason}' if member.reason else ''}"
+
+
+def _ended(name: str, how: str, reason: str) -> str:
+    """Say how it ended and why, once: a device's own reason may begin with the same words."""
+    return f"{name} {how}: {reason.removeprefix(f'{how}:').strip() or 'it gave no reason'}"
 
 
 def ahead_words(transfer: Transfer | None) -> str:
