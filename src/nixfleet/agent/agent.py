@@ -6,15 +6,19 @@ a coordinator, a network or a cache misbehaves.
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
+
+import msgspec
 
 from nixfleet.agent import facts, preflight, units
 from nixfleet.agent.ahead import Ahead
 from nixfleet.agent.desk import Desk
 from nixfleet.agent.link import Link, jittered
 from nixfleet.agent.machine import ENDED
-from nixfleet.agent.member import Member, Parts
+from nixfleet.agent.member import BUNDLE, Member, Parts
 from nixfleet.agent.reporter import Reporter, Ticker
 from nixfleet.agent.rescue import STANDS_IN, UNDONE
 from nixfleet.agent.runner import Runner
@@ -80,6 +84,7 @@ class Agent:
             watcher=self._ticker,
             cache_base=lambda: self.link.base_url,
             names=self._member.names,
+            by_hand=parts.by_hand,
             run=parts.run,
             make_switcher=parts.make_switcher,
             make_guarding=parts.make_guarding,
@@ -157,6 +162,9 @@ class Agent:
         return self._reporter.told_system
 
     async def _start(self) -> None:
+        if not self._parts.by_hand:
+            # What a killed `apply` left; the update itself goes on from the journal.
+            shutil.rmtree(Path(self._parts.settings.state_dir) / BUNDLE, ignore_errors=True)
         try:
             self._nix_version = ".".join(map(str, await self._parts.store.version()))
         except NixfleetError as error:
@@ -221,6 +229,8 @@ class Agent:
         if isinstance(effect, Reboot) and not effect.back and (not_now := await self._may_reboot(effect.offer)):
             return not_now
         answer = await self._runner.perform(effect)
+        if self._parts.by_hand and isinstance(answer, Trouble) and answer.cause is Cause.NETWORK:
+            return msgspec.structs.replace(answer, later=False)  # there is none: the file lacks it, now and later
         if isinstance(effect, Stage) and isinstance(answer, Ready):
             return await self._ask_once_more(effect.offer, answer)
         return answer
@@ -260,7 +270,7 @@ class Agent:
                 log.info("the coordinator is not reached yet: %s", error)
             else:
                 return Contacted(by="coordinator")
-            for url in self._runner.other_caches(offer):
+            for url in self._runner.sources.others(offer):
                 if await self._parts.cache_answers(url, CONTACT_S):
                     self.service.feed(Contacted(by="cache"))
                     break

@@ -37,6 +37,8 @@ class Me(msgspec.Struct, frozen=True, kw_only=True):
     orphan_s: int
     clock_late: bool = False
     """Its own clock is behind the log: then `wall_s` stands still, and is no time of day."""
+    by_hand: bool = False
+    """Root stands at it with the update in a file, in place of the coordinator's gate, and of a contact with it."""
 
 
 class Proceed(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,10 +203,10 @@ def _follow(
     now = max(me.wall_s, log.last_time)
     right = logs.authorise_path(log, one, me.device, now, _confirmed(state), offer.path)
     wave = logs.first_wave(log, one, me.device)
-    gate = _gate(gates_for(gates, log_key, log.fleet, me.device), one, choice.run, now, wave)
-    if isinstance(gate, Wait):
-        return _meanwhile(gate, offer, one.statement, right)
-    offer = msgspec.structs.replace(offer, run=gate.run)
+    run = _opened(gates_for(gates, log_key, log.fleet, me.device), me, choice, now, wave)
+    if isinstance(run, Wait):
+        return _meanwhile(run, offer, one.statement, right)
+    offer = msgspec.structs.replace(offer, run=run)
     if not machine.fresh(state, offer):
         return Wait()
     if isinstance(right, Denied):
@@ -230,6 +232,15 @@ def _without_offer(state: State, lines: Lines, choice: Follow) -> NeedLine | Wai
     if release is not None and release not in lines:
         return NeedLine(rollout=one.digest, release=release)
     return Wait(reason="the rollout has nothing for this device")
+
+
+def _opened(gates: Sequence[Gate], me: Me, choice: Follow, now: int, wave: int) -> int | Wait:
+    """Say which try may begin. Root at the device stands for the coordinator's pacing, and for no signature."""
+    if me.by_hand:
+        signed = choice.rollout.wave_open(wave)
+        return choice.run if signed else Wait(reason=f"wave {wave} waits for a signature")
+    gate = _gate(gates, choice.rollout, choice.run, now, wave)
+    return gate if isinstance(gate, Wait) else gate.run
 
 
 def _gate(gates: Sequence[Gate], one: RolloutState, run: int, now: int, wave: int) -> Gate | Wait:
@@ -290,7 +301,8 @@ def _limits(statement: Rollout, me: Me, epoch: int, one: RolloutState, run: int)
         reboot=statement.reboot,
         accept_no_fallback=activation.no_fallback,
         confirm_s=activation.confirm_s,
-        contact=activation.contact,
+        contact="none" if me.by_hand else activation.contact,
+        by_hand=me.by_hand,
         leave=activation.leave,
         rename=activation.rename,
         timeout_s=statement.device_timeout_s,

@@ -49,6 +49,7 @@ class Desk:
         """What reports say of the pause that root has set here, as last looked at."""
         self._pause: Pause | None = None
         self._noted = False
+        self._begun = False
         self._parts, self._mirror, self._host = parts, parts.mirror, parts.host
         self._member, self._link, self._service, self._tell = member, link, service, tell
         self._root = self._root_version()
@@ -114,6 +115,9 @@ class Desk:
             if pause is not None:
                 decision = _paused(decision, pause[0], self._link.wall() + pause[1])
             if isinstance(decision, Proceed):
+                if self._parts.by_hand and self._begun:
+                    return  # a file does not get better by being read again
+                self._begun = True
                 await self._ahead.close()
                 self._link.void = ""
                 self.note("")
@@ -121,7 +125,7 @@ class Desk:
                 self._service.feed(Offered(offer=decision.offer, boot_id=boot_id, refusal=decision.refusal))
             else:
                 # What is downloaded ahead is not dropped for a pause, and goes on; nothing further begins.
-                if pause is None and (decision.ahead is not None or not self._under_way()):
+                if not self._parts.by_hand and pause is None and (decision.ahead is not None or not self._under_way()):
                     await self._ahead.want(decision.ahead)
                 self.note(decision.reason or self._link.void)
                 self._look_again(decision.until_s)
@@ -138,7 +142,7 @@ class Desk:
             decision = decide.decide(self._mirror.state, key, self._me(), self._service.state, self._gates, self._lines)
             if not isinstance(decision, NeedLine):
                 return decision
-            if not gated and not self._line_ahead(decision.rollout):
+            if not self._parts.by_hand and not gated and not self._line_ahead(decision.rollout):
                 # Whether the rollout is for this device at all is not known, nor worth a request of every device.
                 why = "the word that its wave is open does not hold" if self._gates else ""
                 return decide.waits(self._mirror.state, Wait(reason=why))
@@ -219,6 +223,7 @@ class Desk:
             wall_s=self._link.wall(),
             clock_late=self._parts.clock.wall() < self._mirror.state.last_time,
             orphan_s=self._parts.settings.orphan_s,
+            by_hand=bool(self._parts.by_hand),
         )
 
     def note(self, reason: str) -> None:

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
-from nixfleet.agent import checking, errands, pausing, status
+from nixfleet.agent import applying, checking, errands, pausing, status
 from nixfleet.agent import identity as identities
 from nixfleet.agent import settings as configs
 from nixfleet.agent.agent import Agent
@@ -64,6 +64,8 @@ def main(argv: Sequence[str]) -> int:
                 return _join(settings, arguments.token, replace=arguments.replace)
             case "rekey":
                 return _rekey(settings)
+            case "apply":
+                return _apply(settings, arguments)
             case _:
                 return _run(settings, arguments)
     except NixfleetError as error:
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--config", type=Path, default=configs.DEFAULT_FILE, help="default: %(default)s")
     shared.add_argument("--state-dir", help="where the journal and the copy of the log are")
     shared.add_argument("--verbose", action="store_true", help="say more on standard error")
-    commands = parser.add_subparsers(dest="command", metavar="run|status|check|pause|resume|join|rekey")
+    commands = parser.add_subparsers(dest="command", metavar="run|status|check|pause|resume|apply|join|rekey")
     run = commands.add_parser("run", parents=[shared], help="follow the log and bring updates (the default)")
     run.add_argument("--rescue", action="store_true", help=argparse.SUPPRESS)
     run.add_argument("--once", action="store_true", help="sync once, bring what is wanted to its end, and exit")
@@ -101,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("resume", parents=[shared], help="end a pause: updates begin again")
     check = commands.add_parser("check", parents=[shared], help="check settings, state, units, own checks and contact")
     check.add_argument("--json", action="store_true", help="as JSON")
+    apply = commands.add_parser("apply", parents=[shared], help="bring an update from a file, the agent being stopped")
+    apply.add_argument("bundle", type=Path, metavar="BUNDLE", help="what 'nixfleet bundle export' wrote")
+    apply.add_argument(
+        "--receipt", type=Path, metavar="FILE", help="where to write what came of it; by default beside BUNDLE"
+    )
     join = commands.add_parser("join", parents=[shared], help="join a fleet by a token, the agent being stopped")
     join.add_argument("token", nargs="?", metavar="TOKEN", help="a file with the token, - for standard input, or it")
     join.add_argument("--replace", action="store_true", help="become a new device, pinned anew, whatever it was")
@@ -173,6 +180,15 @@ def _rekey(settings: Settings) -> int:
                 f"{error}; the new key is made, and the agent changes to it once it is reached"
             ) from error
     print(f"this device is known by the key {member.key.public.fingerprint} now; the old one is worth nothing")
+    return 0
+
+
+def _apply(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Bring an update from a bundle to its end, without any network."""
+    folder = _state_folder(settings)
+    with _only_one(folder):
+        parts = _parts(settings, Host(), folder)
+        print(asyncio.run(applying.apply(parts, arguments.bundle, arguments.receipt)))
     return 0
 
 

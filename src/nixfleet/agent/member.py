@@ -39,6 +39,8 @@ ASKS_OFTEN = 20
 ASKS_STEADILY = 200
 """Requests until which a minute lies between two: somebody walks from the device to a desk. Later ones are rare."""
 STEADY_S = 60.0
+BUNDLE = "bundle"
+"""Where an update that root brings in a file is unpacked, in the state folder."""
 TOKEN_REST_S = 600
 """How long a token that admits nobody is left alone: it may only begin later, or still lack a signature."""
 
@@ -66,6 +68,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     rescue: bool = False
     """This is not the running system's agent, but the last one that synced: that one's update goes back."""
     last_good: LastGood | None = None
+    by_hand: str = ""
+    """Root brings an update from a file (`agent.applying`): the address of the cache in it, the only one asked."""
 
 
 def note_waits(parts: Parts, reason: str) -> None:

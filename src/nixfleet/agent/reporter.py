@@ -76,11 +76,20 @@ class Reporter:
 
     async def deliver(self) -> None:
         """Send every outcome that waits, then the present state. Raises: what sending raises, UserError."""
+        if self._parts.by_hand:
+            # A receipt may be lost on its way: until a coordinator has them itself, outcomes wait for it.
+            for told in self._service.state.outbox:
+                await self._send(told)
+            await self._send_state()
+            return
         while outbox := self._service.state.outbox:
             await self._send(outbox[0])
             self._service.feed(Delivered(rollout=outbox[0].rollout, run=outbox[0].run))
             if self._service.state.outbox == outbox:
                 raise UserError("that it was delivered cannot be noted; it is told again in a while")
+        await self._send_state()
+
+    async def _send_state(self) -> None:
         update = self._service.state.update
         await self._send(attempt(update) if update is not None else None)
 

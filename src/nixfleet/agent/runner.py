@@ -21,6 +21,7 @@ from nixfleet.agent.jobs import Job
 from nixfleet.agent.moves import BACK_TRIES
 from nixfleet.agent.rebooting import Rebooting
 from nixfleet.agent.settings import Settings
+from nixfleet.agent.sources import Sources
 from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.agent.tools import run_beside
 from nixfleet.agent.units import Run
@@ -134,11 +135,12 @@ class Runner:
         watcher: Watcher,
         cache_base: Callable[[], str],
         names: Callable[[], set[str]],
+        by_hand: str = "",
         run: Run = run_beside,
         make_switcher: MakeSwitcher = Switcher,
         make_guarding: MakeGuarding = Guarding,
     ) -> None:
-        """Prepare; `cache_base` gives the coordinator's address for ``/cache``, `names` what this device is called.
+        """Prepare; `cache_base` and `by_hand` are as `Sources` takes them, `names` gives what this device is called.
 
         `run` runs small commands, what `make_switcher` gives runs switches, and what `make_guarding` gives guards them:
         those of a made-up machine are made up, too.
@@ -148,7 +150,7 @@ class Runner:
         self._store = store
         self._settings = settings
         self._watcher = watcher
-        self._cache_base = cache_base
+        self.sources = Sources(settings, cache_base, by_hand)
         self._names = names
         self._jobs = Path(settings.state_dir) / "jobs"
         self._guarding = make_guarding(host, settings)
@@ -230,7 +232,7 @@ class Runner:
     async def _make_room(self, offer: Offer) -> Trouble | None:
         """Compare what is missing with what is free; short of it, delete older generations and their garbage."""
         try:
-            missing = await self._store.missing_bytes(offer.path, self._caches(offer))
+            missing = await self._store.missing_bytes(offer.path, self.sources.of(offer))
         except NixError:
             return None  # a cache that does not answer now is the download's business
         need_bytes = missing.unpacked_bytes + SPARE_BYTES if missing.unpacked_bytes else 0
@@ -269,7 +271,7 @@ class Runner:
         try:
             await self._store.realise(
                 offer.path,
-                caches=self._caches(offer),
+                caches=self.sources.of(offer),
                 root=root,
                 on_progress=lambda progress: self._watcher.on_bytes(offer, progress),
                 limits=self._limits(offer),
@@ -301,7 +303,7 @@ class Runner:
 
     async def _fetch_ahead(self, offer: Offer) -> Trouble | None:
         folder, root = Path(self._settings.state_dir), self._host.gc_root(AHEAD)
-        missing = await self._store.missing_bytes(offer.path, self._caches(offer))
+        missing = await self._store.missing_bytes(offer.path, self.sources.of(offer))
         short_bytes = missing.unpacked_bytes + SPARE_BYTES - self._host.free_bytes("/nix/store")[0]
         if missing.unpacked_bytes and short_bytes > 0:
             reason = f"/nix/store is short of {-(-short_bytes >> 20)} MiB for it; its turn makes room"
@@ -309,7 +311,7 @@ class Runner:
         first = arrivals.begin(folder)
         await self._store.realise(
             offer.path,
-            caches=self._caches(offer),
+            caches=self.sources.of(offer),
             root=root,
             on_progress=lambda progress: self._watcher.on_bytes(offer, progress, ahead=True),
             limits=self._limits(offer),
@@ -353,7 +355,7 @@ class Runner:
 
     async def _repair(self, offer: Offer, path: str, root: str, limits: FetchLimits) -> None:
         """Fetch a closure that is not the right one again, once; without a cache to ask, nothing is done."""
-        caches = self._caches(offer) or self._own_caches()
+        caches = self.sources.of(offer) or self.sources.own()
         fetch = self._store.repair if await self._store.is_valid(path) else self._store.realise
         if caches:
             await fetch(
@@ -463,21 +465,6 @@ class Runner:
         if came:
             await self._store.delete(sorted(came))
         arrivals.end(folder)
-
-    def _caches(self, offer: Offer) -> list[Cache]:
-        """List the release's caches in order, then the device's own; digests decide, whoever serves."""
-        base = self._cache_base().rstrip("/")
-        named = [Cache(f"{base}{one.url}" if one.url.startswith("/") else one.url, one.key) for one in offer.caches]
-        return [*named, *self._own_caches()] if named else []
-
-    def other_caches(self, offer: Offer) -> list[str]:
-        """List the addresses where something else than the coordinator may show that the network works."""
-        base = self._cache_base().rstrip("/")
-        urls = dict.fromkeys([*(one.url for one in offer.caches), *(one.url for one in self._own_caches())])
-        return [url for url in urls if url.startswith(("http://", "https://")) and not url.startswith(f"{base}/")]
-
-    def _own_caches(self) -> list[Cache]:
-        return [Cache(one.url, one.key) for one in self._settings.caches]
 
     def _limits(self, offer: Offer) -> FetchLimits:
         fetch = self._settings.fetch

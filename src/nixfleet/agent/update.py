@@ -42,6 +42,8 @@ class Offer(_Value, frozen=True, kw_only=True):
     """How long failures before the switch are retried."""
     orphan_s: int = 1800
     """How long the device waits for the coordinator while only caches answer."""
+    by_hand: bool = False
+    """Root began it from a file, where no coordinator is to be reached."""
 
 
 class Update(_Value, frozen=True, kw_only=True):
