@@ -348,12 +348,12 @@ def _kind(live: Live, row: AttemptRow | None) -> Kind | None:
 
 
 def _phase(live: Live, rollout: str, one: Try | None) -> Phase:
-    """Say where a device stands in this rollout."""
-    if one is None or one.row.offered_s is None:
-        return Phase.IDLE
-    told = one.told
+    """Say where a device stands in this rollout; what root applied from a file has ended without being started."""
+    told = one.told if one is not None else None
     if told is not None and told.outcome is not None:
         return told.phase
+    if one is None or one.row.offered_s is None:
+        return Phase.IDLE
     progress = live.under_way
     if progress is None or progress.rollout != rollout or 0 < progress.run < one.row.run:
         return told.phase if told is not None else Phase.OFFERED
