@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "agent": "nixfleet.cli.device_side:agent",
     "approve": "nixfleet.cli.approve:approve",
     "audit": "nixfleet.cli.audit:audit",
+    "bundle": "nixfleet.cli.bundle:bundle",
     "cache": "nixfleet.cli.releases:cache",
     "console": "nixfleet.cli.console:console",
     "context": "nixfleet.cli.contexts:context",

@@ -23,7 +23,7 @@ async def keep_lines(client: Client, mirror: Mirror) -> int:
         if targets is None or mirror.lines(digest) is not None:
             continue
         try:
-            texts = _texts(await client.release(digest), targets)
+            texts = texts_of(await client.release(digest), targets)
         except (Unknown, Refused):
             continue
         if texts:
@@ -32,7 +32,7 @@ async def keep_lines(client: Client, mirror: Mirror) -> int:
     return kept
 
 
-def _texts(shown: ReleaseView, targets: Targets) -> tuple[str, ...]:
+def texts_of(shown: ReleaseView, targets: Targets) -> tuple[str, ...]:
     """Write the lines as they were signed; nothing when they are not those."""
     try:
         tree = LineTree(
