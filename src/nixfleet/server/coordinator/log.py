@@ -27,6 +27,7 @@ from nixfleet.server.coordinator.judging import (
     reason_against,
 )
 from nixfleet.server.coordinator.logkeys import LogKeys
+from nixfleet.server.coordinator.spare import Spare
 from nixfleet.server.faults import Unknown
 from nixfleet.server.store import HEAD, EntryRow, LineRow, MarkRow, OfferedRow, RefusalRow, Store
 from nixfleet.trust import sshsig
@@ -77,6 +78,8 @@ class LogKeeper:
         self.name = ""
         """What the first root was noted as."""
         self.state = State(fleet=self.fleet)
+        """Of now; it may move on, or be another one, whenever its reader waits for something."""
+        self._spare = Spare()
         self.tail: deque[EntryRow] = deque(maxlen=TAIL)
         self.own_entries: dict[str, list[int]] = {}
         """Indexes of each device's own statements."""
@@ -164,7 +167,7 @@ class LogKeeper:
             raise
 
     async def _hear(self, request: AppendRequest) -> None:
-        """Turn away who may not speak first, before the lock, the payload and a copy of the state. Raises: Declined.
+        """Turn away who may not speak first, before the lock, the payload and a state to judge on. Raises: Declined.
 
         What follows in the batch may be by who is named in it, and is judged in its turn.
         """
@@ -204,7 +207,9 @@ class LogKeeper:
 
     async def _append(self, request: AppendRequest) -> tuple[tuple[int, ...], list[Judged]]:
         known = [self._repeat(one) for one in request.statements]
-        state = self.state.copy()
+        if None not in known:
+            return tuple(index for index in known if index is not None), []
+        state = self._spare.take(self.state, self.tail)
         indexes: list[int] = []
         entries: list[Judged] = []
         lines: list[LineRow] = []
@@ -214,11 +219,11 @@ class LogKeeper:
                 entries.append(entry)
                 lines += line_rows(entry, submission)
             indexes.append(entries[-1].row.index if held is None else held)
-        if entries:
-            await self._store.log.append([entry.row for entry in entries], lines, self._head(state))
-            self.state = state
-            for entry in entries:
-                self._learn(entry)
+        await self._store.log.append([entry.row for entry in entries], lines, self._head(state))
+        self._spare.keep(self.state)
+        self.state = state
+        for entry in entries:
+            self._learn(entry)
         return tuple(indexes), entries
 
     def _head(self, state: State) -> MarkRow:
@@ -259,7 +264,7 @@ class LogKeeper:
         return self.state.recent.get(mark_of(sha512, signer, approves=kind == "approve"))
 
     def _submit(self, state: State, submission: Submission) -> Judged:
-        """Judge a new statement on a copy of the state. Raises: Declined, Malformed, UserError."""
+        """Judge a new statement on a state of its own. Raises: Declined, Malformed, UserError."""
         statement = parse(submission.payload)
         check_lines(statement, submission)
         fault = admission.root_fault(statement, self._log_keys.holds)
