@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.factories import device_id
+from tests.factories import device_id, key
 from tests.server.harness import Rig, rig, twin, until
 
 from nixfleet.client.api import Client
 from nixfleet.errors import Refused, Untrusted, UserError
+from nixfleet.model.device import EnrollRequest
 from nixfleet.model.statements import Wave
+from nixfleet.model.wire import Signed
 from nixfleet.server.coordinator import core
 from nixfleet.server.serve import Server
+from nixfleet.trust.reports import sign_enroll
 
 
 @pytest.fixture
@@ -23,6 +26,7 @@ async def pair(
 ) -> AsyncGenerator[tuple[Rig, Server], None]:
     """Give a fleet of one device and its second coordinator, which follows the first in an hour."""
     monkeypatch.setattr(core, "FOLLOW_S", 3_600)
+    monkeypatch.setattr(core, "FOLLOW_REQUESTS_S", 3_600)
     async with (
         rig(tmp_path / "data", "web-01", database_url=postgres_url) as one,
         twin(one, tmp_path / "twin") as other,
@@ -125,6 +129,51 @@ async def test_what_nobody_appended_is_unknown_to_both(pair: tuple[Rig, Server])
             await stranger.report(one.report("web-09"))
         with pytest.raises((Refused, Untrusted)):
             await stranger.devices()
+
+
+def _asks(one: Rig, name: str, by: str = "", reason: str = "") -> Signed:
+    """Sign the request of a named device to be enrolled, by its own key or another one."""
+    made = {"device": device_id(name), "name": name, "key": key(by or name).public.text, "reason": reason}
+    request = EnrollRequest(v=1, fleet=one.fleet.fleet, at=int(one.now), tags={}, **made)
+    return sign_enroll(request, key(by or name))
+
+
+async def test_who_asked_first_stays_whichever_is_asked(pair: tuple[Rig, Server]) -> None:
+    """Who asked one coordinator is replaced by no other key at the other one, until an admin drops it there."""
+    one, other = pair
+    async with (
+        one.client(None) as anybody,
+        one.client(None, other.address) as stranger,
+        one.client("admin", other.address) as elsewhere,
+    ):
+        await anybody.enroll_request(_asks(one, "web-09"))
+        with pytest.raises(Refused, match="another key asks to be enrolled under this device id"):
+            await stranger.enroll_request(_asks(one, "web-09", by="mallory"))
+        await elsewhere.forget_request(device_id("web-09"))
+        await stranger.enroll_request(_asks(one, "web-09", by="mallory"))
+        assert [key("mallory").public.text] == [asked.key for asked in await elsewhere.enroll_requests()]
+
+
+async def test_who_asks_one_coordinator_is_seen_at_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
+    """What a device asks, what it asks instead and that it was dropped; whatever the coordinators' clocks show."""
+    monkeypatch.setattr(core, "FOLLOW_REQUESTS_S", 0.05)
+    async with (
+        rig(tmp_path / "data", database_url=postgres_url) as one,
+        twin(one, tmp_path / "twin", wall=lambda: one.now - 250) as other,
+        one.client(None) as anybody,
+        one.client(None, other.address) as there,
+        one.client("admin") as admin,
+        one.client("admin", other.address) as elsewhere,
+    ):
+        await anybody.enroll_request(_asks(one, "web-09", reason="new"))
+        await until(elsewhere.enroll_requests, lambda asked: ["new"] == [each.reason for each in asked])
+        one.now += 60
+        await there.enroll_request(_asks(one, "web-09", reason="moved"))
+        await until(admin.enroll_requests, lambda asked: ["moved"] == [each.reason for each in asked])
+        await elsewhere.forget_request(device_id("web-09"))
+        await until(admin.enroll_requests, lambda asked: not asked)
 
 
 @pytest.mark.parametrize("apart_s", [-250, 250])

@@ -45,6 +45,8 @@ _log = logging.getLogger(__name__)
 STOP_S = 5
 FOLLOW_S = 0.25
 """How often other coordinators' work is looked for on a shared database."""
+FOLLOW_REQUESTS_S = 2
+"""How often requests to be enrolled, which may be many and hurry nobody, are looked for there."""
 FOLLOW_SLACK_S = 15
 """How long after its stamp, by the database's clock, a row may become visible: no transaction takes longer."""
 
@@ -126,6 +128,7 @@ class Coordinator:
         self._spawn(self.announcer.run())
         if self.store.shared:
             self._spawn(self._follows())
+            self._spawn(self._follows_requests())
         self.ready = True
 
     def close_streams(self) -> None:
@@ -360,6 +363,17 @@ class Coordinator:
             for device in {*changed, *(row.device for row in tries)}:
                 self.planner.device_changed(device)
             self.announcer.stale(devices=changed)
+
+    async def _follows_requests(self) -> None:
+        """Take up who asked other coordinators on the same database to be enrolled, and who was dropped there."""
+        while not await waited(self._stopping, FOLLOW_REQUESTS_S):
+            try:
+                news = await self.people.follow()
+            except NixfleetError as error:
+                _log.warning("cannot follow who asks other coordinators to be enrolled: %s", error)
+                continue
+            for view, before in news:
+                self.announcer.request(view, before)
 
 
 def _waits(live: Live) -> bool:

@@ -66,8 +66,40 @@ class People:
         """Take up the stored requests and sessions."""
         self._sessions = {row.key: row for row in await self._store.people.sessions(self._clock.wall_s())}
         for row in sorted(await self._store.people.requests(), key=lambda row: row.seen_at):
-            self._requests[row.device] = _view(msgspec.json.decode(row.payload, type=EnrollRequest), row)
-            self._written[row.device] = row.seen_at
+            self._take_up(row)
+
+    def _take_up(self, row: EnrollRow) -> EnrollView:
+        """Hold a stored request as the one that was heard last."""
+        view = _opened(row)
+        self._requests.pop(row.device, None)
+        self._requests[row.device], self._written[row.device] = view, row.seen_at
+        return view
+
+    async def follow(self) -> list[tuple[EnrollView, EnrollView | None]]:
+        """Take up what other coordinators on the same database were asked, and let go of what they let go of.
+
+        Gives each new request and what was asked before. The clocks of coordinators differ: another time is a new one.
+        """
+        before = dict(self._written)
+        heard = await self._store.people.heard()
+        for device, seen_at in before.items():
+            if device not in heard and self._written.get(device) == seen_at:
+                self._drop(device)
+        news: list[tuple[EnrollView, EnrollView | None]] = []
+        for device in sorted(heard, key=heard.__getitem__):
+            if heard[device] == before.get(device):
+                continue
+            row = await self._store.people.request(device)
+            known = self._log.device(device)
+            if row is None or row.seen_at == self._written.get(device):
+                continue
+            if known is not None and known.state != "retired" and known.key == _opened(row).key:
+                continue  # it is enrolled: its request is on its way out
+            held = self._requests.get(device)
+            view = self._take_up(row)
+            if held is None or not _same(held, view):
+                news.append((view, held))
+        return news
 
     async def ask(self, signed: Signed, host: str | None) -> tuple[EnrollView, EnrollView | None] | None:
         """Keep a request to be enrolled, from this address if it is known; gives it and what was asked before.
@@ -78,7 +110,7 @@ class People:
         """
         request = open_enroll(signed, fleet=self._log.fleet)
         now = self._clock.wall_s()
-        held = self._requests.get(request.device)
+        held = await self.held(request.device)
         known = self._log.device(request.device)
         if known is not None and known.key == request.key and known.state != "retired":
             return None
@@ -90,7 +122,7 @@ class People:
             # Who asked first stays: nobody can put their key under a device id that somebody is about to approve.
             first = f"an admin has to drop that first: nixfleet enroll drop {held.name}"
             raise await self._refused(by, what, f"another key asks to be enrolled under this device id; {first}")
-        if held is not None and now - held.seen_at < REPEAT_S:
+        if held is not None and abs(now - held.seen_at) < REPEAT_S:  # another coordinator's clock may be ahead
             return None
         row = EnrollRow(request.device, signed.payload, signed.signature, held.asked_at if held else now, now)
         view = _view(request, row)
@@ -104,6 +136,14 @@ class People:
         self._requests.pop(request.device, None)
         self._requests[request.device] = view
         return view, held
+
+    async def held(self, device: str) -> EnrollView | None:
+        """Give what a device asks; another coordinator may have heard it, and who asked first stays."""
+        held = self._requests.get(device)
+        if held is None and self._store.shared:
+            row = await self._store.people.request(device)
+            return None if row is None else _opened(row)
+        return held
 
     def _over(self, key: Fingerprint, known: Device | None) -> str:
         """Say why nobody could or should let a device or a key in, or nothing."""
@@ -139,20 +179,19 @@ class People:
                 self._drop(other)
                 await self._store.people.forget(other)
 
-    def _drop(self, device: str) -> bool:
-        """Let go of a request in memory; tells whether there was one."""
+    def _drop(self, device: str) -> None:
+        """Let go of a request in memory, if it is there."""
         self._peers.pop(device, None)
         self._written.pop(device, None)
         view = self._requests.pop(device, None)
-        if view is None:
-            return False
-        self._dropped(view)
-        return True
+        if view is not None:
+            self._dropped(view)
 
     async def forget(self, device: str) -> None:
         """Drop a request. Raises: Unknown."""
-        if not self._drop(device):
+        if await self.held(device) is None:
             raise Unknown(f"no device {device[:40]} asks to be enrolled")
+        self._drop(device)
         await self._store.people.forget(device)
 
     def requests(self) -> list[EnrollView]:
@@ -226,6 +265,10 @@ def _network(host: str | None) -> str:
     if address.is_loopback:
         return ""
     return str(ipaddress.ip_network((address, 32 if address.version == 4 else 64), strict=False))
+
+
+def _opened(row: EnrollRow) -> EnrollView:
+    return _view(msgspec.json.decode(row.payload, type=EnrollRequest), row)
 
 
 def _view(request: EnrollRequest, row: EnrollRow) -> EnrollView:

@@ -32,7 +32,7 @@ def people_routes(coordinator: Coordinator, auth: Auth) -> list[ControllerRouter
     async def forget(request: AnyRequest, device: FromPath[str]) -> dict[str, str]:
         """Forget a request to be enrolled."""
         reader = await auth.reader(request, "forget a request to be enrolled")
-        view = coordinator.people.request(device)
+        view = await coordinator.people.held(device)
         tags = view.tags if view is not None else {}
         if not may_enrol(coordinator.log.state, reader.key, tags, coordinator.wall_s()):
             named = view.name if view is not None else device[:12]

@@ -29,6 +29,18 @@ class PeopleTables:
                 EnrollRow(*row) for row in await connection.execute(select(_requests).order_by(_requests.c.asked_at))
             ]
 
+    async def request(self, device: str) -> EnrollRow | None:
+        """Find a device's request."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(_requests).where(_requests.c.device == device))).first()
+        return None if row is None else EnrollRow(*row)
+
+    async def heard(self) -> dict[str, int]:
+        """Read who asks, and when each was last heard (unix seconds, as it was written)."""
+        async with self._db.read() as connection:
+            found = await connection.execute(select(_requests.c.device, _requests.c.seen_at))
+            return {str(row.device): int(row.seen_at) for row in found}
+
     async def forget(self, device: str) -> None:
         """Drop a request."""
         async with self._db.write() as connection:
