@@ -221,3 +221,32 @@ async def test_a_wrong_field_is_marked_and_its_folded_section_says_so() -> None:
         await driven.press("2", "D", "down", "enter", "down", *"none", "up", "left")
         assert driven.app.screen.query_one("#form-wave", Input).has_class("-wrong")
         await driven.until(partial(shows, driven, "✗ Waves is wrong"))
+
+
+@pytest.mark.parametrize("no", ["escape", "enter"])
+async def test_who_says_no_finds_the_form_as_it_was_filled_in(no: str) -> None:
+    """A look at the question is not paid for with what was typed: it stands there, where one was, to be mended."""
+    async with console(size=(80, 24)) as driven:
+        await driven.press("2", "D", "down", "enter", "down", *"2 100%", "enter")
+        assert isinstance(driven.app.screen, ConfirmDialog)
+        assert not shows(driven, "▾ Pace")
+        await driven.press(no)
+        form = driven.app.screen
+        assert isinstance(form, DeployDialog)
+        assert ("2 100%", "form-wave", []) == (
+            form.query_one("#form-wave", Input).value, getattr(form.focused, "id", ""), driven.acts.done,
+        )  # fmt: skip
+        await driven.press("backspace", *"%, 50%")
+        assert shows(driven, "▾ Pace")
+        await driven.press("escape")
+        assert not isinstance(driven.app.screen, DeployDialog)
+
+
+async def test_a_yes_closes_the_form_as_well() -> None:
+    """What was agreed to is signed once, and one is back where one came from."""
+    async with console() as driven:
+        await driven.press("2", "D", "enter")
+        confirm = driven.app.screen
+        assert isinstance(confirm, ConfirmDialog)
+        await driven.press(*confirm.confirm.expect, "enter")
+        assert (1, driven.app.shown) == (len(driven.acts.done), driven.app.screen)

@@ -1,6 +1,6 @@
 """How the app changes the fleet: what is possible, the forms, the question, and then the acts."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +23,6 @@ from nixfleet.tui.forms import (
 from nixfleet.tui.intents import (
     Foresight,
     Plan,
-    Scene,
     kind_of,
     plan,
     plan_deployment,
@@ -33,7 +32,6 @@ from nixfleet.tui.intents import (
 )
 from nixfleet.tui.keys import BY_ID
 from nixfleet.tui.ports import Acts, GrantWish, TokenWish
-from nixfleet.tui.preview import Filled
 from nixfleet.tui.toasts import PlainToasts
 from nixfleet.tui.view.text import Line, Span
 from nixfleet.tui.widgets.deploy import DeployDialog
@@ -79,7 +77,7 @@ class Changing(PlainToasts):
             return
         match kind_of(name):
             case "deploy":
-                self._ask_deployment(scene)
+                self.push_screen(DeployDialog.on(scene, self.desk.feed.release))
             case "token":
                 self._ask_token()
             case "grant":
@@ -87,12 +85,10 @@ class Changing(PlainToasts):
             case _:
                 self._ask(plan(name, scene))
 
-    def _ask_deployment(self, scene: Scene) -> None:
-        def filled_in(form: Filled | None) -> None:
-            if form is not None:
-                self._ask(plan_deployment(scene, form))
-
-        self.push_screen(DeployDialog.on(scene, self.desk.feed.release), filled_in)
+    def on_deploy_dialog_asked(self, event: DeployDialog.Asked) -> None:
+        """Ask for what the form comes to; only a yes closes it."""
+        event.stop()
+        self._ask(plan_deployment(self.shown.scene(), event.filled), event.form.dismiss)
 
     def _ask_token(self) -> None:
         def filled_in(wish: TokenWish | None) -> None:
@@ -131,9 +127,12 @@ class Changing(PlainToasts):
 
         self.push_screen(FormDialog("What may they do?", EXPLAIN_FIELDS, first, read, gives=False))
 
-    def _ask(self, wanted: Plan) -> None:
+    def _ask(self, wanted: Plan, then: Callable[[], object] = lambda: None) -> None:
+        """Ask; `then` comes before what was agreed to is done."""
+
         def answered(yes: bool | None) -> None:
             if yes:
+                then()
                 self._perform(wanted)
 
         self.push_screen(ConfirmDialog(wanted.confirm, self._foreseen(wanted.foresight)), answered)

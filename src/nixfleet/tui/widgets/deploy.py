@@ -7,7 +7,9 @@ from textual import work
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 from textual.content import Content
+from textual.message import Message
 from textual.screen import ModalScreen
+from textual.widget import Widget
 from textual.widgets import Input
 
 from nixfleet.errors import NixfleetError, UserError
@@ -26,10 +28,21 @@ BESIDE_CELLS = 140
 """From so many columns up the preview stands beside the fields."""
 
 
-class DeployDialog(ModalScreen[Filled | None]):
-    """The form of a deployment: release, devices and note; all else is folded away with what the defaults come to."""
+class DeployDialog(ModalScreen[None]):
+    """The form of a deployment: release, devices and note; all else is folded away with what the defaults come to.
+
+    It stays open, out of sight, while its question is asked: who says no finds it as it was.
+    """
 
     BINDINGS = GIVE_UP
+
+    class Asked(Message):
+        """It is filled in, and what it comes to is to be asked for."""
+
+        def __init__(self, form: "DeployDialog", filled: Filled) -> None:
+            super().__init__()
+            self.form = form
+            self.filled = filled
 
     def __init__(
         self, scene: Scene, release: ReleaseView, on: str, read: Callable[[str], Awaitable[ReleaseView]]
@@ -41,6 +54,8 @@ class DeployDialog(ModalScreen[Filled | None]):
         self._first = {**UNTOUCHED, "release": release.name, "on": on}
         self._read = read
         self._filled: Filled | None = None
+        self._at: Widget | None = None
+        """Where one was when it was asked about."""
         self._texts_of: dict[str, str] = {}
         """The texts that the preview is of."""
         self._said: tuple[Line, ...] = ((Span("reading the release …", "dim"),),)
@@ -131,11 +146,22 @@ class DeployDialog(ModalScreen[Filled | None]):
         if self._texts() != self._texts_of:
             self._work_out()
         elif self._filled is not None:
-            self.dismiss(self._filled)
+            self.post_message(self.Asked(self, self._filled))
+
+    def on_screen_suspend(self) -> None:
+        """Leave the room to the question; what cannot be seen loses the keys."""
+        self._at = self.focused
+        self.add_class("-asked")
+
+    def on_screen_resume(self) -> None:
+        """Come back as it was."""
+        self.remove_class("-asked")
+        if self._at is not None:
+            self._at.focus()
 
     def action_give_up(self) -> None:
         """Deploy nothing."""
-        self.dismiss(None)
+        self.dismiss()
 
     @work(exclusive=True, exit_on_error=False, group="preview")
     async def _work_out(self) -> None:
