@@ -192,6 +192,24 @@ def test_counts_of_a_part_of_a_rollout_say_that_there_is_more() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reason", "waits", "says"),
+    [
+        ("needs a reboot (kernel)", "", "needs a reboot (kernel)"),
+        ("needs a reboot (kernel)", "outside its window", "needs a reboot (kernel); outside its window"),
+        ("", "", "set for the next boot"),
+    ],
+)
+def test_a_device_that_has_to_reboot_says_why(reason: str, waits: str, says: str) -> None:
+    """Its own reason stands in its row and on its page, and what it waits for behind it."""
+    waiting = msgspec.structs.replace(
+        device("nas-9", "nas", "oslo"), phase=Phase.REBOOT_PENDING, outcome=None, reason=reason, waits=waits
+    )
+    assert says == "".join(span.text for span in devices.phrase(waiting, 80))
+    page = text.plain(devices.headline(waiting, NOW, 80))
+    assert says in page
+
+
+@pytest.mark.parametrize(
     ("state", "word"),
     [("valid", "verified"), ("fork", "FORK"), ("invalid", "DOES NOT VERIFY"), ("behind", "behind")],
 )

@@ -132,9 +132,15 @@ def phrase(device: DeviceView, cells: int) -> Line:
         else "sees another log than we do",
         "unhealthy": device.reason or "its own checks fail",
         "drifted": f"runs {system_short(device.system)}",
-        "reboot": device.waits or "set for the next boot",
+        "reboot": reboot_words(device),
     }
     return (Span(clean(said.get(status) or device.reason or device.cause or status)),)
+
+
+def reboot_words(device: DeviceView) -> str:
+    """Say why a device has to reboot, in its own words, and what it waits for until then."""
+    parts = (part for part in (device.reason, device.waits) if part)
+    return "; ".join(parts) or "set for the next boot"
 
 
 def _doing(device: DeviceView, cells: int) -> Line:
@@ -222,7 +228,7 @@ def headline(device: DeviceView, now: int, cells: int) -> list[Line]:
     if status == "paused":
         return [*lines, *wrap(f"by root on the device, {paused_words(device)}", cells, "plain", most=4)]
     said = "".join(span.text for span in phrase(device, cells))
-    if status in _ILL:
+    if status in _ILL or status == "reboot":
         return [*lines, *wrap(said, cells, "plain", most=4)]
     return [*lines, fit(phrase(device, cells), cells)] if said.strip() else lines
 
