@@ -34,6 +34,27 @@ def test_the_header_says_that_it_is_a_demo() -> None:
     assert "● live" in first
 
 
+def test_who_needs_a_person_is_never_cut() -> None:
+    """At eighty cells the role gives way, not the count of devices that need somebody."""
+    chrome = Chrome(
+        fleet=FleetView(id="f" * 64),
+        identity=Identity(principal="you", root=True, role="root"),
+        link=Link(state="live"),
+        check=LogCheck(state="valid", size=208),
+        counts={"reverted": 1},
+        tabs=[],
+        active="devices",
+        context="northlight",
+        mark="DEMO at speed 10",
+    )
+    first = header(chrome, 0, 80)[0]
+    said = "".join(span.text for span in first)
+    assert (80, True) == (width(first), said.startswith(" northlight  DEMO at speed 10  you  1 needs you  "))
+    assert said.endswith("  log 208 ✓ verified  ● live ")
+    roomy = "".join(span.text for span in header(chrome, 0, 90)[0])
+    assert "you root   1 needs you   " in roomy
+
+
 def test_the_welcome_fits_on_a_small_screen() -> None:
     """No line of the first page is cut at eighty cells, nor does one have to scroll at 24 lines."""
     page = welcome(load(BUILT_IN), 10)

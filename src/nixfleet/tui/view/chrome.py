@@ -70,6 +70,16 @@ def link_spans(link: Link, now: int) -> Line:
 
 
 def _first(chrome: Chrome, now: int, cells: int) -> Line:
+    """Draw who and what; where it is narrow the role goes and all moves together, before anything is cut."""
+    for gap, roles in ((3, True), (2, True), (3, False), (2, False)):
+        left = joined(_who(chrome, cells, roles=roles), " " * gap)
+        right = joined(_state(chrome, now), " " * gap)
+        if width(left) + gap + width(right) <= cells:
+            break
+    return spread(left, right, cells)
+
+
+def _who(chrome: Chrome, cells: int, *, roles: bool) -> list[Line]:
     fleet = chrome.fleet
     name = clean(chrome.context) or clean(fleet.name) or (fleet.id[:8] if fleet.id else "nixfleet")
     who = chrome.identity
@@ -77,7 +87,7 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
     if chrome.mark:
         left.append((Span(clean(chrome.mark), "warn"),))
     if who.principal:
-        role = clean(who.role) if who.role != who.principal else ""
+        role = clean(who.role) if roles and who.role != who.principal else ""
         left.append((Span(clean(who.principal)), Span(f" {role}" if role else "", "dim")))
     if who.read_only:
         left.append((Span("READ-ONLY", "warn"),))
@@ -88,12 +98,14 @@ def _first(chrome: Chrome, now: int, cells: int) -> Line:
         left.append((Span("‖ paused", "warn"),))
     if fleet.root_keys == 1 and cells >= 100:
         left.append((Span("1 root key", "warn"),))
-    log = joined(
-        ((Span(f"log {thousands(chrome.check.size or fleet.log_size)}", "dim"),), check_spans(chrome.check)), " "
-    )
-    waits = (Span(f"◌ {chrome.waits}", "busy"),) if chrome.waits else ()
-    right = joined((waits, log, (*link_spans(chrome.link, now), Span(" "))), "   ")
-    return spread(joined(left, "   "), right, cells)
+    return left
+
+
+def _state(chrome: Chrome, now: int) -> list[Line]:
+    size = (Span(f"log {thousands(chrome.check.size or chrome.fleet.log_size)}", "dim"),)
+    log = joined((size, check_spans(chrome.check)), " ")
+    waits: list[Line] = [(Span(f"◌ {chrome.waits}", "busy"),)] if chrome.waits else []
+    return [*waits, log, (*link_spans(chrome.link, now), Span(" "))]
 
 
 def _tabs(chrome: Chrome, cells: int) -> Line:
