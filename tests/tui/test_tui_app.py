@@ -52,6 +52,20 @@ async def test_a_change_is_drawn_without_moving_the_cursor() -> None:
         assert table.listing.ids.index(before) == table._row
 
 
+async def test_a_cursor_that_nobody_moved_stays_at_the_top() -> None:
+    """There stands what needs a person most, whenever it came; Enter opens what one sees, and from then on it stays."""
+    async with console(size=(80, 24)) as driven:
+        table = table_of(driven)
+        ok = driven.source.devices[device_id("web-oslo-04")]
+        driven.source.put(msgspec.structs.replace(ok, log_state="fork"))
+        await driven.until(lambda: table.listing.ids[0] == ok.id)
+        assert (ok.id, 0) == (table.cursor, table._row)
+        await driven.press("enter", "backspace")
+        driven.source.put(ok)
+        await driven.until(lambda: table.listing.ids[0] != ok.id)
+        assert (ok.id, table.listing.ids.index(ok.id)) == (table.cursor, table._row)
+
+
 async def test_downloads_move() -> None:
     """Progress in bytes is on the screen soon after it was heard."""
     async with console() as driven:

@@ -1,5 +1,7 @@
 """A table over records that draws only the lines one sees; the cursor stays on a record, not on a row number.
 
+Only a cursor that nobody has moved yet stays at the top: there stands what needs a person first.
+
 It must never keep rendered rows: 50,000 records cost what their ids cost.
 """
 
@@ -71,6 +73,8 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         self._clock = clock
         self._cursor = ""
         self._row = 0
+        self._moved = False
+        """Whether a person put the cursor where it is; until then it stays at the top, whatever comes there."""
         self._layout_of: tuple[tuple[int, frozenset[str]], Laid[T]] | None = None
         self._apply_sort()
 
@@ -201,7 +205,9 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         """Keep the cursor on its record, and that record where it is on the screen."""
         ids = self.listing.ids
         offset = self._row - self.scroll_offset.y
-        if self._cursor and self._row < len(ids) and ids[self._row] == self._cursor:
+        if not self._moved:
+            row = 0
+        elif self._cursor and self._row < len(ids) and ids[self._row] == self._cursor:
             row = self._row
         elif self._cursor in ids:
             row = ids.index(self._cursor)
@@ -242,21 +248,27 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         # Later: how far one can scroll is known once the new height is in force.
         self.call_after_refresh(self._scroll_to_cursor)
 
+    def _go(self, row: int) -> None:
+        """Put the cursor where a person wants it."""
+        self._moved = True
+        self._set_row(row)
+
     def action_row(self, step: int) -> None:
         """Move the cursor by rows."""
-        self._set_row(self._row + step)
+        self._go(self._row + step)
 
     def action_page(self, step: int) -> None:
         """Move the cursor by pages."""
-        self._set_row(self._row + step * max(1, self.size.height - 2))
+        self._go(self._row + step * max(1, self.size.height - 2))
 
     def action_edge(self, last: bool) -> None:
         """Move the cursor to the first or last row."""
-        self._set_row(len(self.listing.ids) - 1 if last else 0)
+        self._go(len(self.listing.ids) - 1 if last else 0)
 
     def action_open(self) -> None:
-        """Open the record under the cursor."""
+        """Open the record under the cursor, and stay on it."""
         if self._cursor:
+            self._moved = True
             self.post_message(self.Opened(self, self._cursor))
 
     def action_mark(self) -> None:
@@ -264,7 +276,7 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         if self._cursor and self._can_mark:
             self.marks ^= {self._cursor}
             self._redraw_row(self._row)
-            self._set_row(self._row + 1)
+            self._go(self._row + 1)
 
     def action_mark_all(self) -> None:
         """Mark everything that is shown."""
@@ -314,6 +326,6 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
             return
         row = self.scroll_offset.y + event.y - 1
         if row < len(self.listing.ids):
-            self._set_row(row)
+            self._go(row)
             if event.chain > 1:
                 self.action_open()
