@@ -8,6 +8,7 @@ import pytest
 from nixfleet.client.previewing import changes_between
 from nixfleet.errors import UserError
 from nixfleet.preview.closures import StoreObject, closure_of, need_of
+from nixfleet.preview.diff import reboot_reasons
 from nixfleet.sim.closures import Contents, narinfos, stock
 from nixfleet.sim.fleet import Fleet
 from nixfleet.sim.machine import store_path
@@ -73,6 +74,22 @@ def test_the_demo_tells_what_its_releases_change() -> None:
     assert "aures-panel" in first
     assert "aures-panel" not in bad
     assert "aures-panel" in good
+
+
+def test_the_demo_foretells_the_reboots_that_its_switches_ask_for() -> None:
+    """Only the storage boxes' release brings what takes a reboot; of the others the preview may name none."""
+    demo = load(BUILT_IN)
+    told = {}
+    for release in demo.release:
+        kind = next(one for one in kinds(demo) if one.tags["role"] in release.on["role"])
+        old, new = first_system(kind).contents, released(release, kind, 1).contents
+        objects = known(old, new)
+        assert need_of(closure_of(new.path, objects), [closure_of(old.path, objects)], objects).download_bytes == (
+            release.mib << 20
+        )
+        told[release.name] = bool(reboot_reasons(old.path, new.path, objects))
+    assert told == {one.name: one.reboot for one in demo.release}
+    assert any(told.values())
 
 
 @pytest.mark.parametrize("entry", ['"../x" = "1"', 'x = "1/2"', 'x = "v1"', '"" = "1"', 'x = "1\\n"'])

@@ -10,9 +10,9 @@ _STORY = (
     "that the new system does not know: watch it fail, go back, and halt",
     "the rollout before any museum sees it. The fix is there: deploy it.",
 )
-_FIX = ("D", "deploy kiosk-2026.11.1, once the first one has failed")
+_FIX = ("D", "there: deploy kiosk-2026.11.1, once the first one has failed")
+_ROLLOUTS = ("2", "rollouts: their waves, and why each one waits")
 _TRIES = (
-    ("2", "rollouts: their waves, and why each one waits"),
     ("3", "enroll: a device asks to be let in; A shows its key, and signs"),
     ("4", "audit: what everybody did, verified here"),
     ("P R", "on a rollout: pause it or go on; bring its devices back"),
@@ -30,6 +30,6 @@ def welcome(scenario: Scenario, speed: float) -> tuple[Line, ...]:
     )
     built_in = scenario.name == load(BUILT_IN).name
     story: tuple[Line, ...] = (*((Span(text),) for text in _STORY), ()) if built_in else ()
-    tries = (_FIX, *_TRIES) if built_in else _TRIES
+    tries = (_ROLLOUTS, _FIX, *_TRIES) if built_in else (_ROLLOUTS, *_TRIES)
     keys = tuple((Span(f"{key:>5}  ", "accent"), Span(clean(text))) for key, text in tries)
     return (*intro, *story, *keys, (), (Span("Leave with q; nothing is left behind.", "dim"),))

@@ -24,6 +24,8 @@ KEPT: Final = {
 """What every system has and no release builds anew, with its MiB to download."""
 WEIGHTS: Final = {"linux": 130.0, "initrd-linux": 24.0, "systemd": 12.0, "chromium": 118.0, "mesa": 30.0}
 """How large packages are against each other; others weigh `WEIGHT`."""
+BOOTED: Final = {"linux": 130, "initrd-linux": 24, "systemd": 12}
+"""What only a reboot brings, with its MiB where it is not built anew."""
 WEIGHT: Final = 6.0
 UNPACKED: Final = 3
 """How many times its file's size a path has on the disk."""
@@ -42,6 +44,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     """Versions by name."""
     mib: int
     """What of it has to be downloaded by who has none of the build."""
+    boots_anew: bool = True
+    """Whether `BOOTED` is of this build; else it is that of every system with the same versions."""
 
 
 def narinfos(system: Contents) -> list[NarInfo]:
@@ -49,6 +53,9 @@ def narinfos(system: Contents) -> list[NarInfo]:
     kept = {made_path(name, name): mib << 20 for name, mib in KEPT.items()}
     libc = made_path(LIBC, LIBC)
     built = {"linux": system.kernel, "initrd-linux": system.kernel, "etc": "", "system-path": "", **system.packages}
+    if not system.boots_anew:
+        same = {f"{name}-{built.pop(name)}": mib for name, mib in BOOTED.items() if name in built}
+        kept |= {made_path(name, name): mib << 20 for name, mib in same.items()}
     names = {f"{name}-{version}" if version else name: WEIGHTS.get(name, WEIGHT) for name, version in built.items()}
     shares = _shares(max(0, (system.mib << 20) - OWN_BYTES), names)
     # What is built together has the same sizes: other packages beside it, and it is another build.

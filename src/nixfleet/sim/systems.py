@@ -25,6 +25,8 @@ PLATFORM = "x86_64-linux"
 SWITCH_S = (4.0, 12.0)
 FIRST_MIB = 240
 """What the build that devices begin with would have weighed."""
+FIRST_KERNEL = "6.12.38"
+"""What they have booted, and what every release has that takes no reboot."""
 _LOOK_S = 0.5
 
 
@@ -50,6 +52,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True):
             kernel=self.kernel,
             packages=dict(self.packages),
             mib=self.mib or FIRST_MIB,
+            boots_anew=self.reboot,
         )
 
     @property
@@ -66,7 +69,7 @@ def first_system(kind: Kind) -> System:
     """Give the system that a device runs at the beginning."""
     version = kind.group.runs
     packages = tuple(kind.group.packages.items())
-    return System(path=store_path(f"{kind.name}-{version}"), version=version, kernel="6.12.38", packages=packages)
+    return System(path=store_path(f"{kind.name}-{version}"), version=version, kernel=FIRST_KERNEL, packages=packages)
 
 
 def released(release: Release, kind: Kind, seed: int) -> System:
@@ -81,7 +84,7 @@ def released(release: Release, kind: Kind, seed: int) -> System:
     return System(
         path=store_path(f"{kind.name}-{release.version}"),
         version=release.version,
-        kernel=release.kernel,
+        kernel=release.kernel if release.reboot else FIRST_KERNEL,
         mib=release.mib,
         reboot=release.reboot,
         breaks=breaks,
@@ -123,7 +126,7 @@ class SimMachine(Machine):
         address = f"10.{chance.randrange(1, 250)}.{chance.randrange(250)}.{chance.randrange(2, 250)}"
         (self.root / "run/systemd/system").mkdir(parents=True)
         self.write("/proc/sys/kernel/hostname", f"{host}\n")
-        self.write("/proc/sys/kernel/osrelease", "6.12.38\n")
+        self.write("/proc/sys/kernel/osrelease", f"{FIRST_KERNEL}\n")
         self.write("/etc/machine-id", f"{chance.getrandbits(128):032x}\n")
         self.write("/proc/meminfo", f"MemTotal: {memory_kib} kB\n")
         self.write("/proc/net/fib_trie", f"  |-- {address}\n     /32 host LOCAL\n")
