@@ -68,7 +68,13 @@ class Scenario(msgspec.Struct, frozen=True):
     """That of the new system; the old one's is 6.1."""
     boots: bool = True
 
+    @property
+    def stays(self) -> bool:
+        """Whether the new system is there to stay in the end."""
+        return self.outcome == "confirmed" and self.verb != "test"
 
+
+TRIES = Scenario("tries", "confirmed", verb="test")
 SCENARIOS = (
     Scenario("works", "confirmed"),
     Scenario("takes a reboot", "confirmed", verb="boot"),
@@ -79,6 +85,7 @@ SCENARIOS = (
     Scenario("is booted by somebody", "confirmed", loader="grub", kernel="6.2"),
     Scenario("does not boot", "reverted", loader="grub", reboot="now", kernel="6.2", boots=False),
     Scenario("reboots and fails", "reverted", loader="systemd-boot", reboot="now", kernel="6.2", contact=("old",)),
+    TRIES,
 )
 
 
@@ -99,14 +106,20 @@ def rows() -> set[Row]:
         update = replace(
             Update(phase=phase, offer=offer, give_up_s=0, boot_id=""), **dict(zip(marks, values, strict=True))
         )
-        found |= {(phase, type(effect).__name__) for effect in moves.work(update, State(update=update))}
+        found |= {(phase, _name(update, effect)) for effect in moves.work(update, State(update=update))}
     return found
+
+
+def _name(update: Update, effect: Effect) -> str:
+    """Name what a state does; the end of a trial is another row than the same effect before it."""
+    name = type(effect).__name__
+    return f"{name} of a trial" if update.tried and name in {"Check", "GoBack"} else name
 
 
 def row_of(state: State) -> Row | None:
     """Say in which row of the table a state is; None before and between updates."""
     effects = moves.work(state.update, state) if state.update is not None else []
-    return (state.update.phase, type(effects[0]).__name__) if state.update is not None and effects else None
+    return (state.update.phase, _name(state.update, effects[0])) if state.update is not None and effects else None
 
 
 class LabStore:
@@ -160,7 +173,9 @@ class Lab:
         self.store = MadeUpStore(self.machine, wrong_digests=scenario.wrong_digests)
         verb = cast("Any", scenario.verb)
         policy = cast("Any", scenario.reboot)
-        self.offer = replace(self.machine.offer(self.new), verb=verb, reboot=policy, confirm_s=60, orphan_s=60)
+        self.offer = replace(
+            self.machine.offer(self.new), verb=verb, reboot=policy, confirm_s=60, orphan_s=60, for_s=90
+        )
         self.visited: dict[Row, int] = {}
         """Rows in order, each with the steps inside its effect."""
         self.outcomes: set[str] = set()
@@ -307,9 +322,10 @@ class Lab:
         """Let the agent work, and time pass when it waits for that."""
         while True:
             task = service._task
-            parked = asyncio.create_task(self._parked.wait())
-            await asyncio.wait({parked, *([task] if task is not None else [])}, return_when=asyncio.FIRST_COMPLETED)
-            parked.cancel()
+            if task is not None or machine.wake_at(service.state) is None:
+                parked = asyncio.create_task(self._parked.wait())
+                await asyncio.wait({parked, *([task] if task is not None else [])}, return_when=asyncio.FIRST_COMPLETED)
+                parked.cancel()
             if task is not None and task.done():
                 task.result()
             if task is not service._task:

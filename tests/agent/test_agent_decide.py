@@ -395,11 +395,14 @@ def test_a_rollout_says_whether_a_reboot_without_a_fallback_is_accepted() -> Non
     assert ("now", True) == (offer.reboot, offer.accept_no_fallback)
 
 
-def test_a_mode_that_this_agent_cannot_do_is_refused_not_ignored() -> None:
-    """`test` ends in an outcome that says so."""
-    decision = World(mode="test").decide()
+def test_a_trial_goes_as_long_as_was_signed() -> None:
+    """Mode `test` is told to the switch, with its time; no other mode has one."""
+    decision = World(mode="test", activation=Activation(for_s=600)).decide()
     assert isinstance(decision, Proceed)
-    assert decision.refusal == "this agent does not try systems for a time (mode test)"
+    assert ("test", 600, "") == (decision.offer.verb, decision.offer.for_s, decision.refusal)
+    other = World(mode="boot", activation=Activation(for_s=600)).decide()
+    assert isinstance(other, Proceed)
+    assert ("boot", 0) == (other.offer.verb, other.offer.for_s)
 
 
 def test_caches_that_the_root_no_longer_names_are_not_used() -> None:

@@ -211,15 +211,13 @@ def _follow(
         return Wait()
     if isinstance(right, Denied):
         return Proceed(offer=offer, refusal=f"{right.reason}: this device has left {store_name(offer.path)}")
-    if one.statement.mode == "test":
-        return Proceed(offer=offer, refusal="this agent does not try systems for a time (mode test)")
     closed = _window(one.statement, me, log)
     return Proceed(offer=offer) if closed is None else _meanwhile(closed, offer, one.statement, right)
 
 
 def _meanwhile(wait: Wait, offer: Offer, statement: Rollout, right: Allowed | Denied) -> Wait:
     """Let what is waited for be downloaded ahead, where the rollout says so and this device may have it."""
-    may = statement.prefetch and statement.mode != "test" and bool(offer.caches) and not isinstance(right, Denied)
+    may = statement.prefetch and bool(offer.caches) and not isinstance(right, Denied)
     return msgspec.structs.replace(wait, ahead=offer) if may else wait
 
 
@@ -297,7 +295,8 @@ def _limits(statement: Rollout, me: Me, epoch: int, one: RolloutState, run: int)
         index=one.index,
         run=run,
         path="",
-        verb="boot" if statement.mode == "boot" else "switch",
+        verb="switch" if statement.mode == "auto" else statement.mode,
+        for_s=activation.for_s if statement.mode == "test" else 0,
         reboot=statement.reboot,
         accept_no_fallback=activation.no_fallback,
         confirm_s=activation.confirm_s,

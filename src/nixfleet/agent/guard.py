@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -65,7 +66,7 @@ done
 tries=0 code=1
 while [ "$tries" -lt "$back_tries" ]; do
   set_profile 8>&- 9>&-
-  "$timeout" -s KILL "$switch_s" "$previous/bin/switch-to-configuration" switch 8>&- 9>&-
+  "$timeout" -s KILL "$switch_s" "$previous/bin/switch-to-configuration" "$verb" 8>&- 9>&-
   code=$?
   # 4: it is switched, and units failed.
   case $code in 0 | 4) break ;; esac
@@ -85,6 +86,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     update: str
     """Name of the update's switch."""
     previous: str
+    verb: Literal["switch", "test"]
+    """How it goes back: from a trial the profile is untouched."""
     switch: Path
     """Folder of the switch (`agent.jobs`)."""
     switch_s: float
@@ -185,6 +188,7 @@ class Guard:
         words = {
             "folder": str(self.folder),
             "previous": str(host.at(plan.previous)),
+            "verb": plan.verb,
             "switch": str(plan.switch),
             "lock": str(host.at(SWITCH_LOCK)),
             "look_s": f"{LOOK_S:g}",
@@ -197,8 +201,9 @@ class Guard:
             **tools,
         }
         _, *arguments = commands.set_profile(plan.previous, str(host.profile()))
+        profile = ":" if plan.verb == "test" else f'"$nix_env" {shlex.join(arguments)}'
         header = "".join(f"{name}={shlex.quote(word)}\n" for name, word in words.items())
-        return f'{header}set_profile() {{ "$nix_env" {shlex.join(arguments)}; }}\n{SCRIPT}'
+        return f"{header}set_profile() {{ {profile}; }}\n{SCRIPT}"
 
 
 def find_tools(host: Host, previous: str) -> dict[str, str]:

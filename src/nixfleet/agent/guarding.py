@@ -95,13 +95,16 @@ class Guarding:
         file = self._host.resolve(f"{offer.path}/{preflight.AGENT_FILE}")
         checks = preflight.settings_of(file, self._settings).checks
         waits_s = max(offer.orphan_s, offer.confirm_s) if offer.contact == "coordinator" else offer.confirm_s
+        checks_s, trial = health.most_s(checks), offer.verb == "test"
+        trial_s = offer.for_s + checks_s if trial else 0.0
         return Plan(
             update=job.folder.name,
             previous=previous,
+            verb="test" if trial else "switch",
             switch=job.folder,
             switch_s=SWITCH_S,
             back_s=offer.confirm_s + MARGIN_S,
-            latest_s=START_S + SWITCH_S + health.most_s(checks) + waits_s + MARGIN_S,
+            latest_s=START_S + SWITCH_S + checks_s + waits_s + trial_s + MARGIN_S,
         )
 
     def _start(self, command: tuple[str, ...], name: str) -> Ran:

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from nixfleet.agent.update import Confirmed, Delivered, State, Update
-from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS, SHORT_CHARS, Attempt
+from nixfleet.model.device import ATTEMPT_LINES, LINE_CHARS, SHORT_CHARS, Attempt, Outcome
 
 KEPT_SYSTEMS = 3
 HISTORY_ENTRIES = 64
@@ -12,7 +12,11 @@ OUTCOMES_KEPT = 8
 
 
 def attempt(update: Update) -> Attempt:
-    """Say for a report where an update stands; every text is bounded as `model.device` demands."""
+    """Say for a report where an update stands; every text is bounded as `model.device` demands.
+
+    What a trial that ended well has confirmed is that the device is back: the path is the previous system's.
+    """
+    back = update.tried and update.outcome is Outcome.CONFIRMED
     return Attempt(
         rollout=update.offer.rollout,
         run=update.offer.run,
@@ -20,7 +24,7 @@ def attempt(update: Update) -> Attempt:
         outcome=update.outcome,
         cause=update.cause,
         reason=update.reason[:SHORT_CHARS],
-        path=update.offer.path,
+        path=update.previous if back else update.offer.path,
         previous=update.previous,
         exit_code=update.exit_code,
         lines=tuple(line[:LINE_CHARS] for line in update.lines[-ATTEMPT_LINES:]),

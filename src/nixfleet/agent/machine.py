@@ -17,9 +17,10 @@ starts them afresh.
     activating      set profile, switch, or collect     checking · reboot-pending · reverting
     reboot-pending  guard off; reboot, or wait for one  checking · reverting
     checking        newly failed units, own checks      confirming · reverting
-    confirming      reach the coordinator; guard off;
-                    make what booted the boot default   confirmed · reverting
-    reverting       profile back, switch or boot back   reverted · failed
+    confirming      reach the coordinator; on trial: wait
+                    for its end; guard off;
+                    make what booted the boot default   confirmed · reverting · checking
+    reverting       profile back, switch or boot back   reverted · failed · confirmed (was on trial)
     confirmed       root the last three                 -
     reverted, failed, refused: let go of the closure    -
 """
@@ -28,6 +29,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from nixfleet.agent import trying
 from nixfleet.agent.booting import defaulting, elsewhere, pending, rebooting_back
 from nixfleet.agent.history import kept_digest, without
 from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back, to
@@ -119,6 +121,8 @@ def resume(state: State, event: Restarted, now: int) -> Next:
         return enter(state, replace(update, retry_s=None, arming=False, phase=phase))
     if event.undone and phase is not Phase.REVERTING:
         return go_back(state, replace(update, lines=event.lines or update.lines), Cause.HEALTH, event.undone)
+    if offer.verb == "test" and rebooted and phase is not Phase.REVERTING:
+        return go_back(state, update, Cause.ACTIVATION, trying.WENT_DOWN)
     if phase is Phase.REBOOT_PENDING and not rebooted:
         return enter(state, replace(update, retry_s=None))
     if phase in {Phase.CHECKING, Phase.CONFIRMING, Phase.REBOOT_PENDING} and (why := elsewhere(update, event)):
@@ -133,7 +137,7 @@ def wake_at(state: State) -> int | None:
     update = state.update
     if update is None:
         return None
-    if (update.phase is Phase.CONFIRMING and not update.claiming) or update.settling:
+    if (update.phase is Phase.CONFIRMING and not (update.claiming or update.trying)) or update.settling:
         patient = update.cache_answers and not update.settling and update.offer.contact == "coordinator"
         return update.orphan_by_s if patient else update.confirm_by_s
     return update.retry_s
@@ -247,6 +251,8 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
 def _ready(state: State, update: Update, event: Ready) -> Next:
     """Arm, unless it needs a reboot that nobody accepted where a boot that fails cannot fall back."""
     offer = update.offer
+    if why := trying.unfit(offer, event):
+        return end(state, update, Outcome.REFUSED, Cause.PREFLIGHT, why)
     wants = bool(event.reboot) and offer.reboot != "never"
     if wants and event.fallback == "none" and not offer.accept_no_fallback:
         why = f"needs a reboot ({', '.join(event.reboot)}), and a boot that fails cannot fall back here"
@@ -282,6 +288,8 @@ def _activating(state: State, update: Update, event: Event) -> Next:
     match event.result:
         case Result.DONE | Result.UNITS:
             return enter(state, to(update, Phase.CHECKING))
+        case Result.REBOOT if update.offer.verb == "test":
+            return go_back(state, update, Cause.ACTIVATION, trying.NEEDS_REBOOT)
         case Result.REBOOT:
             needs = f"needs a reboot ({', '.join(update.reboot) or 'the switch says so'})"
             return enter(state, replace(to(update, Phase.REBOOT_PENDING), reason=needs[:SHORT_CHARS]))
@@ -297,8 +305,10 @@ def _checking(state: State, update: Update, event: Event, now: int) -> Next:
             return go_back(state, replace(update, lines=event.lines), event.cause, event.reason)
         case Checked() if event.problems:
             return go_back(state, replace(update, lines=event.lines), Cause.HEALTH, "; ".join(event.problems))
+        case Checked() if update.tried:
+            return trying.finish(state, update)
         case Checked() if update.offer.contact == "none":
-            return _claim(state, to(update, Phase.CONFIRMING))
+            return _good(state, to(update, Phase.CONFIRMING), now)
         case Checked():
             offer = update.offer
             waiting = replace(
@@ -315,11 +325,13 @@ def _confirming(state: State, update: Update, event: Event, now: int) -> Next:
     offer = update.offer
     if update.claiming:
         return _claiming(state, update, event, now)
+    if update.trying:
+        return trying.on_trial(state, update, event, now)
     match event:
         case Contacted(by="coordinator"):
-            return _claim(state, update)
+            return _good(state, update, now)
         case Contacted() if offer.contact == "any":
-            return _claim(state, update)
+            return _good(state, update, now)
         case Contacted():
             return replace(state, update=replace(update, cache_answers=True)), []
         case Tick() if now >= (wake_at(state) or 0):
@@ -328,6 +340,11 @@ def _confirming(state: State, update: Update, event: Event, now: int) -> Next:
             return go_back(state, update, Cause.CONTACT, reason)
         case _:
             return state, []
+
+
+def _good(state: State, update: Update, now: int) -> Next:
+    """Keep what is healthy and in contact, or try it for its time."""
+    return trying.begin(state, update, now) if update.offer.verb == "test" else _claim(state, update)
 
 
 def _claim(state: State, update: Update) -> Next:
@@ -366,7 +383,7 @@ def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
             return end(state, update, Outcome.REVERTED, Cause.NETWORK, "coordinator outage")
         case Switched(result=Result.DONE | Result.UNITS) if not update.settling:
             if update.cause is not Cause.CONTACT:
-                return end(state, update, Outcome.REVERTED, update.cause, update.reason)
+                return end(state, update, trying.outcome(update), update.cause, update.reason)
             settling = replace(update, settling=True, confirm_by_s=now + update.offer.confirm_s)
             return enter(state, settling)
         case Switched() | Trouble() if not update.settling:

@@ -68,6 +68,8 @@ def work(update: Update, state: State) -> list[Effect]:  # noqa: C901 - one bran
             return [MakeDefault(offer=offer, number=number, fallback=update.fallback)]
         case Phase.CONFIRMING if update.claiming:
             return [Disarm(offer=offer, number=update.number)]
+        case Phase.CONFIRMING if update.trying:
+            return []
         case Phase.CONFIRMING:
             return [Contact(offer=offer)]
         case Phase.REVERTING if update.settling:
@@ -102,6 +104,7 @@ def to(update: Update, phase: Phase) -> Update:
         claiming=False,
         defaulting=False,
         rebooting=False,
+        trying=False,
     )
 
 
@@ -134,6 +137,7 @@ def end(
     )
     told = attempt(ended)
     state = replace(state, outbox=(*state.outbox, told)[-OUTBOX_ENTRIES:], outcomes=outcomes(state, told))
-    if outcome is Outcome.CONFIRMED:
+    # What was tried does not stay: it is neither kept here nor ever left.
+    if outcome is Outcome.CONFIRMED and update.offer.verb != "test":
         state = remember(state, ended)
     return enter(state, ended)

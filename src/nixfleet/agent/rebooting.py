@@ -62,11 +62,15 @@ class Rebooting:
         return switched
 
     async def back(self, job: Job, effect: GoBack) -> Switched:
-        """Switch back, or where the way back is another boot's set that up: its installer makes it the default."""
+        """Switch back; where the way back is another boot's, its installer makes it the default.
+
+        The way back from a trial says nothing to the boot loader: it never knew.
+        """
         previous, offer = effect.previous, effect.offer
         booted = self._host.booted_system()
         needs = booted not in {"", previous} and booted == offer.path and reboots.reasons(self._host, previous)
-        return await self._switches.run(job, offer, previous, "boot" if needs else "switch")
+        verb = "test" if offer.verb == "test" else "boot" if needs else "switch"
+        return await self._switches.run(job, offer, previous, verb)
 
     async def release(self, effect: GoBack) -> None:
         """Forget what was to be booted once, after the way back is the default. Raises: UserError."""

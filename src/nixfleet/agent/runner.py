@@ -24,6 +24,7 @@ from nixfleet.agent.settings import Settings
 from nixfleet.agent.sources import Sources
 from nixfleet.agent.switching import MakeSwitcher, Switcher
 from nixfleet.agent.tools import run_beside
+from nixfleet.agent.troubles import nix_trouble
 from nixfleet.agent.units import Run
 from nixfleet.agent.update import (
     Activate,
@@ -63,19 +64,6 @@ AHEAD = "ahead"
 SPARE_BYTES = 64 << 20
 FULL_BYTES = 1 << 20
 """With less than this left Nix cannot write to its own database, and says "disk I/O error"."""
-
-_CAUSES: dict[FaultKind, Cause] = {
-    FaultKind.untrusted: Cause.UNTRUSTED,
-    FaultKind.hash_mismatch: Cause.UNTRUSTED,
-    FaultKind.corrupt: Cause.UNTRUSTED,
-    FaultKind.over_limit: Cause.UNTRUSTED,
-    FaultKind.missing: Cause.NETWORK,
-    FaultKind.unreachable: Cause.NETWORK,
-    FaultKind.stalled: Cause.NETWORK,
-    FaultKind.interrupted: Cause.NETWORK,
-    FaultKind.no_space: Cause.SPACE,
-    FaultKind.other: Cause.INTERNAL,
-}
 
 
 class Store(Protocol):
@@ -162,7 +150,7 @@ class Runner:
         try:
             return await self._perform(effect)
         except NixError as error:
-            trouble = _nix_trouble(error)
+            trouble = nix_trouble(error)
             if trouble.cause is Cause.INTERNAL and self._store_is_full():
                 return msgspec.structs.replace(trouble, cause=Cause.SPACE, reason=f"/nix/store is full: {error.reason}")
             return trouble
@@ -297,7 +285,7 @@ class Runner:
         try:
             return await self._fetch_ahead(offer)
         except NixError as error:
-            return _nix_trouble(error)
+            return nix_trouble(error)
         except OSError as error:
             return Trouble(cause=Cause.INTERNAL, reason=str(error), later=True)
 
@@ -370,7 +358,10 @@ class Runner:
         host, path = self._host, effect.offer.path
         await self._store.add_root(path, host.gc_root("incoming"))
         await self._store.add_root(effect.previous, host.gc_root("previous"))
-        in_place = path == host.current_system() == host.profile_system()
+        wanted = (
+            {host.current_system()} if effect.offer.verb == "test" else {host.current_system(), host.profile_system()}
+        )
+        in_place = wanted == {path}
         baseline = await units.failed(host, self.run_tool)
         if baseline is None:
             # Without it every unit that was broken before would count as broken by the update.
@@ -384,7 +375,7 @@ class Runner:
         job = self._forward(offer, effect.number)
         if effect.once:
             return await self._rebooting.set_once(job, effect)
-        if not job.started:
+        if not job.started and offer.verb != "test":
             await self._store.set_profile(offer.path, self._host.profile())
         return await self._switcher.run(job, offer, offer.path, "boot" if effect.boots else offer.verb)
 
@@ -422,7 +413,9 @@ class Runner:
         if not job.started and (lost := await self._lost(effect)):
             log.error("not going back to %s: %s", previous, lost)
             return Trouble(cause=Cause.UNTRUSTED, reason=lost)
-        await self._store.set_profile(previous, self._host.profile())
+        trial = offer.verb == "test"  # profile and boot default were never touched
+        if not trial:
+            await self._store.set_profile(previous, self._host.profile())
         forward = self._forward(offer, effect.number // BACK_TRIES)
         undone = self._guarding.went_back(forward) and self._host.current_system() == previous
         if undone or forward.forbidden:
@@ -432,7 +425,7 @@ class Runner:
             switched = await self._rebooting.back(job, effect)
         if switched.result in {Result.DONE, Result.UNITS, Result.REBOOT}:
             await self._rebooting.release(effect)
-        if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous:
+        if switched.result in {Result.DONE, Result.UNITS} and offer.path != previous and not trial:
             generations = await self._store.generations(self._host.profile())
             bad = [one.number for one in generations if one.path == offer.path and not one.current]
             await self._store.delete_generations(bad, self._host.profile())
@@ -479,10 +472,3 @@ class Runner:
 
     def _told(self, lines: tuple[str, ...]) -> tuple[str, ...]:
         return lines if self._settings.report_lines else ()
-
-
-def _nix_trouble(error: NixError) -> Trouble:
-    """Translate a fault of Nix; what is missing, unreachable or full may mend itself, what lies does not."""
-    cause = _CAUSES[error.kind]
-    later = cause in {Cause.NETWORK, Cause.SPACE, Cause.INTERNAL}
-    return Trouble(cause=cause, reason=error.reason, later=later, lines=error.lines[-20:])

@@ -30,7 +30,10 @@ class Offer(_Value, frozen=True, kw_only=True):
     digest: str = ""
     nar_bytes: int = 0
     caches: tuple[CacheRef, ...] = ()
-    verb: Literal["switch", "boot"] = "switch"
+    verb: Literal["switch", "boot", "test"] = "switch"
+    """What `switch-to-configuration` is told; with `test` the system is tried, and never what boots."""
+    for_s: int = 0
+    """How long it is tried."""
     reboot: Literal["never", "in_window", "now"] = "never"
     accept_no_fallback: bool = False
     """A reboot is wanted even where a boot that fails cannot fall back."""
@@ -79,6 +82,10 @@ class Update(_Value, frozen=True, kw_only=True):
     """Confirmed but for this: it is being made the boot default."""
     rebooting: bool = False
     """The machine is to go down now, or when its window opens: into the new system, or back into the previous one."""
+    trying: bool = False
+    """Healthy and in contact, on trial until `retry_s`."""
+    tried: bool = False
+    """The trial's time is over: it is checked once more, and then taken back whatever comes of that."""
     settling: bool = False
     """Went back for want of contact; waits to see whether the coordinator is silent here, too."""
     outcome: Outcome | None = None

@@ -241,6 +241,8 @@ class Activation(Wire, frozen=True, kw_only=True):
     rename: bool = False
     no_fallback: bool = False
     """Devices may be rebooted where a boot that fails cannot fall back."""
+    for_s: Annotated[int, msgspec.Meta(ge=60, le=604_800)] = 1_800
+    """Of mode ``test``: so long the system is tried once it is healthy; then the device goes back by itself."""
 
 
 class Rollout(Header, frozen=True, kw_only=True, tag_field="type", tag="rollout"):

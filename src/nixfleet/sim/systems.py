@@ -189,7 +189,7 @@ class SimMachine(Machine):
             return Switched(result=Result.REBOOT, exit_code=100)
         run.lines.append("starting the following units: nscd.service")
         await asyncio.sleep(span_s / 4)
-        self._runs_now(path)
+        self._runs_now(path, verb)
         self.failed = dict(system.breaks)
         if system.breaks:
             run.lines.append(f"warning: the following units failed: {', '.join(self.failed)}")
@@ -197,13 +197,14 @@ class SimMachine(Machine):
             return Switched(result=Result.UNITS, exit_code=4)
         return Switched(result=Result.DONE, exit_code=0)
 
-    def _runs_now(self, path: str) -> None:
+    def _runs_now(self, path: str, verb: str) -> None:
         place = self.root / "run" / "current-system"
         fresh = place.with_name("current-system.new")
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(path)
         fresh.rename(place)
-        set_profile(self.host, path)
+        if verb != "test":
+            set_profile(self.host, path)
 
     async def run_tool(self, argv: Sequence[str], timeout_s: float) -> Ran:  # noqa: ARG002 - as a real one is called
         """Answer what an agent asks systemd: which units have failed, and what they said."""
