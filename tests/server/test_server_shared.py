@@ -133,9 +133,17 @@ async def test_what_nobody_appended_is_unknown_to_both(pair: tuple[Rig, Server])
 
 def _asks(one: Rig, name: str, by: str = "", reason: str = "") -> Signed:
     """Sign the request of a named device to be enrolled, by its own key or another one."""
-    made = {"device": device_id(name), "name": name, "key": key(by or name).public.text, "reason": reason}
-    request = EnrollRequest(v=1, fleet=one.fleet.fleet, at=int(one.now), tags={}, **made)
-    return sign_enroll(request, key(by or name))
+    own = key(by or name)
+    request = EnrollRequest(
+        v=1,
+        fleet=one.fleet.fleet,
+        device=device_id(name),
+        name=name,
+        key=own.public.text,
+        at=int(one.now),
+        reason=reason,
+    )
+    return sign_enroll(request, own)
 
 
 async def test_who_asked_first_stays_whichever_is_asked(pair: tuple[Rig, Server]) -> None:
