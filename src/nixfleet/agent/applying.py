@@ -20,7 +20,7 @@ from nixfleet.agent.member import BUNDLE, Parts
 from nixfleet.agent.update import State, Update
 from nixfleet.client import receipt as receipts
 from nixfleet.client.api import REPORTS, Client
-from nixfleet.client.bundle import Bundle, Head, unpack
+from nixfleet.client.bundle import Bundle, Head, read_head, unpack
 from nixfleet.client.faults import Unknown
 from nixfleet.client.mirror import claimed_size
 from nixfleet.client.receipt import ReceiptHead
@@ -136,6 +136,7 @@ async def apply(parts: Parts, path: Path, receipt: Path | None) -> str:
     """
     identity = parts.identity
     _check_free(parts.journal.state)
+    check_head(parts, read_head(path))
     kept = ReceiptFile(
         receipt or path.with_name(f"{path.name}.{identity.device[:8]}.receipt"),
         ReceiptHead(fleet=identity.fleet, device=identity.device),

@@ -44,6 +44,9 @@ from nixfleet.trust import token as tokens
 
 log = logging.getLogger("nixfleet.agent")
 
+SUPERVISED = "INVOCATION_ID"
+"""Set by systemd (systemd.exec(5))."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run ``nixfleet agent ARGV`` and give its exit code (`nixfleet.errors`)."""
@@ -133,7 +136,7 @@ def _log_to_stderr(*, verbose: bool) -> None:
 
 def _run(settings: Settings, arguments: argparse.Namespace) -> int:
     folder = _state_folder(settings)
-    with _only_one(folder):
+    with _only_one(folder, waits=SUPERVISED in os.environ):
         parts = _parts(settings, Host(), folder)
         if arguments.rescue:
             log.warning("the agent of this system does not work: this one, the last that synced, stands in")
@@ -210,7 +213,7 @@ def _parts(settings: Settings, host: Host, folder: Path, given: JoinToken | None
         token=token,
         mirror=mirror,
         journal=Journal(folder),
-        supervised="INVOCATION_ID" in os.environ,
+        supervised=SUPERVISED in os.environ,
         cache_answers=partial(cache_answers, netrc_file=netrc),
     )
 
@@ -274,12 +277,21 @@ def _state_folder(settings: Settings) -> Path:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the state folder against a second agent (flock(2): let go by the kernel, whatever happens)."""
+def _only_one(folder: Path, *, waits: bool = False) -> Iterator[None]:
+    """Hold the state folder against a second agent (flock(2): let go by the kernel, whatever happens).
+
+    A service `waits` for its turn: a switch that root makes with `apply` starts it, and it must not crash into a failed
+    unit, by which that very update would be judged.
+    """
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            if waits:
+                log.info("another agent is at work on %s: this one waits until it has ended", folder)
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+                return
             raise UserError(
                 f"another agent is running on {folder}; stop it first ('systemctl stop nixfleet-agent')"
             ) from None
