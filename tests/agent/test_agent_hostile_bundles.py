@@ -253,6 +253,13 @@ def _swollen(info: NarInfo) -> bytes:
     return file.getvalue()
 
 
+def test_narinfos_without_end_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its bound, and all together have one."""
+    monkeypatch.setattr(bundles, "INFOS_BYTES_MAX", 100)
+    with pytest.raises(Untrusted, match="have more than 100 bytes"):
+        _unpacked(tmp_path, _with_nar(_info()))
+
+
 def test_a_head_beyond_its_bounds_is_refused(tmp_path: Path) -> None:
     """Nobody has so many devices that one file is for, nor a system so many paths."""
     with pytest.raises(Untrusted, match="200000 are the most"):

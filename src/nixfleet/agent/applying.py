@@ -206,7 +206,7 @@ def _came_to(before: Update | None, agent: Agent) -> str:
     name = store_name(update.offer.path)
     match update.outcome:
         case Outcome.CONFIRMED:
-            return f"{name} is confirmed"
+            return f"{name} is confirmed{f': {update.reason}' if update.reason else ''}"
         case None if update.phase is Phase.REBOOT_PENDING:
             return f"{name} is set for the next boot, and {update.reason}: reboot, and apply again for the receipt"
         case None:

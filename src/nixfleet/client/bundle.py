@@ -45,6 +45,9 @@ PATHS_MAX: Final = 200_000
 SPARE_BYTES: Final = 64 << 20
 """What unpacking leaves free on the disk."""
 
+INFOS_BYTES_MAX: Final = 256 << 20
+"""What all narinfos of a bundle take together."""
+
 _BLOCK: Final = 512
 _CHUNK: Final = 1 << 20
 _LINE_BYTES: Final = 256 << 10
@@ -80,6 +83,14 @@ class LineOf(msgspec.Struct, frozen=True, kw_only=True):
     rollout: Hex64
     device: Hex32
     answer: LineAnswer
+
+
+class Nar(NamedTuple):
+    """What a narinfo says of its file."""
+
+    path: str
+    size: int
+    file_hash: str
 
 
 class Member(NamedTuple):
@@ -246,6 +257,7 @@ class _Reader:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file
+        self._infos_bytes = 0
 
     def head(self) -> Head:
         block = self._file.read(_BLOCK)
@@ -274,13 +286,16 @@ class _Reader:
         self._keep(self._next(f"{CACHE}/nix-cache-info", len(CACHE_INFO)), folder / CACHE / "nix-cache-info")
         if (folder / CACHE / "nix-cache-info").read_bytes() != CACHE_INFO:
             raise Untrusted(f"{self._path} has a foreign nix-cache-info")
-        self._cache([self._info(folder) for _ in range(head.paths)], folder)
+        self._cache(dict(self._info(folder) for _ in range(head.paths)), folder)
         if self._file.read(2 * _BLOCK) != bytes(2 * _BLOCK):
             raise Untrusted(f"{self._path} does not end where it says that it does")
         return Bundle(folder, head, tuple(offsets))
 
-    def _info(self, folder: Path) -> NarInfo:
+    def _info(self, folder: Path) -> tuple[str, Nar]:
         member = self._next("", NARINFO_BYTES_MAX)
+        self._infos_bytes += member.size
+        if self._infos_bytes > INFOS_BYTES_MAX:
+            raise Untrusted(f"the narinfos of {self._path} have more than {INFOS_BYTES_MAX} bytes")
         found = _INFO_NAME.fullmatch(member.name)
         if found is None:
             raise Untrusted(f"{self._path} has {member.name!r} where a narinfo belongs")
@@ -290,7 +305,7 @@ class _Reader:
         if hash_part(info.store_path) != found[1] or info.url != self._url(info):
             raise Untrusted(f"{self._path} has a narinfo that is of another path, or leads out of it: {member.name}")
         (folder / member.name).write_bytes(data)
-        return info
+        return info.url, Nar(info.store_path, info.file_bytes, info.file_hash)
 
     def _url(self, info: NarInfo) -> str:
         try:
@@ -298,19 +313,20 @@ class _Reader:
         except UserError as error:
             raise Untrusted(str(error)) from error
 
-    def _cache(self, infos: list[NarInfo], folder: Path) -> None:
-        files = {info.url: info for info in infos}
-        need_bytes = sum(info.file_bytes for info in files.values()) + SPARE_BYTES
-        short_bytes = need_bytes - shutil.disk_usage(folder).free
+    def _cache(self, nars: dict[str, Nar], folder: Path) -> None:
+        self._check_fits(sum(nar.size for nar in nars.values()), folder)
+        for url, nar in nars.items():
+            member = self._next(f"{CACHE}/{url}", MAX_INT)
+            if member.size != nar.size:
+                raise Untrusted(f"{self._path} has {member.size} bytes of {nar.path}, not {nar.size}")
+            digest = self._keep(member, folder / CACHE / url)
+            if f"sha256:{base32_encode(digest)}" != nar.file_hash:
+                raise Untrusted(f"{self._path} is damaged: the content of {nar.path} is not what it says")
+
+    def _check_fits(self, size: int, folder: Path) -> None:
+        short_bytes = size + SPARE_BYTES - shutil.disk_usage(folder).free
         if short_bytes > 0:
             raise UserError(f"{folder} is short of {-(-short_bytes >> 20)} MiB to unpack {self._path}; make room there")
-        for url, info in files.items():
-            member = self._next(f"{CACHE}/{url}", MAX_INT)
-            if member.size != info.file_bytes:
-                raise Untrusted(f"{self._path} has {member.size} bytes of {info.store_path}, not {info.file_bytes}")
-            digest = self._keep(member, folder / CACHE / url)
-            if f"sha256:{base32_encode(digest)}" != info.file_hash:
-                raise Untrusted(f"{self._path} is damaged: the content of {info.store_path} is not what it says")
 
     def _next(self, name: str, most_bytes: int) -> Member:
         """Read the header of the member that belongs here; an empty name: of any."""
@@ -336,7 +352,8 @@ class _Reader:
             raise Untrusted(f"{self._path} is cut short behind {member.name}")
 
     def _keep(self, member: Member, place: Path) -> bytes:
-        """Write a member's content to a file; gives its SHA-256."""
+        """Write a member's content to a file, if it fits there; gives its SHA-256."""
+        self._check_fits(member.size, place.parent)
         digest = hashlib.sha256()
         with place.open("wb") as file:
             for chunk in self._content(member):
