@@ -148,17 +148,36 @@ async def test_what_the_bundle_lacks_is_said_once_and_a_better_one_mends_it(tmp_
     assert outcomes(site, device)[-1] == (rollout, 1, "confirmed")
 
 
-async def test_a_download_that_began_over_a_network_is_ended_by_a_bundle(tmp_path: Path) -> None:
-    """What has changed nothing yet goes on from the file, and does not wait for a coordinator afterwards."""
-    site, device = await member(tmp_path)
-    new = site.machine.system("new", at="cache")
-    rollout = site.deploy(device, new)
+async def _begun(site: Site, device: str) -> str:
+    """Let a download begin over a network that is too slow for it; give the rollout."""
+    rollout = site.deploy(device, site.machine.system("new", at="cache"))
     site.server.down = ""
     site.store.fetch_fault = Fault(FaultKind.unreachable, "the line is too slow")
     site.server.open_gate(rollout, device)
     async with site.running() as agent:
         await until(lambda: agent.service.state.update is not None and agent.service.state.update.tries > 0)
     site.server.down, site.store.fetch_fault = "there is no network", None
+    return rollout
+
+
+async def test_a_file_that_does_not_hold_takes_nothing_over(tmp_path: Path) -> None:
+    """The update that began over the network waits for its coordinator, as was signed."""
+    site, device = await member(tmp_path)
+    rollout = await _begun(site, device)
+    site.fleet.grant("bob", "deploy")
+    leaf, payload = site.fleet.entries[-1]
+    site.fleet.entries[-1] = (leaf[:-1] + bytes([leaf[-1] ^ 1]), payload)
+    with pytest.raises(Untrusted):
+        await applied(site, write(site, device, rollout))
+    update = site.parts().journal.state.update
+    assert update is not None
+    assert (False, "coordinator") == (update.offer.by_hand, update.offer.contact)
+
+
+async def test_a_download_that_began_over_a_network_is_ended_by_a_bundle(tmp_path: Path) -> None:
+    """What has changed nothing yet goes on from the file, and does not wait for a coordinator afterwards."""
+    site, device = await member(tmp_path)
+    rollout = await _begun(site, device)
     await applied(site, write(site, device, rollout))
     assert outcomes(site, device) == [(rollout, 1, "confirmed")]
 

@@ -144,6 +144,20 @@ def test_a_rollout_is_exported_whole(field: Field, tmp_path: Path) -> None:
     assert [one.name for one in tmp_path.iterdir() if one.suffix == ".part"] == []
 
 
+def test_a_newer_rollout_of_others_is_proven_not_to_be_for_the_device(field: Field, tmp_path: Path) -> None:
+    """Else a device could not tell whether it has to wait for that one's line, which the file would not have."""
+    field.release("a", field.old, "web-01")
+    older = field.start("a")
+    field.release("b", field.new, "web-02")
+    newer = field.start("b")
+    path = tmp_path / "october.bundle"
+    field.served("bundle", "export", str(path), "--rollout", older)
+    held = _unpacked(path)
+    answer = held.line(newer, device_id("web-01"))
+    assert answer is not None
+    assert (None, True) == (answer.line, answer.absence is not None)
+
+
 def test_what_the_devices_have_already_is_left_out(field: Field, tmp_path: Path) -> None:
     """A stick for a slow port need not hold what the running system shares with the new one."""
     field.release("a", field.new)

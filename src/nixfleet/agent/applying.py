@@ -90,7 +90,7 @@ class BundleWay(Transport):
         asked = dict(call.query)
         match call.method, call.path.strip("/").split("/"):
             case "GET", ["v1", "sync"]:
-                return msgspec.json.encode(self._sync(int(asked["size"])))
+                return msgspec.json.encode(sync_of(self._bundle, int(asked["size"])))
             case "GET", ["v1", "checkpoint"]:
                 return self._bundle.checkpoint
             case "GET", ["v1", "log", "entries"]:
@@ -117,10 +117,12 @@ class BundleWay(Transport):
         raise Unreachable("a bundle has no events")
         yield b""
 
-    def _sync(self, size: int) -> Sync:
-        entries = tuple(self._bundle.entries(size, _BATCH))
-        more = size + len(entries) < len(self._bundle.offsets)
-        return Sync(checkpoint=self._bundle.checkpoint, start=size, entries=entries, more=more)
+
+def sync_of(bundle: Bundle, size: int) -> Sync:
+    """Answer what is new since a log of so many entries."""
+    entries = tuple(bundle.entries(size, _BATCH))
+    more = size + len(entries) < len(bundle.offsets)
+    return Sync(checkpoint=bundle.checkpoint, start=size, entries=entries, more=more)
 
 
 def _found(value: T | None, what: str) -> T:
@@ -145,7 +147,7 @@ async def apply(parts: Parts, path: Path, receipt: Path | None) -> str:
     try:
         bundle = unpack(path, folder, partial(check_head, parts))
         _check_newer(parts, bundle)
-        parts.journal.write(_taken_over(parts.journal.state))
+        _take_over(parts, bundle)
         way = partial(BundleWay, bundle=bundle, device=identity.device, receipt=kept)
         make_client: Callable[..., Client] = partial(Client, make_way=way)
         agent = Agent(msgspec.structs.replace(parts, make_client=make_client, by_hand=bundle.cache_url, last_good=None))
@@ -186,13 +188,20 @@ def _check_newer(parts: Parts, bundle: Bundle) -> None:
         )
 
 
-def _taken_over(state: State) -> State:
-    """Let what was begun over the network, and has changed nothing yet, go on without one."""
+def _take_over(parts: Parts, bundle: Bundle) -> None:
+    """Let what was begun over the network, and has changed nothing yet, go on without one, once the log holds."""
+    state = parts.journal.state
     update = state.update
-    if update is None or update.phase not in BEFORE_SWITCH:
-        return state
+    if update is None or update.phase not in BEFORE_SWITCH or update.offer.by_hand:
+        return
+    try:
+        while parts.mirror.take(sync_of(bundle, parts.mirror.next_index)) is None:
+            pass
+    except Untrusted as error:
+        log.debug("the update is left as it is: %s", error)  # and the agent finds out, too
+        return
     offer = msgspec.structs.replace(update.offer, by_hand=True, contact="none")
-    return msgspec.structs.replace(state, update=msgspec.structs.replace(update, offer=offer))
+    parts.journal.write(msgspec.structs.replace(state, update=msgspec.structs.replace(update, offer=offer)))
 
 
 def _came_to(before: Update | None, agent: Agent) -> str:
