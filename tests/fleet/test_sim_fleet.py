@@ -88,6 +88,19 @@ def deploy(fleet: Fleet) -> str:
     return acted.digest
 
 
+def test_what_devices_run_already_is_confirmed_and_not_installed_again(fleet: Fleet) -> None:
+    """The same release once more: each agent finds nothing to do, signs that, and no switch runs twice."""
+    deploy(fleet)
+    fleet.until(lambda: ended(fleet, 3), LIMIT_S)
+    fleet.rollouts.clear()
+    again = deploy(fleet)
+    fleet.until(lambda: fleet.rollout(again).rollout.state == "finished", LIMIT_S)
+    assert dict.fromkeys(fleet.devices, Outcome.CONFIRMED) == outcomes(fleet)
+    once = {name: [fleet.path(name, "r1")] for name in fleet.devices}
+    assert once == {name: device.machine.switched for name, device in fleet.devices.items()}
+    assert fleet.faults == []
+
+
 def test_a_device_that_loses_its_line_amid_a_download_ends_all_the_same(fleet: Fleet) -> None:
     """Cut off while it fetches, a device shows as offline, and confirms once its line is back."""
     deploy(fleet)

@@ -1,7 +1,7 @@
 """Whatever befalls a made-up fleet, in whatever order, what must hold of rollouts and updates holds.
 
 A few histories in each run, always the same ones. NIXFLEET_FUZZ=N tries N / 1000 new ones instead, and makes what it
-finds as small as it can: that becomes a test of its own in `test_sim_found`.
+finds as small as it can: that becomes a test of its own, beside these.
 """
 
 import dataclasses
