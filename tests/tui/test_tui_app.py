@@ -66,6 +66,28 @@ async def test_a_cursor_that_nobody_moved_stays_at_the_top() -> None:
         assert (ok.id, table.listing.ids.index(ok.id)) == (table.cursor, table._row)
 
 
+async def test_n_goes_on_to_the_next_match_of_the_last_query() -> None:
+    """Among all devices, once the filter is taken away, around the end and back; without a query it says what to do."""
+    async with console() as driven:
+        table = table_of(driven)
+        await driven.press("n")
+        assert shows(driven, "Press / and say what to look for.")
+        await driven.press("slash", *"tag.role:nas", "enter")
+        wanted = set(table.listing.ids)
+        await driven.press("slash", *["backspace"] * len("tag.role:nas"), "enter", "g")
+        rows = [row for row, key in enumerate(table.listing.ids) if key in wanted]
+        assert (6, 40) == (len(rows), len(table.listing.ids))
+        seen = []
+        for _ in range(7):
+            await driven.pilot.press("n")
+            seen.append(table._row)
+        assert [*rows, rows[0]] == seen if rows[0] else [*rows[1:], rows[0], rows[1]] == seen
+        await driven.press("N")
+        assert table._row == seen[-2]
+        await driven.press("slash", *"name:nobody", "enter", "n")
+        assert shows(driven, "No device matches the last query.")
+
+
 async def test_downloads_move() -> None:
     """Progress in bytes is on the screen soon after it was heard."""
     async with console() as driven:

@@ -97,6 +97,8 @@ KEYS: Final[tuple[Key, ...]] = (
     _go("lines", "previous", "Previous", "N", "next(-1)"),
     _go("devices", "open", "Open", "enter", "open_here", 1),
     _go("devices", "query", "Query", "slash", "ask('query')", 2, "show only the devices that match"),
+    _go("devices", "next", "Next match", "n", "match(1)", 0, "of the last query, also when it is taken away again"),
+    _go("devices", "previous", "Previous match", "N", "match(-1)"),
     _go("devices", "columns", "Columns", "c", "columns"),
     _act("devices", "deploy", "Deploy", "D", 3),
     _act("devices", "roll_back", "Roll back their rollout", "R"),

@@ -5,7 +5,7 @@ from textual.containers import Horizontal
 
 from nixfleet.model.text import clean
 from nixfleet.model.views import DeviceView
-from nixfleet.query import FIELDS, QueryError, compile_query, parse
+from nixfleet.query import FIELDS, Predicate, QueryError, compile_query, parse
 from nixfleet.query.fields import Kind
 from nixfleet.tui.columns import Column
 from nixfleet.tui.desk import Desk
@@ -88,6 +88,9 @@ class DevicesScreen(TableScreen[DeviceView]):
         super().__init__(desk)
         self._query = desk.options.query
         self._ages = False
+        self._holds: Predicate | None = None
+        self._sought: Predicate | None = None
+        """What the last query that was kept asks for, and `n` looks for; it outlives the filter."""
 
     def body(self) -> ComposeResult:
         """Give the table and its side."""
@@ -148,10 +151,19 @@ class DevicesScreen(TableScreen[DeviceView]):
         self._ages = any(term.field in FIELDS and FIELDS[term.field].kind is Kind.AGE for term in query.terms)
         clock = self.desk.clock
         self.table.filter((lambda device: holds(device, clock())) if self._query else None)
+        self._holds = holds if self._query else None
         prompt.say(f"{len(self.table.listing.ids):,} of {len(self.desk.store.devices):,}" if self._query else "")
         self.query_one("#filter-line", LinesPanel).redraw(layout=True)
         self._say_empty()
         return True
+
+    def action_match(self, step: int) -> None:
+        """Go to the next or previous device that matches the last query."""
+        holds, now = self._holds or self._sought, self.desk.clock()
+        if holds is None:
+            self.notify("Press / and say what to look for.", timeout=3)
+        elif not self.table.go_to(lambda device: holds(device, now), step):
+            self.notify("No device matches the last query.", timeout=3)
 
     def action_columns(self) -> None:
         """Choose which columns to show."""
@@ -171,6 +183,11 @@ class DevicesScreen(TableScreen[DeviceView]):
         """Show the device beside the table."""
         for panel in self.query("#side").results(LinesPanel):
             panel.redraw()
+
+    def focus_main(self) -> None:
+        """Remember the query that editing ended with."""
+        super().focus_main()
+        self._sought = self._holds or self._sought
 
     def while_typed(self, text: str) -> str:
         """Leave out a last word that begins a field's name: while ``stat`` is typed, no device is meant by it."""

@@ -265,6 +265,17 @@ class FleetTable(Painter, ScrollView, Generic[T], can_focus=True):
         """Move the cursor to the first or last row."""
         self._go(len(self.listing.ids) - 1 if last else 0)
 
+    def go_to(self, holds: Callable[[T], bool], step: int) -> bool:
+        """Go to the next or previous row that holds, around the end; tells whether there is one."""
+        ids, records = self.listing.ids, self._records()
+        for distance in range(1, len(ids) + 1):
+            row = (self._row + step * distance) % len(ids)
+            record = records.get(ids[row])
+            if record is not None and holds(record):
+                self._go(row)
+                return True
+        return False
+
     def action_open(self) -> None:
         """Open the record under the cursor, and stay on it."""
         if self._cursor:
