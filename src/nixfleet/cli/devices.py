@@ -14,7 +14,7 @@ from nixfleet.cli.diffs import change_of, device_json
 from nixfleet.cli.keys import read_key
 from nixfleet.cli.options import Globals, Group, command, command_without_key, confirm
 from nixfleet.cli.previews import say
-from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.cli.session import Fleet, connected, fleet_time
 from nixfleet.client.acts import find_device
 from nixfleet.client.admin import Acted
 from nixfleet.client.enrolling import rekey
@@ -55,10 +55,10 @@ async def list_devices(given: Globals, query: tuple[str, ...]) -> None:
     check_query(wanted)
     async with connected(given) as fleet:
         devices = sorted(await fleet.client.devices(wanted), key=lambda device: device.name)
+        time = await fleet_time(fleet.client)
     if given.json:
         output.as_json({"devices": devices})
         return
-    time = now()
     output.table(
         ("NAME", "STATE", "SYSTEM", "SEEN", "TAGS", "WHY"),
         [
@@ -111,10 +111,10 @@ async def show(given: Globals, name: str) -> None:
     async with connected(given) as fleet:
         view = await _known(name, fleet.client.device)
         changes, notes = await change_of(given, fleet, view)
+        time = await fleet_time(fleet.client)
     if given.json:
         output.as_json(device_json(view, changes, notes))
         return
-    time = now()
     output.fields(
         [
             ("name", view.name),
@@ -202,10 +202,10 @@ async def history(given: Globals, name: str) -> None:
     """List the updates that a device has tried."""
     async with connected(given) as fleet:
         attempts = await _known(name, fleet.client.device_history)
+        time = await fleet_time(fleet.client)
     if given.json:
         output.as_json({"attempts": attempts})
         return
-    time = now()
     output.table(
         ("WHEN", "OUTCOME", "RELEASE", "SYSTEM", "REASON"),
         [

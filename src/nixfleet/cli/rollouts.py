@@ -14,7 +14,7 @@ from nixfleet.cli.options import Count, Globals, Group, command, confirm
 from nixfleet.cli.plan import check_reach
 from nixfleet.cli.previews import previewer, show_preview
 from nixfleet.cli.rollout_tables import head, listing, members, waves
-from nixfleet.cli.session import Fleet, connected, now
+from nixfleet.cli.session import Fleet, connected, fleet_time
 from nixfleet.cli.shaping import Shaped, plan_options
 from nixfleet.cli.watching import WAITS, begun, follow
 from nixfleet.client.acts import find_device, find_release, find_rollout
@@ -107,10 +107,11 @@ async def list_rollouts(given: Globals) -> None:
     """List the rollouts, newest first."""
     async with connected(given) as fleet:
         rollouts = sorted(await fleet.client.rollouts(), key=lambda rollout: -rollout.index)
+        time = await fleet_time(fleet.client)
     if given.json:
         output.as_json({"rollouts": rollouts})
         return
-    listing(rollouts, now())
+    listing(rollouts, time)
 
 
 @rollout.command("show")
@@ -120,11 +121,12 @@ async def show(given: Globals, rollout_id: str) -> None:
     """Show one rollout: its waves, and each device's place in it."""
     async with connected(given, catch_up=True) as fleet:
         detail = await fleet.client.rollout(find_rollout(fleet.state, rollout_id))
+        time = await fleet_time(fleet.client)
     if given.json:
         output.as_json(detail)
         return
-    head(detail.rollout, now())
-    waves(detail, now())
+    head(detail.rollout, time)
+    waves(detail, time)
     members(detail)
 
 

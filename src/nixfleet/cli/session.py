@@ -54,6 +54,12 @@ def client_of(urls: tuple[str, ...], fleet: str, key: SecretKey | None, timeout_
     return Client(urls, fleet=fleet, key=key, clock=now, timeout_s=timeout_s or TIMEOUT_S)
 
 
+async def fleet_time(client: Client) -> int:
+    """Give the time by which the coordinator dates what it tells (unix seconds); ours where it does not say."""
+    ours = now()
+    return ours + await client.ahead_s(ours)
+
+
 def keeper_of(given: Globals, context: Context, signer: Signer) -> SessionKeeper:
     """Give what keeps a person's session with a fleet."""
     fingerprint = signer.key.fingerprint
