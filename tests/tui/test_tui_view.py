@@ -191,6 +191,28 @@ def test_counts_of_a_part_of_a_rollout_say_that_there_is_more() -> None:
     assert ["that you may see" in text.plain(rollouts.head(one, NOW, 120)) for one in (whole, part)] == [False, True]
 
 
+@pytest.mark.parametrize(("role", "stuck"), [("kiosk", True), ("nas", False)])
+def test_a_device_that_cannot_fall_back_at_boot_is_told_apart(role: str, stuck: bool) -> None:
+    """Its page warns of it, and its row while it waits for the very boot that may fail."""
+    waiting = msgspec.structs.replace(
+        next(one for one in fleet_devices() if one.tags["role"] == role and one.facts is not None),
+        phase=Phase.REBOOT_PENDING, outcome=None, online=True, state="active", log_state="ok", cause="",
+        reason="needs a reboot (kernel)", waits="",
+    )  # fmt: skip
+    row = "".join(span.text for span in devices.phrase(waiting, 80))
+    assert ("needs a reboot (kernel); cannot fall back" if stuck else "needs a reboot (kernel)") == row
+    (fallback,) = (line for name, line in devices.facts_rows(waiting) if name == "fallback")
+    assert [("none: a boot that fails stays so", "warn") if stuck else ("boot counting", "plain")] == [
+        (span.text, span.role) for span in fallback
+    ]
+
+
+def test_a_device_behind_the_log_says_by_how_much() -> None:
+    """One that is many entries behind has not synced for long; where that is not known it says only that it is."""
+    drawn = [text.plain([log.sight_cell("behind", by)]) for by in (1_200, 0)]
+    assert ["◌ behind by 1,200", "◌ not there yet"] == drawn
+
+
 @pytest.mark.parametrize(
     ("reason", "waits", "says"),
     [

@@ -47,7 +47,7 @@ class WitnessesScreen(TableScreen[DeviceView]):
                 title="its log",
                 cells=17,
                 keep=10,
-                draw=lambda d, _c, _n: view.sight_cell(self.desk.sight(d)),
+                draw=lambda d, _c, _n: view.sight_cell(self.desk.sight(d), self.desk.feed.check.size - d.log_size),
                 sort=lambda d: view.SIGHTS.index(self.desk.sight(d)),
             ),
             text_column("name", "device", lambda d: d.name, cells=14, keep=10, role="strong", grow=1, most=30),

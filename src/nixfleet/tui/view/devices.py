@@ -5,6 +5,7 @@ from typing import Final
 from nixfleet.model.device import DISTRUST, FORK, Phase
 from nixfleet.model.text import clean, utc
 from nixfleet.model.views import DeviceView, Transfer
+from nixfleet.preview.plan import NO_FALLBACK
 from nixfleet.query import STATUSES, Status, status_of
 from nixfleet.tui.view.systems import change_words, system_words
 from nixfleet.tui.view.text import (
@@ -46,6 +47,8 @@ GLYPHS: Final[dict[Status, tuple[str, Role]]] = {
 """A glyph and a role for each word, so that no state is told by colour alone."""
 RANKS: Final[dict[Status, int]] = {status: rank for rank, status in enumerate(STATUSES)}
 
+NO_WAY_BACK: Final = ("fallback", "none: a boot that fails stays so")
+"""What stands on the page of a device whose boot loader cannot go back by itself."""
 _METER_CELLS: Final = 10
 _PHASES: Final[dict[Phase, str]] = {
     Phase.OFFERED: "offered",
@@ -138,9 +141,10 @@ def phrase(device: DeviceView, cells: int) -> Line:
 
 
 def reboot_words(device: DeviceView) -> str:
-    """Say why a device has to reboot, in its own words, and what it waits for until then."""
-    parts = (part for part in (device.reason, device.waits) if part)
-    return "; ".join(parts) or "set for the next boot"
+    """Say why a device has to reboot, in its own words, what it waits for, and if it cannot go back by itself then."""
+    parts = [part for part in (device.reason, device.waits) if part] or ["set for the next boot"]
+    stuck = device.facts is not None and device.facts.boot_fallback == NO_FALLBACK
+    return "; ".join([*parts, "cannot fall back"] if stuck else parts)
 
 
 def _doing(device: DeviceView, cells: int) -> Line:
@@ -253,7 +257,7 @@ def facts_rows(device: DeviceView) -> list[tuple[str, Line]]:
         return [("facts", (Span("none reported yet", "dim"),))]
     store = f"{size(facts.store_free_bytes)} free of {size(facts.store_bytes)}" if facts.store_bytes else ""
     return [
-        (name, (Span(clean(text)),) if text else ())
+        (name, (Span(clean(text), "warn" if (name, text) == NO_WAY_BACK else "plain"),) if text else ())
         for name, text in (
             ("hardware", facts.model),
             ("machine", f"{facts.architecture}, {facts.cpus} cores, {size(facts.memory_bytes)}"),
@@ -262,7 +266,7 @@ def facts_rows(device: DeviceView) -> list[tuple[str, Line]]:
             ("kernel", facts.kernel),
             ("nix", facts.nix_version),
             ("agent", facts.agent_version),
-            ("fallback", facts.boot_fallback),
+            ("fallback", NO_WAY_BACK[1] if facts.boot_fallback == NO_FALLBACK else facts.boot_fallback),
             ("addresses", " ".join(facts.addresses)),
             ("time zone", facts.timezone),
         )

@@ -128,10 +128,10 @@ def sight_of(device: DeviceView, check: LogCheck, root_at: Callable[[int], str])
     return "agrees" if device.log_size == check.size or device.log_state == "ok" else "behind"
 
 
-def sight_cell(sight: Sight) -> Line:
-    """Draw it as a glyph and words."""
+def sight_cell(sight: Sight, behind: int = 0) -> Line:
+    """Draw it as a glyph and words; `behind` is how many entries of ours it has not seen."""
     said, role = _SIGHTS[sight]
-    return (Span(said, role),)
+    return (Span(f"◌ behind by {behind:,}" if sight == "behind" and behind > 0 else said, role),)
 
 
 def refused_lines(refused: Sequence[RefusedView], now: int) -> list[Line]:
