@@ -233,7 +233,8 @@ def _before_switch(  # noqa: C901 - one branch per pair of state and event
             looked = replace(to(update, Phase.PREFLIGHT), previous=event.current, previous_digest="")
             return enter(state, looked)
         case Passed() if phase is Phase.PREFLIGHT:
-            return enter(state, replace(to(update, Phase.FETCHING), previous_digest=event.previous_digest))
+            fetching = replace(to(update, Phase.FETCHING), previous_digest=event.previous_digest)
+            return enter(state, replace(fetching, tries=update.tries))
         case Passed() if phase is Phase.FETCHING:
             return enter(state, to(update, Phase.VERIFYING))
         case Passed() if phase is Phase.VERIFYING:
@@ -269,9 +270,17 @@ def _trouble(state: State, update: Update, event: Trouble, now: int) -> Next:
         return end(state, update, Outcome.FAILED, event.cause, event.reason, event.lines)
     pause_s = min(RETRY_FIRST_S * 2 ** min(update.tries, 10), RETRY_MOST_S)
     retry_s = min(now + pause_s, update.give_up_s)
+    # Room is made by the preflight alone: what ran out of it begins there again, or it would run out for ever.
+    phase = Phase.PREFLIGHT if event.cause is Cause.SPACE and update.phase is Phase.FETCHING else update.phase
     # What waits has to ask the log again: what was staged is no longer known to be wanted.
     later = replace(
-        update, retry_s=retry_s, tries=update.tries + 1, cause=event.cause, reason=event.reason, arming=False
+        update,
+        phase=phase,
+        retry_s=retry_s,
+        tries=update.tries + 1,
+        cause=event.cause,
+        reason=event.reason,
+        arming=False,
     )
     return replace(state, update=later), []
 

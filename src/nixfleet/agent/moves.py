@@ -124,7 +124,9 @@ def end(
     state: State, update: Update, outcome: Outcome, cause: Cause, reason: str, lines: tuple[str, ...] | None = None
 ) -> Next:
     """End the update: its outcome enters the outbox in the same write as the state, hence exactly once."""
-    unproven = bool(update.offer.caches) and update.phase in {Phase.FETCHING, Phase.VERIFYING}
+    # A preflight that knows the way back is one before another try of the download.
+    again = update.phase is Phase.PREFLIGHT and bool(update.previous_digest)
+    unproven = bool(update.offer.caches) and (again or update.phase in {Phase.FETCHING, Phase.VERIFYING})
     ended = replace(
         to(update, Phase(outcome.value)),
         outcome=outcome,
