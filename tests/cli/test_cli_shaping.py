@@ -129,6 +129,13 @@ def test_every_option_reaches_the_statement() -> None:
         ({"not_before": "7d", "not_after": "1d"}, "over before it could begin"),
         ({"confirm_within": "4s"}, "out of bounds"),
         ({"confirm_within": "2d"}, "out of bounds"),
+        ({"test_for": "30m"}, "--for goes with --mode test"),
+        ({"mode": "boot", "test_for": "30m"}, "--for goes with --mode test"),
+        ({"mode": "test", "reboot": "now"}, "--mode test reboots nothing"),
+        ({"mode": "test", "test_for": "59s"}, "--for 59s is out of bounds"),
+        ({"mode": "test", "test_for": "8d", "device_timeout": "30d"}, "--for 8d is out of bounds"),
+        ({"mode": "test", "test_for": "1h"}, "--device-timeout 1h is over before the trial"),
+        ({"mode": "test", "device_timeout": "10m"}, "--device-timeout 10m is over before the trial"),
         ({"stop_at_least": 2}, "goes with a share"),
         ({"stop_at": "2", "stop_at_least": 2}, "a number already"),
         ({"wave": ("env=",)}, "selects nothing"),
@@ -139,6 +146,14 @@ def test_what_is_no_plan(said: dict[str, Any], why: str) -> None:
     """Each error names the value, and how to write it or what it needs."""
     with pytest.raises(UserError, match=why):
         read_order(_said(**said), NOW)
+
+
+def test_a_trial_is_signed_with_its_time() -> None:
+    """So long as is said, or half an hour, which the statement need not say."""
+    said = read_order(_said(mode="test", test_for="2h", device_timeout="3h"), NOW).wishes
+    assert ("test", Activation(for_s=7_200)) == (said.mode, said.activation)
+    unsaid = read_order(_said(mode="test"), NOW).wishes
+    assert ("test", Activation()) == (unsaid.mode, unsaid.activation)
 
 
 def test_a_moment_is_a_date_or_a_time_from_now() -> None:

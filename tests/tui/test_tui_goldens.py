@@ -46,7 +46,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "confirm": ("2", "P"),
     "deploy": ("2", "D"),
     "deploy-pace": ("2", "D", "down", "enter"),
-    "deploy-device": ("2", "D", *["down"] * 3, "enter", *["down"] * 2, "left", *"xyz"),
+    "deploy-device": ("2", "D", *["down"] * 3, "enter", *["down"] * 3, "left", *"xyz"),
     "deploy-confirm": ("2", "D", "enter"),
     "rollback": ("2", "j", "R"),
 }

@@ -14,7 +14,7 @@ from textual.widgets import Input
 from nixfleet.cli.rollouts import rollout as rollout_command
 from nixfleet.errors import UserError
 from nixfleet.model.statements import Activation, StopAt, Wave, Window
-from nixfleet.rollout.asking import UNSAID, read_order
+from nixfleet.rollout.asking import UNSAID, filled_up, read_order
 from nixfleet.tui.preview import filled
 from nixfleet.tui.starting import FIELDS, SECTIONS, UNTOUCHED, culprit, read_start, section_words
 from nixfleet.tui.view.text import plain
@@ -73,10 +73,21 @@ def test_the_form_says_everything_that_the_command_line_can() -> None:
         wishes.soak_s, wishes.max_in_flight, wishes.stop_at, wishes.device_timeout_s,
     )  # fmt: skip
     assert (NOW + 7_200, NOW + 7 * 86_400, True) == (wishes.not_before, wishes.not_after, wishes.prefetch)
-    assert ("boot", "in_window", Activation(confirm_s=300, contact="any")) == (
+    assert ("boot", "in_window", Activation(confirm_s=300, contact="any", no_fallback=True)) == (
         wishes.mode, wishes.reboot, wishes.activation,
     )  # fmt: skip
     assert (True, "FLEET-1") == (made.order.accept_no_fallback, made.note)
+
+
+def test_a_trial_is_told_with_its_time() -> None:
+    """The folded section says how it ends, the command says the same, and a time without a trial is refused."""
+    texts = {"mode": "test", "test_for": "2h", "device_timeout": "3h"}
+    made = read_start(RELEASE, texts, IDS, NOW)
+    assert ("test", 7_200) == (made.order.wishes.mode, made.order.wishes.activation.for_s)
+    assert ("--mode", "test", "--for", "2h", "--device-timeout", "3h") == made.flags
+    assert section_words("device", made.order, filled_up(made.order.wishes, 1), NOW).startswith("tried for 2h, then")
+    with pytest.raises(UserError, match="Try for goes with Mode test"):
+        read_start(RELEASE, {"test_for": "2h"}, IDS, NOW)
 
 
 _TEXTS = st.fixed_dictionaries(
@@ -189,7 +200,7 @@ async def test_a_section_is_unfolded_filled_in_and_signed(size: tuple[int, int])
     async with console(size=size) as driven:
         await driven.press("2", "D", "down", "enter", "down", *"2 100%")
         assert shows(driven, "in 2 waves")
-        await driven.press("up", "left", "down", "down", "enter", *["down"] * 2, "right", "enter")
+        await driven.press("up", "left", "down", "down", "enter", *["down"] * 3, "right", "enter")
         assert shows(driven, "Reboot in-window needs a Window")
         assert not isinstance(driven.app.screen, ConfirmDialog)
         await driven.press("right", "right", "down", "space")

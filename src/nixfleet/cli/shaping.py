@@ -52,7 +52,10 @@ OPTIONS: Final[dict[str, tuple[Option, ...]]] = {
             type=click.Choice(CHOICES["mode"]),
             default=UNSAID["mode"],
             show_default=True,
-            help="Switch at once, or with the next boot.",
+            help="Switch at once, with the next boot, or try it and go back.",
+        ),
+        click.option(
+            "--for", "test_for", metavar="30m", help="With --mode test: how long it is tried; 30m unless said."
         ),
         click.option(
             "--reboot",

@@ -22,6 +22,7 @@ WAVES_MAX: Final = 64
 MIN_TIMEOUT_S: Final = 10
 DEVICE_TIMEOUT_S: Final = 3_600
 _CONFIRM_S: Final = range(5, 86_401)
+_FOR_S: Final = range(60, 604_801)
 _DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _TIMES: Final = re.compile(r"(([01]?[0-9]|2[0-3]):[0-5][0-9])-(([01]?[0-9]|2[0-3]):[0-5][0-9])")
 _SIGNED: Final = ":signed"
@@ -48,6 +49,7 @@ UNSAID: Final[Mapping[str, Any]] = {
     "not_after": None,
     "prefetch": False,
     "mode": "auto",
+    "test_for": None,
     "reboot": "never",
     "accept_no_fallback": False,
     "confirm_within": "2m",
@@ -56,7 +58,7 @@ UNSAID: Final[Mapping[str, Any]] = {
 }
 """What each option is when nothing is said of it."""
 CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
-    "mode": ("auto", "boot"),
+    "mode": ("auto", "boot", "test"),
     "reboot": ("never", "in-window", "now"),
     "contact": ("coordinator", "any", "none"),
 }
@@ -122,7 +124,7 @@ def filled_up(wishes: RolloutWishes, count: int, most_in_flight: int = MOST_IN_F
 
 def flag(option: str) -> str:
     """Give what an option is called on the command line."""
-    return "--" + {"confirm_within": "confirm"}.get(option, option).replace("_", "-")
+    return "--" + {"confirm_within": "confirm", "test_for": "for"}.get(option, option).replace("_", "-")
 
 
 def flags(said: Mapping[str, Any]) -> list[str]:
@@ -153,6 +155,7 @@ def read_order(said: Mapping[str, Any], now: int, word: Word = flag) -> Order:
     reboot = cast("Reboot", said["reboot"].replace("-", "_"))
     if reboot == "in_window" and window is None:
         raise UserError(f"{word('reboot')} in-window needs a {word('window')}")
+    for_s = _for(said, word)
     not_before = 0 if said["not_before"] is None else parse_when(said["not_before"], now)
     not_after = None if said["not_after"] is None else parse_when(said["not_after"], now)
     if not_after is not None and not_after <= max(now, not_before):
@@ -174,6 +177,7 @@ def read_order(said: Mapping[str, Any], now: int, word: Word = flag) -> Order:
                 confirm_s=_confirm(said["confirm_within"], word),
                 contact=said["contact"],
                 no_fallback=said["accept_no_fallback"],
+                for_s=for_s,
             ),
             prefetch=said["prefetch"],
             not_before=not_before,
@@ -196,6 +200,23 @@ def _confirm(text: str, word: Word) -> int:
     seconds = parse_duration(text)
     if seconds not in _CONFIRM_S:
         raise UserError(f"{word('confirm_within')} {text} is out of bounds; give it between 5s and 1d")
+    return seconds
+
+
+def _for(said: Mapping[str, Any], word: Word) -> int:
+    """Read how long a system is tried, and check what a trial cannot be together with."""
+    text = said["test_for"]
+    if said["mode"] != "test":
+        if text is not None:
+            raise UserError(f"{word('test_for')} goes with {word('mode')} test, which tries a system and goes back")
+        return _ACTIVATION.for_s
+    if said["reboot"] != "never":
+        raise UserError(f"{word('mode')} test reboots nothing; leave {word('reboot')} out, or use {word('mode')} boot")
+    seconds = _ACTIVATION.for_s if text is None else parse_duration(text)
+    if seconds not in _FOR_S:
+        raise UserError(f"{word('test_for')} {text} is out of bounds; give it between 1m and 7d")
+    if seconds >= _timeout(said["device_timeout"], word):
+        raise UserError(f"{word('device_timeout')} {said['device_timeout']} is over before the trial; make it longer")
     return seconds
 
 

@@ -11,7 +11,7 @@ from nixfleet.errors import UserError
 from nixfleet.model.statements import StopAt, Wave, Window
 from nixfleet.model.text import utc
 from nixfleet.model.typed import duration
-from nixfleet.rollout.asking import CHOICES, MOST_IN_FLIGHT, UNSAID, Order, Shape, flags, read_order
+from nixfleet.rollout.asking import CHOICES, MOST_IN_FLIGHT, UNSAID, Order, RolloutWishes, Shape, flags, read_order
 from nixfleet.tui.ports import Deployment
 
 
@@ -64,7 +64,8 @@ SECTIONS: Final = (
         "device",
         "On devices",
         (
-            Field("mode", "Mode", "at once, or with the next boot", CHOICES["mode"]),
+            Field("mode", "Mode", "at once, next boot, or tried", CHOICES["mode"]),
+            Field("test_for", "Try for", "with test: then it goes back; empty: 30m"),
             Field("reboot", "Reboot", "where one is needed", CHOICES["reboot"]),
             Field("accept_no_fallback", "No fallback", "also where a failed boot stays down", NO_YES),
             Field("confirm_within", "Confirm", "go back after so long; empty: 2m"),
@@ -195,12 +196,18 @@ def window_words(window: Window) -> str:
     return f"{days} {window.from_}-{window.to} {zone}"
 
 
+def _mode(wishes: RolloutWishes) -> str:
+    if wishes.mode == "test":
+        return f"tried for {duration(wishes.activation.for_s)}, then goes back"
+    return "with the next boot" if wishes.mode == "boot" else "switches at once"
+
+
 def _device(order: Order) -> list[str]:
     wishes = order.wishes
     reboots = {"never": "no reboot", "in_window": "reboots in the window", "now": "reboots at once"}
     whom = {"coordinator": "the coordinator", "any": "anybody", "none": "nobody"}[wishes.activation.contact]
     return [
-        "with the next boot" if wishes.mode == "boot" else "switches at once",
+        _mode(wishes),
         reboots[wishes.reboot],
         *(["also without fallback"] if order.accept_no_fallback else []),
         f"{duration(wishes.activation.confirm_s)} to reach {whom}",
