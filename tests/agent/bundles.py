@@ -28,9 +28,12 @@ async def member(root: Path) -> tuple[Site, str]:
     return site, device
 
 
-def bundle_bytes(site: Site, device: str, rollout: str, lines: Sequence[LineOf] | None = None, **head: Any) -> bytes:
-    """Write a bundle of the whole log, and of what a coordinator would answer the device."""
-    entries = [Entry(leaf=leaf, payload=payload) for leaf, payload in site.fleet.entries]
+def bundle_bytes(
+    site: Site, device: str, rollout: str, lines: Sequence[LineOf] | None = None, withheld: int = 0, **head: Any
+) -> bytes:
+    """Write a bundle of the log but for its end, and of what a coordinator would answer the device."""
+    held = site.fleet.entries[: site.fleet.size - withheld]
+    entries = [Entry(leaf=leaf, payload=payload) for leaf, payload in held]
     tree = site.server.line_trees.get(rollout, site.server.lines)
     told = [line_of(tree, device, rollout)] if lines is None and tree is not None else lines or []
     said: dict[str, Any] = {

@@ -114,6 +114,15 @@ async def test_a_log_that_the_log_key_did_not_sign_is_refused(tmp_path: Path) ->
     assert (_untouched(site), site.parts().mirror.size) == (True, size)
 
 
+async def test_a_log_without_its_end_is_refused(tmp_path: Path) -> None:
+    """The checkpoint counts the entries: one that was kept back may be the one that takes the rollout back."""
+    site, device, rollout = await _offered(tmp_path)
+    site.fleet.control(Digest(rollout), "cancel")
+    with pytest.raises(Untrusted):
+        await applied(site, write(site, device, rollout, withheld=1))
+    assert _untouched(site)
+
+
 async def test_a_bundle_that_is_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
     """No part of it is used: neither a log without its end, nor content without the last byte."""
     site, device, rollout = await _offered(tmp_path)
