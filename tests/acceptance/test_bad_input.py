@@ -196,7 +196,7 @@ def test_an_agent_with_wrong_settings_says_so_and_ends(
 def test_a_coordinator_that_is_away_is_said(founder: Person) -> None:
     """Exit code 5, the address and what to look at; for what is read and for what would be signed."""
     for argv in (["device", "list"], ["audit", "verify"], ["enroll", "token"], ["device", "retire", "web-01", "--yes"]):
-        line = founder.run(*argv, "--timeout", "20", code=5)
+        line = founder.run(*argv, "--timeout", "5", code=5)
         assert founder.url in line
         assert "is the coordinator running" in line
 
