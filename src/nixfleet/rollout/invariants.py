@@ -6,7 +6,7 @@ It must share no rule with `planner`: only the data, `apply`'s bookkeeping and t
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 
-from nixfleet.model.device import Cause, Outcome
+from nixfleet.model.device import Cause, Outcome, Phase
 from nixfleet.rollout.decisions import (
     Decision,
     Done,
@@ -163,7 +163,7 @@ def _kinds(rollout: Course, folded: Sequence[Member], decisions: Sequence[Decisi
     lifted = any(isinstance(decision, Resumed) for decision in decisions)
     new = [decision.stop for decision in decisions if isinstance(decision, StopKind)]
     bad = {(stop.path, stop.kind) for stop in (*(() if lifted else rollout.stops), *new)}
-    failed = Counter((m.path, m.kind) for m in folded if _failed(m) and m.path and m.kind)
+    failed = Counter((m.path, m.kind) for m in folded if _failed(m) and _tried(m) and m.path and m.kind)
     tried = Counter((m.path, m.kind) for m in folded if m.active and m.outcome is Outcome.CONFIRMED)
     noticed = {what for what, number in failed.items() if number >= 2 and number >= tried[what]}
     for stop in new:
@@ -176,6 +176,11 @@ def _kinds(rollout: Course, folded: Sequence[Member], decisions: Sequence[Decisi
             yield f"{member.device} is started with a system that failed on others of its kind"
     if any(isinstance(decision, Finish) for decision in decisions) and any(_left_out(m, bad, now) for m in folded):
         yield "it finishes without those whose kind it stopped for"
+
+
+def _tried(member: Member) -> bool:
+    """Tell whether the device has told of a try: one whose time ran out before says nothing of the system."""
+    return member.outcome is not None or member.phase not in {Phase.IDLE, Phase.OFFERED}
 
 
 def _left_out(member: Member, bad: Collection[tuple[str, Kind | None]], now: Clock) -> bool:
