@@ -247,3 +247,10 @@ def test_who_ran_out_of_time_before_it_began_says_nothing_of_the_system(phase: P
         for number in range(2)
     ]
     assert stops == failing(late, [])
+
+
+def test_another_of_a_kind_is_started_where_two_never_began() -> None:
+    """The plan goes on, and its check finds no fault in it."""
+    late = [member(number, kind=PI, path=SYSTEM, offered_s=0, overdue_s=9) for number in range(2)]
+    fleet = Fleet(rollout(stop_at=StopAt(count=5)), [*late, member(2, kind=PI, path=SYSTEM)])
+    assert [member(2).device] == [each.device for each in fleet.tick(20) if isinstance(each, Start)]
