@@ -126,7 +126,7 @@ ATTACKS = (
         device_sees=f"fork: {rewritten(6)}",
         console_shows={
             DEVICES: ("log 9 ✓ verified", "◐ updating web-01 offered"),
-            LOGS: ("2 not there yet", "◌ not there yet web-01 6"),
+            LOGS: ("2 not there yet", "◌ behind by 3 web-01 6"),
         },
         cli_says=(0, "the log verifies: 9 entries"),
         heard=False,
@@ -150,7 +150,7 @@ ATTACKS = (
         device_sees="",
         console_shows={
             DEVICES: ("log 9 ✓ verified", "web-01 offered"),
-            LOGS: ("2 not there yet", "◌ not there yet web-01 6"),
+            LOGS: ("2 not there yet", "◌ behind by 3 web-01 6"),
         },
         cli_says=(0, "the log verifies: 9 entries"),
         told=(WEB,),
@@ -189,7 +189,7 @@ ATTACKS = (
         device_sees="",
         console_shows={
             DEVICES: ("log 9 ✓ verified",),
-            "2 enter": ("1/1 wave 2 of 2 waits: wave 1 is not done",),
+            "2 enter": ("1/1 wave 1 is not done",),
         },
         cli_says=(0, "the log verifies: 9 entries"),
         runs="b",

@@ -201,8 +201,9 @@ async def test_the_palette_says_keys_and_reasons() -> None:
         await driven.press("colon")
         await driven.until(partial(shows, driven, "it is not held"))
         listed = driven.app.screen.query_one(OptionList).options
-        prompts = [str(option.prompt).split() for option in listed[:4]]
-        assert [["Open", "enter"], ["Columns", "c"], ["Deploy", "f3"]] == [prompts[0], *prompts[2:]]
+        prompts = [" ".join(str(option.prompt).split()) for option in listed[:8]]
+        assert "Open enter" == prompts[0]
+        assert {"Columns c", "Deploy f3"} < set(prompts)
 
 
 async def test_suspending_is_refused_while_devices_are_served() -> None:
