@@ -19,7 +19,6 @@ PACKAGES = (
     *("systemd", "systemd-sysv", "dbus", "nix-bin", "libdbi-perl", "python3"),
     *("iproute2", "ca-certificates", "procps", "util-linux"),
 )
-MIRROR = "http://deb.debian.org/debian"
 MAKE_S = 1_800
 CHECKOUT = Path(__file__).parents[2]
 REQUIREMENTS = ("msgspec", "httpx", "pynacl", "platformdirs")
@@ -41,7 +40,7 @@ def debian() -> Path:
         if not root.exists():
             fresh = root.with_suffix(".new")
             shutil.rmtree(fresh, ignore_errors=True)
-            _run(["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(fresh), MIRROR])
+            _run(["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(fresh)])
             for rest in ("var/cache/apt", "var/lib/apt/lists"):
                 shutil.rmtree(fresh / rest)
             fresh.rename(root)
