@@ -7,7 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back
+from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back, try_again
 from nixfleet.agent.update import (
     Disarmed,
     Event,
@@ -80,10 +80,4 @@ def defaulting(state: State, update: Update, event: Event, now: int) -> Next:
 
 def rebooting_back(state: State, update: Update, event: Event, now: int) -> Next:
     """Wait for the boot that leads back; a machine that does not go down is told again."""
-    match event:
-        case Trouble():
-            return replace(state, update=replace(update, retry_s=now + HELD_RETRY_S)), []
-        case Tick() if update.retry_s is not None and now >= update.retry_s:
-            return enter(state, replace(update, retry_s=None))
-        case _:
-            return state, []
+    return try_again(state, update, event, now, HELD_RETRY_S)

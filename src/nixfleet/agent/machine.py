@@ -32,7 +32,7 @@ from msgspec.structs import replace
 from nixfleet.agent import trying
 from nixfleet.agent.booting import defaulting, elsewhere, pending, rebooting_back
 from nixfleet.agent.history import kept_digest, without
-from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back, to
+from nixfleet.agent.moves import BACK_TRIES, Next, end, enter, go_back, to, try_again
 from nixfleet.agent.update import (
     Armed,
     Checked,
@@ -409,10 +409,4 @@ def _reverting(state: State, update: Update, event: Event, now: int) -> Next:
 
 def _ended(state: State, update: Update, event: Event, now: int) -> Next:
     """Root what confirmed and let go of the rest, until that has worked: the outcome itself is written already."""
-    match event:
-        case Trouble():
-            return replace(state, update=replace(update, retry_s=now + TIDY_RETRY_S)), []
-        case Tick() if update.retry_s is not None and now >= update.retry_s:
-            return enter(state, replace(update, retry_s=None))
-        case _:
-            return state, []
+    return try_again(state, update, event, now, TIDY_RETRY_S)

@@ -13,6 +13,7 @@ from nixfleet.agent.update import (
     Contact,
     Disarm,
     Effect,
+    Event,
     Fetch,
     GoBack,
     Keep,
@@ -21,7 +22,9 @@ from nixfleet.agent.update import (
     Reboot,
     Stage,
     State,
+    Tick,
     Tidy,
+    Trouble,
     Update,
     Verify,
 )
@@ -112,6 +115,17 @@ def enter(state: State, update: Update) -> Next:
     """Enter a state, and do what it does."""
     state = replace(state, update=update)
     return state, work(update, state)
+
+
+def try_again(state: State, update: Update, event: Event, now: int, after_s: int) -> Next:
+    """Do what the state does once more, so many seconds after it did not work; all else changes nothing."""
+    match event:
+        case Trouble():
+            return replace(state, update=replace(update, retry_s=now + after_s)), []
+        case Tick() if update.retry_s is not None and now >= update.retry_s:
+            return enter(state, replace(update, retry_s=None))
+        case _:
+            return state, []
 
 
 def go_back(state: State, update: Update, cause: Cause, reason: str) -> Next:
